@@ -1,0 +1,43 @@
+"""What every archive offers: a cheap, ordered list of entries, and a reader that turns one entry into one patch."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from rspretrain.patch import Fault, Patch
+from rspretrain.sensors import Group
+
+
+@dataclass(frozen=True)
+class Nomenclature:
+    """A list of class names that the labels of an archive are taken from. `multi` says if an image may have several."""
+
+    names: tuple[str, ...]
+    multi: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One patch that can be read: its future key, its name in the archive, and what `read` needs to find it."""
+
+    key: str
+    name: str
+    source: Any  # picklable; the archive's own
+
+
+class Archive(ABC):
+    """One raw download. Listing is cheap and reads no pixels; reading is independent for every entry (and parallel)."""
+
+    name: str  # "bigearthnet"
+    groups: tuple[Group, ...]
+    nomenclatures: dict[str, Nomenclature]
+    # JSON members are padded with spaces to this size, so that all records of a shard have one stride (design.md D3).
+    metadata_bytes: int
+
+    @abstractmethod
+    def entries(self) -> tuple[list[Entry], list[Fault]]:
+        """All patches in a fixed order (the same on every machine), and what had to be left out already here."""
+
+    @abstractmethod
+    def read(self, entry: Entry) -> Patch:
+        """The patch, pixels equal to rasterio's. PatchError, naming the file, where it cannot be had whole."""

@@ -1,0 +1,115 @@
+"""The ranks of a run and the few collectives that cross them. Alone, every collective is an identity.
+
+Objectives and norms use nothing of torch.distributed but `gather_with_grad`, `mean_over_ranks` and `gather_stack`;
+nobody else in the package calls a collective except the strategies.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands. `device` is its own accelerator, or the CPU."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def start() -> World:
+    """Join the world that the launcher (deepspeed, torchrun, srun with torchrun's variables, or none) describes."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    # A launcher's world of one is a world too: DeepSpeed wants a process group even alone.
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=size)
+    return World(rank, size, local_rank, device)
+
+
+def stop() -> None:
+    """Leave the world; a no-op for a process that is alone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's rank, 0 where there is no process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many ranks there are, 1 where there is no process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    """Concatenate in rank order; backward sums the gradients of all ranks and returns the own slice (methods.md A.4)."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(size())]
+        dist.all_gather(parts, local.contiguous())
+        ctx.rows = len(local)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather_with_grad(local: Tensor) -> Tensor:
+    """[B …] of every rank as [R*B …] in rank order, differentiable: the mean of rank losses is the full-batch loss."""
+    if size() == 1:
+        return local
+    gathered: Tensor = _GatherWithGrad.apply(local)
+    return gathered
+
+
+def gather_stack(local: Tensor) -> Tensor:
+    """[…] of every rank as [R …], without gradient."""
+    if size() == 1:
+        return local.detach()[None]
+    parts = [torch.empty_like(local) for _ in range(size())]
+    dist.all_gather(parts, local.detach().contiguous())
+    return torch.stack(parts)
+
+
+def mean_over_ranks(local: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, without gradient."""
+    if size() == 1:
+        return local.detach()
+    total = local.detach().clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+def sum_over_ranks(local: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, without gradient."""
+    if size() == 1:
+        return local.detach()
+    total = local.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if size() > 1:
+        dist.barrier()
