@@ -21,6 +21,7 @@ class Objective(nn.Module, ABC):
     """One self-supervised method. Knows nothing of ranks, precision, optimizers or logging."""
 
     metric_names: tuple[str, ...]  # a collapse measure ("health/…") is always among them
+    groups: tuple[str, ...]  # the groups that forward reads from a batch; nothing else is fetched from the shards
     # The loss compares samples of one batch with each other, so cutting the batch for gradient accumulation changes it.
     couples_samples: bool
 
