@@ -1,0 +1,1 @@
+"""Supervised use of exported backbones: probes and metrics."""

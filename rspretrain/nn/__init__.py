@@ -1,0 +1,1 @@
+"""Networks: timm backbones for any bands, heads, synchronised norms, export and load."""

@@ -1,0 +1,1 @@
+"""What a person watches: metrics, collapse measures, progress."""

@@ -1,0 +1,1 @@
+"""The on-disk format, both directions. Runs where torch is not installed."""

@@ -1,0 +1,1 @@
+"""Shards to batches in one deterministic order. Knows nothing of objectives."""

@@ -1,0 +1,192 @@
+"""index.parquet and the open shard set: one row a sample, in shard order; splits and labels are arithmetic on it.
+
+Columns: key, shard, record, offset, bytes, checksum (XXH3 of the record), offset_<member> and bytes_<member> (payloads,
+from the start of the shard), split, labels_<nomenclature> (lists of names), crs, left, bottom, right, top, and the
+archive's own attributes. pandas and DuckDB open it as it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from rspretrain.archives.base import Nomenclature
+from rspretrain.patch import Patch
+from rspretrain.sensors import Group
+from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
+from rspretrain.shardset.record import Record, npy_header_bytes, parse_npy_header
+
+Row = dict[str, Any]
+_PLACE = {"shard": pa.int32(), "record": pa.int32(), "offset": pa.int64(), "bytes": pa.int64(), "checksum": pa.uint64()}
+_BOUNDS = ("left", "bottom", "right", "top")
+
+
+class CorruptSampleError(RuntimeError):
+    """Bytes of a shard that are not what was written: names shard, key and place."""
+
+
+def index_row(patch: Patch, record: Record, *, shard: int, record_number: int, offset: int) -> Row:
+    """One row of the index: where a sample lies, its checksum, and everything that may select it."""
+    row: Row = {"key": patch.key, "shard": shard, "record": record_number, "offset": offset}
+    row |= {"bytes": len(record.data), "checksum": record.checksum}
+    for name, span in record.members.items():
+        row |= {f"offset_{name}": offset + span.offset, f"bytes_{name}": span.bytes}
+    row["split"] = patch.split
+    row |= {f"labels_{name}": list(labels) for name, labels in patch.labels.items()}
+    row["crs"] = patch.crs
+    row |= dict(zip(_BOUNDS, patch.bounds or (None,) * 4, strict=True))
+    return row | patch.attributes
+
+
+def index_table(rows: Sequence[Row]) -> pa.Table:
+    """The rows as a table whose column types do not depend on the values of any one row."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: pa.array([row.get(name) for row in rows], _type(name, rows)) for name in names})
+
+
+def _type(name: str, rows: Sequence[Row]) -> pa.DataType:
+    if name in _PLACE:
+        return _PLACE[name]
+    if name.startswith(("offset_", "bytes_")):
+        return pa.int64()
+    if name.startswith("labels_"):
+        return pa.list_(pa.string())
+    if name in _BOUNDS:
+        return pa.float64()
+    kinds = {type(row[name]) for row in rows if row.get(name) is not None}
+    if kinds <= {int}:
+        return pa.int64() if kinds else pa.string()
+    return pa.float64() if kinds <= {int, float} else pa.string()
+
+
+class ShardSet:
+    """An open shard set: its manifest, and its index column by column as somebody asks for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest, data = load_manifest(path)
+        self.manifest_sha256 = hashlib.sha256(data).hexdigest()
+        self.groups: dict[str, Group] = {entry.name: self.manifest.group(entry.name) for entry in self.manifest.groups}
+        self.nomenclatures: dict[str, Nomenclature] = {
+            name: self.manifest.nomenclature(name) for name in self.manifest.nomenclatures
+        }
+        self._index = path / INDEX_NAME
+        self._columns: dict[str, pa.ChunkedArray] = {}
+        self._numbers: dict[str, NDArray[Any]] = {}
+        self._check_index()
+
+    def _check_index(self) -> None:
+        """The index must be the manifest's own; its size is cheap to ask for, its checksum is `verify`'s affair."""
+        if not self._index.is_file():
+            raise ValueError(f"{self._index} is missing. Restore it from a copy, or build the set again.")
+        try:
+            rows = pq.read_metadata(self._index).num_rows
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{self._index} is damaged ({error}). Restore it, or build the set again.") from None
+        if rows != self.manifest.samples:
+            raise ValueError(
+                f"{self._index} has {rows} rows, its manifest counts {self.manifest.samples} samples: they are not of "
+                "one build. Restore both from one copy, or build the set again."
+            )
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of the index. ValueError, naming the columns that there are, where it is unknown."""
+        if name not in self._columns:
+            known = pq.read_schema(self._index).names
+            if name not in known:
+                raise ValueError(f"{self._index} has no column {name!r}; it has {known}.")
+            self._columns[name] = pq.read_table(self._index, columns=[name]).column(0)
+        return self._columns[name]
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """One numeric column of the index as a numpy array [N]."""
+        if name not in self._numbers:
+            self._numbers[name] = self.column(name).to_numpy()
+        return self._numbers[name]
+
+    def keys(self, rows: NDArray[np.integer] | None = None) -> list[str]:
+        """The keys of some rows, or of all."""
+        column = self.column("key")
+        keys: list[str] = (column if rows is None else column.take(pa.array(rows))).to_pylist()
+        return keys
+
+    @cached_property
+    def row_of_key(self) -> dict[str, int]:
+        """key -> row."""
+        return {key: row for row, key in enumerate(self.keys())}
+
+    def split_rows(self, split: str | None) -> NDArray[np.int64]:
+        """The rows of one of the archive's own splits, or all rows. ValueError names the splits that there are."""
+        if split is None:
+            return np.arange(len(self), dtype=np.int64)
+        if split not in self.manifest.splits:
+            raise ValueError(
+                f"{self.path} has no split {split!r}; it has {self.manifest.splits or 'none'}. Name one of these, or "
+                "leave the split out to use every sample."
+            )
+        mask = np.asarray(self.column("split").to_numpy(zero_copy_only=False) == split)
+        return np.flatnonzero(mask)
+
+    def labels(self, nomenclature: str) -> NDArray[np.bool_]:
+        """Multi-hot labels [N K] in the order of the nomenclature's names."""
+        if nomenclature not in self.nomenclatures:
+            raise ValueError(
+                f"{self.path} has no nomenclature {nomenclature!r}; it has {sorted(self.nomenclatures)}. Name one of "
+                "these."
+            )
+        lists = self.column(f"labels_{nomenclature}").combine_chunks()
+        position = {name: i for i, name in enumerate(self.nomenclatures[nomenclature].names)}
+        lengths = np.diff(lists.offsets.to_numpy())
+        hot = np.zeros((len(self), len(position)), dtype=np.bool_)
+        rows = np.repeat(np.arange(len(self)), lengths)
+        hot[rows, [position[name] for name in lists.flatten().to_pylist()]] = True
+        return hot
+
+    def read(self, row: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Images (group -> [C H W]) and metadata of one sample. CorruptSampleError where its checksum does not hold."""
+        place = {name: int(self.numbers(name)[row]) for name in ("shard", "offset", "bytes", "checksum")}
+        shard = self.manifest.shards[place["shard"]].name
+        with (self.path / shard).open("rb") as file:
+            file.seek(place["offset"])
+            data = file.read(place["bytes"])
+        if xxhash.xxh3_64_intdigest(data) != place["checksum"]:
+            raise CorruptSampleError(corrupt_message(self, row))
+        members = {}
+        for name in (*self.groups, "json"):
+            start = int(self.numbers(f"offset_{name}")[row]) - place["offset"]
+            members[name] = data[start : start + int(self.numbers(f"bytes_{name}")[row])]
+        return {name: decode_npy(members[name]) for name in self.groups}, json.loads(members["json"])
+
+
+def decode_npy(member: bytes) -> NDArray[Any]:
+    """The array of an .npy member; never unpickles."""
+    length = npy_header_bytes(member[:10])
+    dtype, shape = parse_npy_header(member[:length])
+    return np.frombuffer(member, dtype, offset=length).reshape(shape)
+
+
+def corrupt_message(shards: ShardSet, row: int) -> str:
+    """What to tell about a sample whose checksum does not hold."""
+    shard = shards.manifest.shards[int(shards.numbers("shard")[row])].name
+    return (
+        f"Sample {shards.keys(np.array([row]))[0]!r} of {shards.path / shard} (record "
+        f"{int(shards.numbers('record')[row])}, byte {int(shards.numbers('offset')[row])}) does not have the checksum "
+        f"of its index: its bytes changed after the build. Run shards/verify.py {shards.path} for the whole extent, "
+        "then restore the shard from a copy."
+    )
+
+
+def open_shards(path: Path | str) -> ShardSet:
+    """Open a shard set. ValueError where the folder is none, is damaged, or is of another format version."""
+    return ShardSet(Path(path))

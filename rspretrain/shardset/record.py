@@ -1,0 +1,186 @@
+"""One sample as a run of tar members: `key.<group>.npy` for every group, `key.cls` for one label, `key.json` for all else.
+
+Any tar or webdataset reader understands it. Three things are ours: every byte is a function of the patch (mtime, owner
+and order are fixed), JSON is padded with spaces to one size so that records of equal images have equal length, and the
+JSON carries a checksum of every array, so that damage can be named down to the member.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rspretrain.archives.base import Nomenclature
+from rspretrain.patch import KEY_PATTERN, Patch, PatchError
+from rspretrain.sensors import Group
+from rspretrain.shardset.manifest import Layout, Span
+
+BLOCK = 512  # tar's unit
+END_OF_TAR = bytes(2 * BLOCK)
+NAME_LIMIT = 100  # bytes of a plain ustar name
+
+
+@dataclass(frozen=True)
+class Record:
+    """The bytes of one sample in a shard, and where in them the payload of every member lies."""
+
+    data: bytes
+    members: dict[str, Span]  # "s1_10m", …, "cls", "json"
+
+    @property
+    def checksum(self) -> int:
+        """XXH3 (64 bit) of all bytes: payloads, headers and padding."""
+        return xxhash.xxh3_64_intdigest(self.data)
+
+
+@lru_cache(maxsize=4096)
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The header of a C-ordered little-endian .npy file, version 1.0."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+@lru_cache(maxsize=4096)
+def parse_npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """dtype and shape from the first bytes of an .npy file; cached, because shards repeat few headers."""
+    stream = io.BytesIO(header)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"npy version {version}, expected (1, 0)")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran or dtype.hasobject:
+        raise ValueError(f"npy array of dtype {dtype}, fortran order {fortran}; expected plain numbers in C order")
+    return dtype, shape
+
+
+def npy_header_bytes(start: bytes) -> int:
+    """Length of the header of an .npy file (version 1.0) whose first ten bytes are given."""
+    if start[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError(f"not an .npy member: it starts with {start[:8]!r}")
+    return 10 + int.from_bytes(start[8:10], "little")
+
+
+def padded(size: int) -> int:
+    """The next multiple of tar's block."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def check_patch(patch: Patch, groups: Sequence[Group], nomenclatures: Mapping[str, Nomenclature]) -> None:
+    """PatchError where a patch is not what its archive promises: a band, dtype, shape, value, label or key is off."""
+    if not KEY_PATTERN.fullmatch(patch.key):
+        raise PatchError(f"key {patch.key!r} is not of the form [a-z0-9_-]+")
+    if sorted(patch.images) != sorted(group.name for group in groups):
+        raise PatchError(f"has groups {sorted(patch.images)}, expected {sorted(group.name for group in groups)}")
+    for group in groups:
+        _check_image(patch.images[group.name], group)
+    for name, labels in patch.labels.items():
+        known = nomenclatures[name]
+        if unknown := [label for label in labels if label not in known.names]:
+            raise PatchError(f"labels {unknown} are not in nomenclature {name!r}")
+        if not known.multi and len(labels) != 1:
+            raise PatchError(f"has labels {list(labels)} in the single-label nomenclature {name!r}, expected one")
+
+
+def _check_image(image: NDArray[Any], group: Group) -> None:
+    if image.dtype != np.dtype(group.dtype):
+        raise PatchError(f"group {group.name} has dtype {image.dtype}, expected {group.dtype}")
+    if image.ndim != 3 or image.shape[0] != len(group.bands):
+        raise PatchError(f"group {group.name} has shape {image.shape}, expected {len(group.bands)} bands [C H W]")
+    if group.shape is not None and image.shape[1:] != group.shape:
+        raise PatchError(f"group {group.name} is {image.shape[1:]} pixels, expected {group.shape}")
+    if np.issubdtype(image.dtype, np.floating):
+        bad = ~np.isfinite(image)
+        if bad.any():
+            counts = {band: int(n) for band, n in zip(group.bands, bad.sum((1, 2)), strict=True) if n}
+            raise PatchError(f"group {group.name} has NaN or infinite pixels, by band: {counts}")
+
+
+def encode(
+    patch: Patch, groups: Sequence[Group], nomenclatures: Mapping[str, Nomenclature], metadata_bytes: int
+) -> Record:
+    """The record of a patch that `check_patch` accepts. PatchError where its key is too long for a tar header."""
+    payloads: dict[str, bytes] = {}
+    checksums = {}
+    for group in groups:
+        image = np.ascontiguousarray(patch.images[group.name], dtype=np.dtype(group.dtype).newbyteorder("<"))
+        payload = npy_header(group.dtype, image.shape) + image.tobytes()
+        payloads[group.name] = payload
+        checksums[group.name] = xxhash.xxh3_64_hexdigest(payload)
+    single = next((name for name, n in nomenclatures.items() if not n.multi and name in patch.labels), None)
+    if single is not None:
+        payloads["cls"] = str(nomenclatures[single].names.index(patch.labels[single][0])).encode()
+    payloads["json"] = _metadata(patch, groups, checksums).ljust(metadata_bytes)
+    return _join(patch.key, payloads)
+
+
+def _metadata(patch: Patch, groups: Sequence[Group], checksums: dict[str, str]) -> bytes:
+    content = {
+        "key": patch.key,
+        "labels": {name: list(labels) for name, labels in patch.labels.items()},
+        "split": patch.split,
+        "crs": patch.crs,
+        "bounds": patch.bounds,
+        "attributes": patch.attributes,
+        "bands": {group.name: list(group.bands) for group in groups},
+        "xxh3": checksums,
+    }
+    return json.dumps(content, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _join(key: str, payloads: dict[str, bytes]) -> Record:
+    parts: list[bytes] = []
+    members: dict[str, Span] = {}
+    position = 0
+    for name, payload in payloads.items():
+        parts += [_tar_header(f"{key}.{member_suffix(name)}", len(payload)), payload]
+        parts.append(bytes(padded(len(payload)) - len(payload)))
+        members[name] = Span(offset=position + BLOCK, bytes=len(payload))
+        position += BLOCK + padded(len(payload))
+    return Record(b"".join(parts), members)
+
+
+def member_suffix(name: str) -> str:
+    """The part of a member's file name after the key: arrays are .npy, `cls` and `json` stand for themselves."""
+    return name if name in ("cls", "json") else f"{name}.npy"
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    if len(name) > NAME_LIMIT:
+        raise PatchError(f"member name {name!r} has {len(name)} characters, a tar header holds {NAME_LIMIT}")
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, 0, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def fixed_layout(groups: Sequence[Group], single_label: bool, metadata_bytes: int) -> Layout | None:
+    """The layout of every record whose images have the groups' shapes; None where a group's images differ in size."""
+    members: dict[str, Span] = {}
+    position = 0
+    for group in groups:
+        if group.shape is None:
+            return None
+        shape = (len(group.bands), *group.shape)
+        size = len(npy_header(group.dtype, shape)) + int(np.prod(shape)) * np.dtype(group.dtype).itemsize
+        members[group.name] = Span(offset=position + BLOCK, bytes=size)
+        position += BLOCK + padded(size)
+    position += 2 * BLOCK if single_label else 0
+    members["json"] = Span(offset=position + BLOCK, bytes=metadata_bytes)
+    return Layout(record_bytes=position + BLOCK + padded(metadata_bytes), members=members)
+
+
+def follows(record: Record, layout: Layout | None) -> bool:
+    """Whether a record has the layout's size and its arrays the layout's places."""
+    return (
+        layout is not None
+        and len(record.data) == layout.record_bytes
+        and all(record.members[name] == span for name, span in layout.members.items())
+    )
