@@ -1,0 +1,60 @@
+"""How far a run is, for the person in front of it: a bar on a terminal, a plain line now and then in a log."""
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "42 s", "3 min 20 s", "5 h 12 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress:
+    """Shows step, loss, samples a second, and the share of time spent waiting for data."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        first_step: int,
+        enabled: bool,
+        stream: TextIO | None = None,
+        interval_s: float = 10.0,
+    ) -> None:
+        """`first_step`: how many steps were done before (a resumed run). `enabled`: true on the first rank only."""
+        self._stream = stream or sys.stderr
+        self._enabled = enabled
+        self._total, self._first = total_steps, first_step
+        self._started, self._interval_s = time.monotonic(), interval_s
+        self._next_line = self._started  # the first update is always shown
+        self._bar: tqdm | None = None
+        if enabled and self._stream.isatty():
+            self._bar = tqdm(total=total_steps, initial=first_step, unit="step", file=self._stream, dynamic_ncols=True)
+
+    def update(self, step: int, loss: float, samples_per_s: float, wait_share: float) -> None:
+        """After step number `step` (counted from 1); `wait_share` is in [0, 1]."""
+        if not self._enabled:
+            return
+        figures = f"loss {loss:.4f}, {samples_per_s:.1f} samples/s, waiting {wait_share:.0%}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() >= self._next_line or step == self._total:
+            self._next_line = time.monotonic() + self._interval_s
+            print(f"step {step}/{self._total}: {figures}, {self._left(step)} left", file=self._stream, flush=True)
+
+    def _left(self, step: int) -> str:
+        pace_s = (time.monotonic() - self._started) / max(step - self._first, 1)
+        return duration(pace_s * (self._total - step))
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        if self._bar is not None:
+            self._bar.close()

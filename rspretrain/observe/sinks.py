@@ -1,0 +1,163 @@
+"""Where the numbers of a run go: `metrics.jsonl` always, wandb where it is wanted. Only the first rank writes.
+
+`metrics.jsonl` holds one JSON object a line: "step" first, then metrics by name at full precision (what `float` reads
+back is the number that was written). JSON has no NaN: such a value is null, and "nonfinite" says which kind it was.
+"""
+
+import json
+import math
+import os
+import secrets
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from rspretrain.settings import Settings
+
+
+class WatchSettings(Settings):
+    """What a run reports, and how often."""
+
+    wandb: Literal["offline", "online", "off"] = "offline"  # offline files lie in <run>/wandb, for `wandb sync`
+    project: str = "rspretrain"  # wandb's project
+    every: int = 10  # steps between two lines of metrics; each costs one wait for the device
+
+
+def _encode(step: int, metrics: dict[str, float]) -> str:
+    values = {name: float(value) for name, value in metrics.items()}
+    bad = {name: repr(value) for name, value in values.items() if not math.isfinite(value)}
+    line = {"step": step, **{name: None if name in bad else value for name, value in values.items()}}
+    return json.dumps({**line, "nonfinite": bad} if bad else line, allow_nan=False)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every whole line of a metrics file with its content; a torn last line (the writer was killed) is left out."""
+    lines = path.read_text().split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # no newline behind it
+                return
+            raise ValueError(
+                f"Line {number} of {path} is not JSON: {line[:60]!r}. Expected one object a line, as this program "
+                "writes it. Repair or remove that line; the run itself is not harmed."
+            ) from error
+        yield line, content
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl` as they were written, NaN and infinities restored."""
+    rows = []
+    for _, content in _lines(path):
+        bad = content.pop("nonfinite", {})
+        rows.append({**content, **{name: float(value) for name, value in bad.items()}})
+    return rows
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run takes again; the old file or the new one exists at any moment."""
+    kept = [line + "\n" for line, content in _lines(path) if content["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class _Wandb:
+    """A wandb run that may fail at any time without anybody noticing but through one warning."""
+
+    def __init__(self, run_dir: Path, settings: WatchSettings, config: dict[str, Any]) -> None:
+        self._run: Any = None
+        if settings.wandb != "off":
+            self._guard(lambda: self._start(run_dir, settings, config))
+
+    def _start(self, run_dir: Path, settings: WatchSettings, config: dict[str, Any]) -> None:
+        import wandb  # 0.3 s, and only the first rank of a run that wants it needs it
+
+        id_file = run_dir / "wandb_id"
+        if not id_file.exists():
+            id_file.write_text(secrets.token_hex(4))
+        self._run = wandb.init(
+            project=settings.project,
+            name=run_dir.name,
+            id=id_file.read_text().strip(),
+            # Offline, `resume` is refused with a warning: there the same id makes `wandb sync` continue the same run.
+            resume="allow" if settings.wandb == "online" else None,
+            dir=run_dir,
+            mode="online" if settings.wandb == "online" else "offline",
+            config=config,
+            settings=wandb.Settings(console="off", silent=True, disable_git=True, init_timeout=30, finish_timeout=60),
+        )
+        # Our own axis: wandb's counter refuses to go back, and a resumed run takes some steps again.
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
+    def _guard(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever it is, the training goes on
+            self._run = None
+            warnings.warn(
+                f"wandb stopped: {type(error).__name__}: {error}. The training goes on and metrics.jsonl has "
+                "every number; set watch.wandb=off to do without.",
+                stacklevel=2,
+            )
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self._run is not None:
+            self._guard(lambda: self._run.log({"step": step, **metrics}))
+
+    def close(self, summary: dict[str, Any]) -> None:
+        if self._run is not None:
+            self._guard(lambda: self._run.summary.update(summary))
+        if self._run is not None:
+            self._guard(lambda: self._run.finish())
+        self._run = None
+
+
+class Sinks:
+    """Writes a run's metrics, by names with a group before the slash: train/ data/ perf/ health/ loss/ probe/."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        settings: WatchSettings,
+        config: dict[str, Any],
+        first: bool,
+        resume_step: int | None,
+    ) -> None:
+        """`first`: this rank writes. `resume_step`: the step of the checkpoint that the run goes on from, or None."""
+        self._first = first
+        if not first:
+            return
+        self.path = run_dir / "metrics.jsonl"
+        if resume_step is not None and self.path.exists():
+            _cut_after(self.path, resume_step)
+        elif self.path.exists():
+            raise ValueError(
+                f"{self.path} exists already, and a new run was asked for. Continue it with --resume, or choose "
+                "another run.dir."
+            )
+        self._file = self.path.open("a")
+        self._wandb = _Wandb(run_dir, settings, config)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line, on disk for other processes to see before this returns."""
+        if not self._first:
+            return
+        self._file.write(_encode(step, metrics) + "\n")
+        self._file.flush()
+        self._wandb.log(step, metrics)
+
+    def close(self, summary: dict[str, Any]) -> None:
+        """The end of the run; `summary` is what wandb shows for it in tables."""
+        if not self._first:
+            return
+        self._file.close()
+        self._wandb.close(summary)
