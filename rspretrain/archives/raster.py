@@ -1,0 +1,109 @@
+"""Raster files to numpy, untouched: the only module that opens one. Everything that is wrong becomes a PatchError."""
+
+import functools
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from rspretrain.patch import PatchError
+
+# No look at the neighbours of a file (0.1 ms each, far more on a network), and a JPEG that ends early is an error.
+_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
+    "GDAL_PAM_ENABLED": "NO",
+}
+_COLOUR = {ColorInterp.red: 0, ColorInterp.green: 1, ColorInterp.blue: 2}
+
+
+@dataclass(frozen=True)
+class Raster:
+    """One file: all its bands, and where it lies on Earth where the file says so."""
+
+    pixels: NDArray[np.generic]  # [C H W] in the file's own dtype
+    crs: str | None  # "EPSG:32633", or WKT
+    bounds: tuple[float, float, float, float] | None  # left, bottom, right, top in units of the CRS
+
+
+def read_raster(path: Path) -> Raster:
+    """All bands of one file. PatchError where it is missing, unreadable or ends early."""
+    try:
+        with _silently(path) as source:
+            crs = _crs_name(source.crs.to_wkt()) if source.crs else None
+            bounds = tuple(float(edge) for edge in source.bounds) if crs else None
+            return Raster(source.read(), crs, bounds)  # type: ignore[arg-type]
+    except (RasterioError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """[3 H W] red, green, blue of an 8-bit picture; a grey or palette picture is expanded, which loses nothing.
+
+    PatchError where colour would be invented or lost: 16 bits, CMYK, an alpha band that is not opaque everywhere.
+    """
+    try:
+        with _silently(path) as source:
+            bands, roles = source.read(), list(source.colorinterp)
+            palette = source.colormap(1) if roles[0] == ColorInterp.palette else None
+            depth = source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
+    except (RasterioError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if bands.dtype != np.uint8 or (palette is None and depth != "8"):
+        found = f"{bands.dtype} pixels" if depth == "8" else f"{depth}-bit pixels"
+        raise PatchError(f"{path}: {found}, expected uint8. Convert the file to 8 bits a band first.")
+    if palette is not None:
+        table = np.array([palette.get(index, (0, 0, 0, 255)) for index in range(256)], dtype=np.uint8)  # [256 RGBA]
+        bands, roles = np.moveaxis(table[bands[0]], -1, 0), [*_COLOUR, ColorInterp.alpha]
+    return _to_rgb(path, bands, roles)
+
+
+def crs_of_wkt(wkt: str) -> str | None:
+    """ "EPSG:nnnn" of a WKT where it is known, else the WKT; None where it is no CRS at all."""
+    try:
+        return _crs_name(wkt)
+    except RasterioError:
+        return None
+
+
+def _to_rgb(path: Path, bands: NDArray[np.uint8], roles: list[ColorInterp]) -> NDArray[np.uint8]:
+    if ColorInterp.alpha in roles:
+        if (bands[roles.index(ColorInterp.alpha)] != 255).any():
+            raise PatchError(
+                f"{path}: the alpha band is not opaque everywhere, expected RGB. Flatten the picture first."
+            )
+        colour = [index for index, role in enumerate(roles) if role != ColorInterp.alpha]
+        bands, roles = bands[colour], [roles[index] for index in colour]
+    if len(roles) == 1:
+        return np.repeat(bands, 3, axis=0)
+    if len(roles) != 3 or ColorInterp.cyan in roles:
+        names = ", ".join(role.name for role in roles)
+        raise PatchError(f"{path}: bands ({names}), expected red, green, blue. Convert the file to RGB first.")
+    if set(roles) == set(_COLOUR):
+        bands = bands[[roles.index(role) for role in _COLOUR]]
+    return np.ascontiguousarray(bands)
+
+
+def _silently(path: Path) -> rasterio.DatasetReader:
+    with rasterio.Env(**_OPTIONS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+@functools.lru_cache(maxsize=1024)  # asking PROJ takes longer than reading a patch, and an archive has a few dozen CRS
+def _crs_name(wkt: str) -> str:
+    code = CRS.from_wkt(wkt).to_epsg()
+    return wkt if code is None else f"EPSG:{code}"
+
+
+def _unreadable(path: Path, error: Exception) -> PatchError:
+    if not path.exists():
+        return PatchError(f"{path}: the file is missing. Unpack or download the archive again.")
+    cause = error.__cause__ or error
+    return PatchError(f"{path}: cannot be read whole ({cause}). Unpack or download the file again.")
