@@ -1,0 +1,147 @@
+"""What a strategy is: where tensors live, in which precision they compute, how gradients meet and how weights move.
+
+The loop calls `train_step` and knows no more. A new strategy is one file with the four abstract methods and one row in
+`strategies/__init__.py`; FSDP2 and ZeRO-3 hold shards, so weights and optimizer state leave and enter a strategy only
+as whole tensors by parameter name.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rspretrain.batch import Batch
+from rspretrain.nn.norm import synchronise_norms
+from rspretrain.settings import Settings
+from rspretrain.strategies.optim import Named, OptimSettings
+from rspretrain.world import World
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Outcome(Protocol):
+    """What a forward gives: an objective's `Losses`, or anything like it; strategies know nothing of objectives."""
+
+    @property
+    def loss(self) -> Tensor: ...  # noqa: D102 (scalar float32, the mean over this rank's samples)
+
+    @property
+    def metrics(self) -> dict[str, Tensor]: ...  # noqa: D102 (detached)
+
+
+class StrategySettings(Settings):
+    """How the ranks share the work. May change between a run and its continuation."""
+
+    # auto: deepspeed under the deepspeed launcher, else ddp where there are several ranks, else single.
+    name: Literal["auto", "single", "ddp", "deepspeed"] = "auto"
+    precision: Precision = "fp32"  # of the arithmetic; parameters and optimizer state are float32 always (design.md D6)
+    deepspeed: Path = Path("configs/deepspeed/zero1.json")  # read by strategy deepspeed: the ZeRO stage and its buckets
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step as this rank saw it; nothing is averaged over ranks yet."""
+
+    loss: Tensor  # scalar, detached
+    metrics: dict[str, Tensor]
+    grad_norm: float  # of the gradient averaged over ranks, before clipping; the same on all ranks; inf or nan if refused
+    refused: bool  # the same on all ranks: something was not finite, so nothing moved
+
+
+class Strategy(ABC):
+    """One way to train an objective. `objective` is the module itself, whatever wraps it for training."""
+
+    name: str
+
+    def __init__(self, settings: StrategySettings, world: World, objective: nn.Module, optim: OptimSettings) -> None:
+        self.settings, self.world, self.optim = settings, world, optim
+        self.updates = 0  # steps that moved the weights: all but the refused ones
+        if world.size > 1:
+            synchronise_norms(objective)
+        self.objective = objective.to(world.device).train()
+        self.optimizer = self._setup()
+        # Norm statistics move in the forward, before anybody knows that a step must be refused.
+        self._kept_buffers = [buffer.clone() for buffer in self.objective.buffers()]
+
+    def train_step(self, batch: Batch, lr: float) -> StepReport:
+        """Forward, backward, the mean gradient over ranks, clipping and the optimizer's step at rate `lr`.
+
+        A loss or gradient that is not finite on any rank is refused by all: weights, buffers and optimizer state stay
+        as they were.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self._copy_buffers(list(self.objective.buffers()), self._kept_buffers)
+        losses = self._forward(batch.to(self.world.device))
+        self._backward(poison(losses.loss))
+        grad_norm = self._update()
+        refused = not math.isfinite(grad_norm)
+        if refused:
+            self._copy_buffers(self._kept_buffers, list(self.objective.buffers()))
+        else:
+            self.updates += 1
+        return StepReport(losses.loss.detach(), losses.metrics, grad_norm, refused)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter and persistent buffer of the objective, whole, by name. All ranks iterate together."""
+        yield from self.objective.state_dict().items()
+
+    @abstractmethod
+    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the optimizer's state, whole, as "exp_avg/<parameter>". All ranks iterate together."""
+
+    @abstractmethod
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
+        """Take up what `weights`, `optimizer_state` and `updates` of any strategy gave."""
+
+    @abstractmethod
+    def _setup(self) -> torch.optim.Optimizer:
+        """Wrap the objective and build the optimizer whose groups hold the learning rate."""
+
+    @abstractmethod
+    def _forward(self, batch: Batch) -> Outcome:
+        """The losses on this rank's samples, in the strategy's precision."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor) -> None:
+        """Leave the gradient averaged over ranks where `_update` finds it."""
+
+    @abstractmethod
+    def _update(self) -> float:
+        """Clip and move the weights; the norm before clipping. If that is not finite nothing has moved."""
+
+    def trainable(self) -> Named:
+        """The parameters that the optimizer moves, with their names, in the objective's order."""
+        return [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
+
+    def _clip_and_step(self) -> float:
+        """`_update` where every rank holds all gradients in `.grad`; they are equal, so all ranks decide alike."""
+        parameters = [parameter for _, parameter in self.trainable() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
+        value = norm.item()
+        if math.isfinite(value):
+            if self.optim.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self.optim.clip_norm, norm)
+            self.optimizer.step()
+        return value
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy_buffers(source: list[Tensor], target: list[Tensor]) -> None:
+        for kept, buffer in zip(target, source, strict=True):
+            kept.copy_(buffer)
+
+
+def poison(loss: Tensor) -> Tensor:
+    """The loss itself, but where it is not finite its whole gradient is NaN.
+
+    An infinite loss may have finite gradients. This way the averaged gradient tells every rank that one of them failed,
+    without a collective or a wait of its own.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+
