@@ -79,10 +79,8 @@ def build_shards(
         )
     entries, faults = archive.entries()
     found = len(entries) + len(faults)
-    entries, duplicates = _without_duplicates(entries)
     if shuffle:
         entries.sort(key=lambda entry: (xxhash.xxh3_64_intdigest(entry.key.encode()), entry.key))
-    faults = faults + duplicates
     out.mkdir(parents=True, exist_ok=True)
     chunks = [entries[i : i + samples_per_shard] for i in range(0, len(entries), samples_per_shard)]
     shards = []
@@ -105,15 +103,6 @@ def _nothing_written(report: BuildReport) -> str:
         f"No patch could be converted: {report.found} found, {len(report.faults)} left out{first}. Expected at least "
         f"one whole patch; check the source folder against the archive's layout ({REPORT_NAME} lists every reason)."
     )
-
-
-def _without_duplicates(entries: list[Entry]) -> tuple[list[Entry], list[Fault]]:
-    first: dict[str, Entry] = {}
-    faults = []
-    for entry in entries:
-        if (kept := first.setdefault(entry.key, entry)) is not entry:
-            faults.append(Fault(entry.name, f"has the key {entry.key!r} of {kept.name}, which is kept"))
-    return list(first.values()), faults
 
 
 def _map(

@@ -103,9 +103,7 @@ def load_manifest(folder: Path) -> tuple[Manifest, bytes]:
         content = json.loads(data)
         found = (content.get("format"), content.get("version"))
     except (ValueError, AttributeError):
-        raise ValueError(
-            f"{path} is not JSON: it is damaged. Restore it from a copy, or build the set again."
-        ) from None
+        raise ValueError(f"{path} is not JSON. Restore it from a copy, or build the set again.") from None
     if found != (FORMAT, VERSION):
         raise ValueError(
             f"{path} has format {found[0]!r} version {found[1]!r}; this package reads {FORMAT!r} version {VERSION}. "

@@ -1,4 +1,4 @@
-"""One sample as a run of tar members: `key.<group>.npy` for every group, `key.cls` for one label, `key.json` for all else.
+"""One sample as a run of tar members: `key.<group>.npy` for every group, `key.cls` for one label, `key.json`.
 
 Any tar or webdataset reader understands it. Three things are ours: every byte is a function of the patch (mtime, owner
 and order are fixed), JSON is padded with spaces to one size so that records of equal images have equal length, and the

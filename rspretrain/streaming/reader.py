@@ -1,0 +1,153 @@
+"""Memory-mapped shards to batch buffers: one copy from the page cache, no parsing, no allocation, no pickling.
+
+A uniform shard is seen as one array of records with a fixed stride; everything else goes through the offsets of the
+index. The first time a run touches a sample, its bytes are checked against the index (design.md D3).
+"""
+
+import mmap
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rspretrain.sensors import Group
+from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message
+from rspretrain.shardset.record import npy_header, npy_header_bytes, parse_npy_header
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Where a batch is gathered: a canvas for every group, and the sizes of images where they differ."""
+
+    images: dict[str, Array]  # group -> [B C H W]
+    sizes: dict[str, NDArray[np.int64]]  # group -> [B 2]
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """One open shard: all its bytes, and for uniform shards the pixels of every group as rows [records, bytes]."""
+
+    data: NDArray[np.uint8]
+    pixels: dict[str, NDArray[np.uint8]]
+
+
+class Reader:
+    """Gathers rows of a shard set into buffers. Threads may share one reader, each with buffers of its own."""
+
+    def __init__(self, shards: ShardSet, groups: Sequence[str], *, verify: bool = True) -> None:
+        missing = [name for name in groups if name not in shards.groups]
+        if missing:
+            raise ValueError(f"{shards.path} has no groups {missing}; it has {sorted(shards.groups)}.")
+        self._shards = shards
+        self._groups: tuple[Group, ...] = tuple(shards.groups[name] for name in groups)
+        self._canvas = {entry.name: entry.max_shape for entry in shards.manifest.groups}
+        self._shard_of: Array = shards.numbers("shard")
+        self._record_of: Array = shards.numbers("record")
+        self._open: dict[int, _Mapped] = {}
+        self._opening = threading.Lock()
+        # Threads may check a sample twice, which is harmless; none is ever left out.
+        self._unchecked = np.full(len(shards), verify)
+
+    def shapes(self) -> dict[str, tuple[tuple[int, int, int], np.dtype[Any]]]:
+        """group -> ([C H W] of its canvas, dtype), from which buffers are made."""
+        return {
+            group.name: ((len(group.bands), *self._canvas[group.name]), np.dtype(group.dtype)) for group in self._groups
+        }
+
+    def varies(self, name: str) -> bool:
+        """Whether the images of a group differ in size, so that a batch must say each one's."""
+        return self._shards.groups[name].shape is None
+
+    def gather(self, rows: NDArray[np.int64], buffers: Buffers) -> None:
+        """Copy the samples of `rows` into the first len(rows) places of the buffers.
+
+        RuntimeError where a shard is missing or has another size than its manifest says, CorruptSampleError where a
+        sample's checksum does not hold.
+        """
+        shard_of = self._shard_of[rows]
+        by_shard = np.argsort(shard_of, kind="stable")
+        cuts = np.flatnonzero(np.diff(shard_of[by_shard])) + 1
+        for places in np.split(by_shard, cuts):
+            mapped = self._map(int(shard_of[places[0]]))
+            here = rows[places]
+            for row in here[self._unchecked[here]]:
+                self._check(mapped, int(row))
+            self._copy(mapped, places, here, buffers)
+
+    def _copy(self, mapped: _Mapped, places: NDArray[np.intp], rows: NDArray[np.int64], buffers: Buffers) -> None:
+        for group in self._groups:
+            out = buffers.images[group.name]
+            if group.name not in mapped.pixels:
+                for place, row in zip(places, rows, strict=True):
+                    _copy_image(self._member(mapped, group.name, int(row)), out, buffers, group.name, int(place))
+                continue
+            source = mapped.pixels[group.name]
+            flat = out.reshape(len(out), -1).view(np.uint8)
+            for place, record in zip(places.tolist(), self._record_of[rows].tolist(), strict=True):
+                flat[place] = source[record]  # numpy copies a row without the interpreter's lock
+
+    def _member(self, mapped: _Mapped, name: str, row: int) -> NDArray[np.uint8]:
+        start = int(self._shards.numbers(f"offset_{name}")[row])
+        return mapped.data[start : start + int(self._shards.numbers(f"bytes_{name}")[row])]
+
+    def _check(self, mapped: _Mapped, row: int) -> None:
+        start = int(self._shards.numbers("offset")[row])
+        record = mapped.data[start : start + int(self._shards.numbers("bytes")[row])]
+        if xxhash.xxh3_64_intdigest(record.data) != int(self._shards.numbers("checksum")[row]):
+            raise CorruptSampleError(corrupt_message(self._shards, row))
+        self._unchecked[row] = False
+
+    def _map(self, number: int) -> _Mapped:
+        mapped = self._open.get(number)
+        if mapped is None:
+            with self._opening:
+                if number not in self._open:
+                    self._open[number] = self._open_shard(number)
+                mapped = self._open[number]
+        return mapped
+
+    def _open_shard(self, number: int) -> _Mapped:
+        entry = self._shards.manifest.shards[number]
+        path = self._shards.path / entry.name
+        try:
+            with path.open("rb") as file:
+                data = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), dtype=np.uint8)
+        except (OSError, ValueError) as error:
+            raise RuntimeError(
+                f"Shard {path} cannot be opened ({error}). Its manifest promises {entry.samples} samples; restore "
+                "it from a copy."
+            ) from None
+        if len(data) != entry.bytes:
+            raise RuntimeError(
+                f"Shard {path} has {len(data)} bytes, its manifest says {entry.bytes}: it was cut off or replaced. "
+                f"Run shards/verify.py {self._shards.path}, then restore it from a copy."
+            )
+        return _Mapped(data, self._pixels(data, entry.samples) if entry.uniform else {})
+
+    def _pixels(self, data: NDArray[np.uint8], records: int) -> dict[str, NDArray[np.uint8]]:
+        layout = self._shards.manifest.layout
+        assert layout is not None, "the builder marks shards uniform only where it has a layout"
+        table = data[: records * layout.record_bytes].reshape(records, layout.record_bytes)
+        pixels = {}
+        for group in self._groups:
+            span = layout.members[group.name]
+            assert group.shape is not None, "a layout has only groups of fixed shape"
+            header = len(npy_header(group.dtype, (len(group.bands), *group.shape)))
+            pixels[group.name] = table[:, span.offset + header : span.offset + span.bytes]
+        return pixels
+
+
+def _copy_image(member: NDArray[np.uint8], out: Array, buffers: Buffers, group: str, place: int) -> None:
+    """One image of any size into the upper left of its canvas; what lies beyond keeps whatever was there."""
+    header = npy_header_bytes(member[:10].tobytes())
+    dtype, (bands, height, width) = parse_npy_header(member[:header].tobytes())
+    image = member[header:].view(dtype).reshape(bands, height, width)
+    out[place, :, :height, :width] = image
+    if group in buffers.sizes:
+        buffers.sizes[group][place] = height, width

@@ -1,0 +1,73 @@
+import json
+
+import numpy as np
+import pandas
+import pytest
+from fakes.memory import CLASSES, SCENE_GROUPS, MemoryArchive, memory_shards
+
+from rspretrain.shardset.index import CorruptSampleError, open_shards
+
+
+def test_reading_by_row(tmp_path):
+    shards = memory_shards(tmp_path, samples=9, groups=SCENE_GROUPS)
+    for row, key in enumerate(shards.keys()):
+        images, metadata = shards.read(row)
+        assert metadata["key"] == key
+        assert shards.row_of_key[key] == row
+        np.testing.assert_array_equal(images["rgb"], MemoryArchive().pixels(int(key[-5:]), SCENE_GROUPS[0]))
+
+
+def test_labels_and_splits(tmp_path):
+    shards = memory_shards(tmp_path, samples=20)
+    numbers = [int(key[-5:]) for key in shards.keys()]
+    expected = np.array([[c == CLASSES[n % 3] for c in CLASSES] for n in numbers])
+    np.testing.assert_array_equal(shards.labels("class"), expected)
+    np.testing.assert_array_equal(shards.labels("all"), expected | (np.array(numbers)[:, None] % 2 == 1))
+    assert [numbers[row] % 5 == 0 for row in shards.split_rows("test")] == [True] * 4
+    assert len(shards.split_rows(None)) == 20
+
+
+def test_pandas_opens_the_index(tmp_path):
+    memory_shards(tmp_path, samples=20)
+    table = pandas.read_parquet(tmp_path / "index.parquet")
+    assert set(table.query("country == 'Finland' and split == 'train'").crs) == {"EPSG:32633"}
+    assert {"key", "shard", "offset", "bytes", "checksum", "offset_s2_20m", "labels_all", "left", "cloud"} <= {*table}
+
+
+def test_damage(tmp_path):
+    shards = memory_shards(tmp_path, samples=9)
+    path = tmp_path / "memory-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(CorruptSampleError, match="does not have the checksum"):
+        for row in range(8):
+            shards.read(row)
+
+
+def test_what_is_not_a_shard_set(tmp_path):
+    with pytest.raises(ValueError, match="is not a shard set: it has no manifest.json"):
+        open_shards(tmp_path)
+    memory_shards(tmp_path / "a", samples=9)
+    manifest = tmp_path / "a/manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "version": 2}))
+    with pytest.raises(ValueError, match="has format 'rspretrain-shards' version 2; this package reads .* version 1"):
+        open_shards(tmp_path / "a")
+    manifest.write_text(json.dumps({**content, "samples": 10}))
+    with pytest.raises(ValueError, match="has 9 rows, its manifest counts 10 samples"):
+        open_shards(tmp_path / "a")
+    manifest.write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json is not JSON. Restore it"):
+        open_shards(tmp_path / "a")
+    manifest.write_text(json.dumps({**content, "bands": []}))
+    with pytest.raises(ValueError, match="does not have the fields of version 1"):
+        open_shards(tmp_path / "a")
+
+
+def test_unknown_names(tmp_path):
+    shards = memory_shards(tmp_path, samples=4)
+    with pytest.raises(ValueError, match=r"has no nomenclature '19'; it has \['all', 'class'\]"):
+        shards.labels("19")
+    with pytest.raises(ValueError, match=r"has no column 'colour'; it has \['key', "):
+        shards.column("colour")
