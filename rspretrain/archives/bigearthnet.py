@@ -276,7 +276,7 @@ def _check(folder: Path, group: Group, band: str, raster: Raster, first: Raster)
     elif raster.bounds is None or first.bounds is None:
         return
     raise PatchError(
-        f"{file}: lies at {raster.crs} {raster.bounds}, expected {first.crs} {first.bounds}. Check the patch or its pair."
+        f"{file}: lies at {raster.crs} {raster.bounds}, expected {first.crs} {first.bounds}. Check the pair."
     )
 
 

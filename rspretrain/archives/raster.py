@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -64,6 +65,15 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     return _to_rgb(path, bands, roles)
 
 
+def write_raster(path: Path, pixels: NDArray[np.generic], epsg: int, left: float, top: float, gsd_m: float) -> None:
+    """A GeoTIFF of [C H W] pixels as they are, north up, without compression: equal arrays give equal bytes."""
+    bands, height, width = pixels.shape
+    place = {"crs": _crs_of(epsg), "transform": Affine(gsd_m, 0.0, left, 0.0, -gsd_m, top)}
+    shape = {"count": bands, "height": height, "width": width, "dtype": pixels.dtype.name}
+    with rasterio.Env(**_OPTIONS), rasterio.open(path, "w", driver="GTiff", **shape, **place) as target:
+        target.write(pixels)
+
+
 def crs_of_wkt(wkt: str) -> str | None:
     """ "EPSG:nnnn" of a WKT where it is known, else the WKT; None where it is no CRS at all."""
     try:
@@ -100,6 +110,11 @@ def _silently(path: Path) -> rasterio.DatasetReader:
 def _crs_name(wkt: str) -> str:
     code = CRS.from_wkt(wkt).to_epsg()
     return wkt if code is None else f"EPSG:{code}"
+
+
+@functools.lru_cache(maxsize=128)
+def _crs_of(epsg: int) -> CRS:
+    return CRS.from_epsg(epsg)
 
 
 def _unreadable(path: Path, error: Exception) -> PatchError:
