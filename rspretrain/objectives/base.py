@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone
+from rspretrain.objectives.views import SensorInput
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,7 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def backbones(self) -> dict[str, Backbone]:
         """What the run exists for: the network to export for every sensor."""
+
+    @abstractmethod
+    def inputs(self) -> dict[str, SensorInput]:
+        """Sensor -> how pixels become input of its backbone: for evaluation, probes and the contract of an export."""

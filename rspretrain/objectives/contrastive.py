@@ -1,0 +1,47 @@
+"""NT-Xent: every sample picks out its other view among all samples of all ranks.
+
+Chen et al. 2020, eq. 1, and Dual-SimCLR as released (methods.md A.4); equals lightly's NTXentLoss without memory bank.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rspretrain.observe.health import effective_rank, feature_std
+from rspretrain.world import gather_with_grad, rank
+
+Negatives = Literal["all", "cross"]
+
+
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float, negatives: Negatives = "all") -> Tensor:
+    """The mean loss over this rank's 2B rows, each compared with the 2BR columns of all R ranks, in float32.
+
+    z1, z2 [B D] are two views (or sensors) of the same samples, of any length. `all`: one positive and 2BR - 2
+    negatives of both views, chance level log(2BR - 1). `cross`: only the other view's BR columns (MMA, CLIP), chance
+    level log(BR). The mean over ranks is the whole batch's loss, and its gradient the whole batch's gradient.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        local = torch.stack([F.normalize(z1.float()), F.normalize(z2.float())])  # [2 B D]
+        everyone = gather_with_grad(local.transpose(0, 1)).transpose(0, 1)  # [2 BR D], one collective
+        own = torch.arange(local.shape[1], device=z1.device) + rank() * local.shape[1]  # [B] columns of our rows
+        if negatives == "cross":
+            logits = local @ everyone.flip(0).transpose(1, 2) / temperature  # [2 B BR]
+            return F.cross_entropy(logits.flatten(0, 1), own.repeat(2))
+        count = everyone.shape[1]
+        logits = local.flatten(0, 1) @ everyone.flatten(0, 1).T / temperature  # [2B 2BR]
+        itself, other = torch.cat([own, own + count]), torch.cat([own + count, own])
+        logits = logits.scatter(1, itself[:, None], float("-inf"))
+        return F.cross_entropy(logits, other)
+
+
+def view_health(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    """What a person watches, of this rank's rows: the worse of the two views, and the mean cosine of positives."""
+    with torch.autocast(z1.device.type, enabled=False):
+        z1, z2 = z1.detach().float(), z2.detach().float()
+        return {
+            "health/feature_std": torch.minimum(feature_std(z1), feature_std(z2)),
+            "health/effective_rank": torch.minimum(effective_rank(z1), effective_rank(z2)),
+            "health/positive_cosine": F.cosine_similarity(z1, z2).mean(),
+        }

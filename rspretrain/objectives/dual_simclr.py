@@ -1,0 +1,104 @@
+"""Dual-SimCLR: two sensors over one place are the two views; one backbone and one head a sensor, NT-Xent between them.
+
+Scheibenreif et al. 2022, methods.md A. The same random window of both sensors is the only augmentation (A.2), beside
+symmetries of the plane, which are off as in the released code. Deviation: `fixed` scaling by default, `hsg` on request.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rspretrain.batch import Batch
+from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
+from rspretrain.nn.heads import projection_mlp
+from rspretrain.nn.norm import synchronise_norms
+from rspretrain.objectives.base import Losses, Objective
+from rspretrain.objectives.contrastive import Negatives, nt_xent, view_health
+from rspretrain.objectives.views import (
+    SensorInput,
+    SensorSettings,
+    check_crop,
+    finest_and_coarsest,
+    random_window,
+    with_symmetry,
+)
+from rspretrain.sensors import Group
+from rspretrain.settings import Settings
+
+
+class DualSimclrSettings(Settings):
+    """Two sensors, aligned."""
+
+    name: Literal["dual_simclr"] = "dual_simclr"
+    temperature: float | None = Field(default=None, gt=0, description="None: 0.07 for CNNs, 0.2 for transformers")
+    crop_px: int = Field(gt=0, description="side of the shared random window, in pixels of the finest needed grid")
+    px: int | None = Field(default=None, gt=0, description="side of the network input in pixels; None: crop_px")
+    symmetry: Literal["none", "horizontal", "dihedral"] = Field(default="none", description="of both sensors together")
+    head: Literal["mlp", "none"] = Field(
+        default="mlp", description="none: the loss sees features (released Swin model)"
+    )
+    negatives: Negatives = Field(default="all", description="all: 2N - 2, of both sensors; cross: N - 1, of the other")
+
+
+@final
+class DualSimclr(Objective):
+    """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
+
+    metric_names = ("loss/nt_xent", "health/feature_std", "health/effective_rank", "health/positive_cosine")
+    couples_samples = True
+
+    def __init__(
+        self,
+        settings: DualSimclrSettings,
+        sensors: dict[str, SensorSettings],
+        backbone: BackboneSettings,
+        groups: Sequence[Group],
+    ) -> None:
+        super().__init__()
+        if len(sensors) != 2:
+            raise ValueError(
+                f"dual_simclr compares two sensors: got {len(sensors)}, {list(sensors)}. "
+                "Name two under `sensors`, or use the objective simclr for one."
+            )
+        self.settings, self.px = settings, settings.px or settings.crop_px
+        self.sensor_inputs = nn.ModuleDict({name: SensorInput(name, s, groups) for name, s in sensors.items()})
+        self.groups = tuple(name for one in self.inputs().values() for name in one.groups)
+        check_crop(settings.crop_px, [group for group in groups if group.name in self.groups])
+        self.encoders = nn.ModuleDict(
+            {name: create_backbone(backbone, name, s.bands, self.px) for name, s in sensors.items()}
+        )
+        self.heads = nn.ModuleDict({name: self._head(b.num_features) for name, b in self.backbones().items()})
+        convolutional = all(b.is_convolutional for b in self.backbones().values())
+        self.temperature = settings.temperature or (0.07 if convolutional else 0.2)
+        synchronise_norms(self)
+
+    def _head(self, width: int) -> nn.Module:
+        return nn.Identity() if self.settings.head == "none" else projection_mlp((width, width, 128), norm=False)
+
+    def forward(self, batch: Batch) -> Losses:
+        """One window of B places in both sensors; see Objective."""
+        views = self.views(batch)
+        z1, z2 = (self.heads[name](self.encoders[name](view)) for name, view in views.items())
+        loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)
+        return Losses(loss, {"loss/nt_xent": loss.detach(), **view_health(z1, z2)})
+
+    @torch.no_grad()
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """Sensor -> [B C px px] float32, the same place of both."""
+        with torch.autocast(batch.seeds.device.type, enabled=False):
+            inputs = self.inputs()
+            finest, coarsest = finest_and_coarsest(list(inputs.values()), batch)
+            boxes = random_window(batch.seeds, "window", finest, coarsest, self.settings.crop_px)
+            geometry = with_symmetry(boxes, batch.seeds, "symmetry", self.settings.symmetry)
+            return {name: one(batch, geometry, self.px) for name, one in inputs.items()}
+
+    def inputs(self) -> dict[str, SensorInput]:
+        """See Objective."""
+        return dict(self.sensor_inputs.items())  # type: ignore[arg-type]
+
+    def backbones(self) -> dict[str, Backbone]:
+        """See Objective."""
+        return dict(self.encoders.items())  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""From a batch of raw pixels to normalised views of one sensor, and where in the image the views lie.
+
+Order of work: needed bands to float32, clip, resample every pixel grid straight to the view (so 20 and 60 m bands
+are upsampled, bilinearly), put bands in the settings' order, scale. All choices are keyed by sample (design.md D4).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rspretrain.batch import Batch
+from rspretrain.draws import uniform
+from rspretrain.nn.normalise import Normalise
+from rspretrain.objectives.resample import Geometry, full_geometry, resample
+from rspretrain.sensors import Group
+from rspretrain.settings import Settings
+
+
+class SensorSettings(Settings):
+    """What of a sensor a backbone sees."""
+
+    bands: tuple[str, ...] = Field(min_length=1, description="band names, in the order of the backbone's channels")
+    normalise: str = Field(default="fixed", description="a key of sensors.SCALINGS: fixed, hsg, bigearthnet, imagenet")
+
+
+@final
+class SensorInput(nn.Module):
+    """From a Batch to one sensor's network input [B C px px]. ValueError where the shard set lacks sensor or bands."""
+
+    def __init__(self, sensor: str, settings: SensorSettings, groups: Sequence[Group]) -> None:
+        super().__init__()
+        self.sensor, self.bands = sensor, settings.bands
+        mine = [group for group in groups if group.sensor == sensor]
+        _check_bands(sensor, settings.bands, mine, groups)
+        # A band that several groups hold is read from the first of them.
+        home = {band: group for group in reversed(mine) for band in group.bands}
+        self.sources = [group for group in mine if any(home[band] is group for band in self.bands)]
+        # group -> places of its bands in our order, and their channels in the group's array
+        self.places = [[i for i, b in enumerate(self.bands) if home[b] is group] for group in self.sources]
+        self.channels = [
+            [group.bands.index(self.bands[i]) for i in places]
+            for group, places in zip(self.sources, self.places, strict=True)
+        ]
+        self.groups: tuple[str, ...] = tuple(group.name for group in self.sources)
+        self.normalise = Normalise(settings.normalise, self.bands, self.sources[0].units)
+
+    def shapes(self, batch: Batch) -> dict[str, Tensor]:
+        """Group name -> [B 2] (or [1 2] where all are equal) int64 height and width of the images on that grid."""
+        fixed = {name: torch.tensor([batch.images[name].shape[2:]], device=batch.seeds.device) for name in self.groups}
+        return {name: batch.sizes.get(name, fixed[name]) for name in self.groups}
+
+    def views(self, batch: Batch, geometries: Sequence[Geometry], px: int) -> list[Tensor]:
+        """One [B C px px] float32 a geometry, in the sensor's units, clipped: everything but `normalise.scale`."""
+        parts = []
+        for group, places, channels in zip(self.sources, self.places, self.channels, strict=True):
+            limits = (self.normalise.low[places], self.normalise.high[places]) if self.normalise.clips else None
+            pixels = _select(batch.images[group.name], channels)
+            parts.append(resample(pixels, geometries, px, batch.sizes.get(group.name), limits))
+        if len(parts) == 1 and self.places[0] == list(range(len(self.bands))):
+            return parts[0]
+        order = torch.tensor([place for places in self.places for place in places]).argsort()
+        return [torch.cat(grids, dim=1)[:, order.to(grids[0].device)] for grids in zip(*parts, strict=True)]
+
+    def forward(self, batch: Batch, geometry: Geometry, px: int) -> Tensor:
+        """[B C px px] float32 normalised, at the places that `geometry` says."""
+        x: Tensor = self.normalise.scale(self.views(batch, [geometry], px)[0])
+        return x
+
+    def evaluate(self, batch: Batch, px: int, crop_px: int | None = None) -> Tensor:
+        """[B C px px] normalised without any choice: the whole image, or its centre window of crop_px finest pixels."""
+        with torch.no_grad(), torch.autocast(batch.seeds.device.type, enabled=False):
+            geometry = full_geometry(len(batch), batch.seeds.device)
+            if crop_px is not None:
+                geometry = centre_crop(finest_and_coarsest([self], batch)[0], crop_px, len(batch))
+            return self.forward(batch, geometry, px)
+
+
+def _select(images: Tensor, channels: list[int]) -> Tensor:
+    """The channels of [B C H W]; a view where they are a range, else a copy."""
+    first = channels[0]
+    if channels == list(range(first, first + len(channels))):
+        return images[:, first : first + len(channels)]
+    return torch.stack([images[:, channel] for channel in channels], dim=1)
+
+
+def _check_bands(sensor: str, bands: tuple[str, ...], mine: list[Group], groups: Sequence[Group]) -> None:
+    if not mine:
+        raise ValueError(
+            f"Sensor {sensor!r} is not in the shard set, which has {sorted({group.sensor for group in groups})}. "
+            "Take one of these, or build shards that hold it (shards/build.py)."
+        )
+    available = [band for group in mine for band in group.bands]
+    missing = [band for band in bands if band not in available]
+    if missing:
+        raise ValueError(
+            f"Bands {missing} of sensor {sensor!r} are not in the shard set: wanted {list(bands)}, available "
+            f"{available}. Leave them out of sensors.{sensor}.bands, or build shards that hold them."
+        )
+    if len(set(bands)) != len(bands):
+        raise ValueError(f"Bands of sensor {sensor!r} repeat: got {list(bands)}. Name every band once.")
+
+
+def check_crop(crop_px: int, groups: Sequence[Group]) -> None:
+    """ValueError where a window of crop_px pixels does not fit the images, as far as their size is fixed."""
+    sides = [min(group.shape) for group in groups if group.shape is not None]
+    if sides and crop_px > max(sides):
+        raise ValueError(
+            f"A window of crop_px={crop_px} pixels does not fit images of {max(sides)} pixels on the finest grid. "
+            f"Set objective.crop_px to at most {max(sides)}; objective.px is the size of the network input."
+        )
+
+
+def finest_and_coarsest(inputs: Sequence[SensorInput], batch: Batch) -> tuple[Tensor, Tensor]:
+    """[B 2] (or [1 2]) height and width of every sample on its finest and on its coarsest needed grid."""
+    shapes = torch.broadcast_tensors(*[shape for one in inputs for shape in one.shapes(batch).values()])
+    stacked = torch.stack(shapes)
+    return stacked.amax(dim=0), stacked.amin(dim=0)
+
+
+def random_resized_crop(
+    seeds: Tensor,
+    purpose: str,
+    sizes: Tensor,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """[B 4] boxes: area a share U(scale) of the image, width / height log-uniform in `ratio`, whole pixels of `sizes`.
+
+    torchvision draws again, up to ten times, where a box does not fit; here its longer side is cut to the image, so
+    that the cost is fixed and a sample's draw is one. Only boxes near the whole image differ.
+    """
+    u = uniform(seeds, purpose, (4,)).double()
+    height, width = sizes[:, 0].double(), sizes[:, 1].double()
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
+    rows = torch.minimum(torch.round(torch.sqrt(area / aspect)).clamp(min=1.0), height)
+    columns = torch.minimum(torch.round(torch.sqrt(area * aspect)).clamp(min=1.0), width)
+    top = torch.floor(u[:, 2] * (height - rows + 1))
+    left = torch.floor(u[:, 3] * (width - columns + 1))
+    return torch.stack([top / height, left / width, (top + rows) / height, (left + columns) / width], dim=1)
+
+
+def random_window(seeds: Tensor, purpose: str, finest: Tensor, coarsest: Tensor, crop_px: int) -> Tensor:
+    """[B 4] boxes of crop_px x crop_px pixels of the finest grid, one place for all sensors and grids (methods.md A.2).
+
+    The corner lies on a pixel corner of the coarsest needed grid (every 6th pixel with 60 m bands beside 10 m ones), so
+    that all crops start at whole pixels; where grids do not nest, on whole pixels of the finest. Cut to the image where
+    it is smaller than the window.
+    """
+    u = uniform(seeds, purpose, (2,)).double()
+    ratio = torch.where(finest % coarsest == 0, finest // coarsest, 1)
+    window = finest.clamp(max=crop_px)
+    corner = torch.floor(u * ((finest - window) // ratio + 1)) * ratio  # [B 2] top, left
+    return torch.cat([corner / finest, (corner + window) / finest], dim=1)
+
+
+def centre_crop(finest: Tensor, crop_px: int, num: int) -> Geometry:
+    """The middle crop_px x crop_px pixels of the finest grid, or the whole image where it is smaller."""
+    window = finest.clamp(max=crop_px)
+    corner = ((finest - window) // 2).double()
+    boxes = torch.cat([corner / finest, (corner + window) / finest], dim=1).expand(num, 4)
+    none = torch.zeros(num, 2, dtype=torch.bool, device=finest.device)
+    return Geometry(boxes, none, none[:, 0])
+
+
+def with_symmetry(boxes: Tensor, seeds: Tensor, purpose: str, symmetry: str) -> Geometry:
+    """Boxes and a random symmetry: `none`, `horizontal` (photographs), `dihedral` (overhead: 8 flips and rotations)."""
+    bits = uniform(seeds, purpose, (3,)) < 0.5
+    use = {"none": (False, False, False), "horizontal": (False, True, False), "dihedral": (True, True, True)}[symmetry]
+    bits = bits & torch.tensor(use, device=bits.device)
+    return Geometry(boxes.expand(len(seeds), 4), bits[:, :2], bits[:, 2])
