@@ -6,7 +6,8 @@ python shards/build.py ucmerced|aid|folder --source ROOT --out shards/ucm
 
 import sys
 
-sys.path[0] = sys.path[0].rpartition("/")[0]  # the repository; shards/inspect.py would hide the standard library's
+# The repository, not shards/, on the path: shards/inspect.py would hide the standard library's inspect.
+sys.path[0] = __file__.rpartition("/shards/")[0]
 
 import argparse
 from pathlib import Path

@@ -5,7 +5,8 @@ Exit code 0: whole; 1: damaged, every fault named; 2: not a shard set.
 
 import sys
 
-sys.path[0] = sys.path[0].rpartition("/")[0]  # the repository; shards/inspect.py would hide the standard library's
+# The repository, not shards/, on the path: shards/inspect.py would hide the standard library's inspect.
+sys.path[0] = __file__.rpartition("/shards/")[0]
 
 import argparse
 from pathlib import Path
