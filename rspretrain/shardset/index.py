@@ -26,6 +26,7 @@ from rspretrain.shardset.record import Record, npy_header_bytes, parse_npy_heade
 
 Row = dict[str, Any]
 _PLACE = {"shard": pa.int32(), "record": pa.int32(), "offset": pa.int64(), "bytes": pa.int64(), "checksum": pa.uint64()}
+HOLD_OUT = 5  # every fifth sample
 _BOUNDS = ("left", "bottom", "right", "top")
 
 
@@ -127,16 +128,33 @@ class ShardSet:
         return {key: row for row, key in enumerate(self.keys())}
 
     def split_rows(self, split: str | None) -> NDArray[np.int64]:
-        """The rows of one of the archive's own splits, or all rows. ValueError names the splits that there are."""
+        """The rows of a split, ascending; all rows for None. ValueError names the splits that there are.
+
+        Besides the archive's own splits there are always "holdout:test", every fifth sample in the order of keys (of
+        every class by itself, where a sample has one), and "holdout:train", the others: a protocol for archives that
+        come without splits.
+        """
         if split is None:
             return np.arange(len(self), dtype=np.int64)
+        if split in ("holdout:train", "holdout:test"):
+            return np.flatnonzero(self._held_out == (split == "holdout:test"))
         if split not in self.manifest.splits:
             raise ValueError(
-                f"{self.path} has no split {split!r}; it has {self.manifest.splits or 'none'}. Name one of these, or "
-                "leave the split out to use every sample."
+                f"{self.path} has no split {split!r}; it has {self.manifest.splits or 'none'} of its own. Name one of "
+                "these, holdout:train or holdout:test (every fifth sample), or leave it out to use every sample."
             )
         mask = np.asarray(self.column("split").to_numpy(zero_copy_only=False) == split)
         return np.flatnonzero(mask)
+
+    @cached_property
+    def _held_out(self) -> NDArray[np.bool_]:
+        by_key = np.argsort(np.array(self.keys()), kind="stable")
+        single = next((name for name, nomenclature in self.nomenclatures.items() if not nomenclature.multi), None)
+        class_of = self.labels(single).argmax(1)[by_key] if single else np.zeros(len(self), dtype=np.int64)
+        held_out = np.zeros(len(self), dtype=np.bool_)
+        for each in np.unique(class_of):
+            held_out[by_key[class_of == each][HOLD_OUT - 1 :: HOLD_OUT]] = True
+        return held_out
 
     def labels(self, nomenclature: str) -> NDArray[np.bool_]:
         """Multi-hot labels [N K] in the order of the nomenclature's names."""

@@ -27,6 +27,15 @@ def test_labels_and_splits(tmp_path):
     assert len(shards.split_rows(None)) == 20
 
 
+def test_holding_out_every_fifth_of_every_class(tmp_path):
+    shards = memory_shards(tmp_path, samples=33)
+    train, test = (set(shards.split_rows(f"holdout:{part}").tolist()) for part in ("train", "test"))
+    assert train | test == set(range(33))
+    assert not train & test
+    held = sorted(shards.keys(np.array(sorted(test))))
+    assert held == [f"patch-{i:05d}" for i in range(33) if i // 3 % 5 == 4]  # classes are i % 3
+
+
 def test_pandas_opens_the_index(tmp_path):
     memory_shards(tmp_path, samples=20)
     table = pandas.read_parquet(tmp_path / "index.parquet")
