@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 
 def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
-    """What `function(*args)` returns on each of `size` gloo ranks, in rank order; `function` is of a module's top level.
+    """What `function(*args)` returns on each of `size` gloo ranks, in rank order; a function of a module's top level.
 
     Results may hold tensors. RuntimeError with the first rank's traceback where one fails; the others are ended.
     """

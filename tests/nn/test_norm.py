@@ -1,4 +1,4 @@
-"""SyncBatchNorm on two and three real ranks against nn.BatchNorm on the whole batch: value, gradient, running averages."""
+"""SyncBatchNorm on two real ranks against nn.BatchNorm on the whole batch: value, gradient, running averages."""
 
 import copy
 

@@ -1,0 +1,73 @@
+"""The model card of an exported backbone: Markdown with Hugging Face's front matter."""
+
+import json
+from typing import Any
+
+from rspretrain.nn.backbones import Backbone
+
+_CARD = """---
+library_name: timm
+license: {license}
+tags:
+- feature-extraction
+- remote-sensing
+- self-supervised
+- {sensor}
+datasets: {datasets}
+---
+
+# {title}
+
+`{architecture}` for {num_bands} bands of sensor `{sensor}`, pretrained without labels by rspretrain.
+Input: [B {num_bands} {px} {px}], scaled as below. Output: [B {width}] features.
+
+```python
+import timm, torch
+
+model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
+features = model(torch.zeros(1, {num_bands}, {px}, {px}))  # [1 {width}]
+```
+
+## Bands, in the order of the channels
+
+Input = (clip(pixel, low, high) - mean) / std, pixels in `{units}` (scaling `{scaling}`).{maximum}
+
+| channel | band | low | high | mean | std |
+|---|---|---|---|---|---|
+{rows}
+
+## Provenance
+
+```json
+{provenance}
+```
+"""
+
+
+def model_card(title: str, backbone: Backbone, contract: dict[str, Any]) -> str:
+    """README.md of an export. `provenance["datasets"]` (list) and `["license"]` go into the front matter if given."""
+    provenance, scaling = contract["provenance"], contract["normalise"]
+    rows = [
+        f"| {channel} | {b['name']} | {_cell(b['low'])} | {_cell(b['high'])} | {b['mean']:.8g} | {b['std']:.8g} |"
+        for channel, b in enumerate(scaling["bands"])
+    ]
+    epsilon = scaling.get("divide_by_image_maximum_plus")
+    return _CARD.format(
+        title=title,
+        license=provenance.get("license", "unknown"),
+        datasets=json.dumps(provenance.get("datasets", [])),
+        sensor=backbone.sensor,
+        architecture=backbone.architecture,
+        num_bands=len(backbone.bands),
+        px=backbone.px,
+        width=backbone.num_features,
+        units=contract["units"],
+        scaling=scaling["name"],
+        maximum=f"\nThen every band is divided by its own maximum in the image + {epsilon:g}." if epsilon else "",
+        rows="\n".join(rows),
+        provenance=json.dumps(provenance, indent=2),
+    )
+
+
+def _cell(limit: float | None) -> str:
+    return "none" if limit is None else f"{limit:.8g}"

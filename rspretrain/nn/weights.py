@@ -1,0 +1,178 @@
+"""Weights that carry their contract: a folder that timm loads alone and that says what its bands are (design.md D10).
+
+`model.safetensors` has plain timm keys, `config.json` is timm's own format with ours under "rspretrain", `README.md` a model
+card. Nothing in the folder executes when it is read.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.card import model_card
+from rspretrain.nn.normalise import HSG_EPSILON, Normalise
+
+CONTRACT_VERSION = 1
+
+
+def export_backbone(backbone: Backbone, normalise: Normalise, folder: str | Path, provenance: dict[str, Any]) -> Path:
+    """Write the folder, whole or not at all, replacing an older one. `provenance` is JSON: objective, step, hashes.
+
+    The package's version and git commit are added. Call on one rank, with full parameters.
+    """
+    if normalise.bands != backbone.bands:
+        raise ValueError(
+            f"The normalisation is for bands {list(normalise.bands)}, the backbone for {list(backbone.bands)}. "
+            "Export a backbone with the normalisation it was trained with."
+        )
+    folder = Path(folder)
+    contract = make_contract(backbone, normalise, provenance)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in backbone.model.state_dict().items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_file(tensors, temporary / "model.safetensors", {"format": "pt", "rspretrain": json.dumps(contract)})
+        (temporary / "config.json").write_text(json.dumps(make_config(backbone, contract), indent=2) + "\n")
+        (temporary / "README.md").write_text(model_card(folder.name, backbone, contract))
+        _replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    temporary.chmod(0o755)  # mkdtemp's 0o700 would lock out the group that shares a run's folder
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if (
+        folder.exists()
+    ):  # a folder cannot be renamed onto a full one; between the two lines the old one has another name
+        old = temporary.with_name(temporary.name + ".old")
+        folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(folder)
+
+
+def make_contract(backbone: Backbone, normalise: Normalise, provenance: dict[str, Any]) -> dict[str, Any]:
+    """What input the weights expect, and where they come from; JSON without infinities."""
+    bands = [
+        {"name": band, "low": _finite(s.low), "high": _finite(s.high), "mean": s.mean, "std": s.std}
+        for band, s in zip(normalise.bands, normalise.scalings, strict=True)
+    ]
+    scaling: dict[str, Any] = {"name": normalise.name, "bands": bands}
+    if normalise.per_image_max:
+        scaling["divide_by_image_maximum_plus"] = HSG_EPSILON
+    return {
+        "contract_version": CONTRACT_VERSION,
+        "sensor": backbone.sensor,
+        "bands": list(backbone.bands),
+        "units": normalise.units,
+        "px": backbone.px,
+        "normalise": scaling,
+        "provenance": {"rspretrain": _package_version(), "git_commit": _git_commit(), **provenance},
+    }
+
+
+def make_config(backbone: Backbone, contract: dict[str, Any]) -> dict[str, Any]:
+    """config.json as timm's hub export writes it, so that `create_model("local-dir:…", pretrained=True)` reads it."""
+    model: Any = backbone.model
+    return {
+        "architecture": backbone.architecture,
+        "num_classes": 0,
+        "num_features": backbone.num_features,
+        "model_args": backbone.model_args,
+        "pretrained_cfg": {
+            "architecture": backbone.architecture,
+            "tag": "rspretrain",
+            "custom_load": False,
+            "input_size": [len(backbone.bands), backbone.px, backbone.px],
+            "fixed_input_size": not backbone.is_convolutional,
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": model.pretrained_cfg.get("first_conv"),
+            "classifier": model.pretrained_cfg.get("classifier"),
+        },
+        "rspretrain": contract,
+    }
+
+
+def read_contract(folder: str | Path) -> dict[str, Any]:
+    """The contract of an exported folder, from its config.json."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is no exported backbone: it has no config.json. Expected a folder of export_backbone."
+        )
+    config = json.loads(path.read_text())
+    if "rspretrain" not in config:
+        raise ValueError(
+            f"{path} says nothing about bands: it has no key 'rspretrain'. Load it with timm, or export it "
+            "with rspretrain."
+        )
+    contract: dict[str, Any] = config["rspretrain"]
+    return contract
+
+
+def load_backbone(folder: str | Path, bands: tuple[str, ...] | None = None) -> tuple[Backbone, dict[str, Any]]:
+    """The backbone and its contract. ValueError where `bands` are not, in this order, those it was trained on."""
+    contract = read_contract(folder)
+    trained = tuple(contract["bands"])
+    if bands is not None and tuple(bands) != trained:
+        raise ValueError(
+            f"The backbone in {folder} was trained on bands {list(trained)}, asked for are {list(bands)}. "
+            "Channels have no names in a network: configure the first list, in its order, or pretrain on the second."
+        )
+    weights = Path(folder) / "model.safetensors"
+    with safe_open(weights, "pt") as file:
+        stored = json.loads((file.metadata() or {}).get("rspretrain", "null"))
+    if stored != contract:
+        raise ValueError(
+            f"config.json and model.safetensors in {folder} carry different contracts: one of them was edited or "
+            "replaced. Export the backbone again."
+        )
+    config = json.loads((Path(folder) / "config.json").read_text())
+    backbone = Backbone(contract["sensor"], trained, contract["px"], config["architecture"], config["model_args"])
+    backbone.model.load_state_dict(load_file(weights))
+    return backbone, contract
+
+
+def normalise_of(contract: dict[str, Any]) -> Normalise:
+    """The normalisation that a contract's numbers describe, whatever sensors.SCALINGS says today."""
+    normalise = Normalise(contract["normalise"]["name"], tuple(contract["bands"]), contract["units"])
+    for field, missing in (("low", -math.inf), ("high", math.inf), ("mean", 0.0), ("std", 1.0)):
+        for index, band in enumerate(contract["normalise"]["bands"]):
+            getattr(normalise, field)[index] = missing if band[field] is None else band[field]
+    return normalise
+
+
+def _finite(limit: float) -> float | None:
+    return limit if math.isfinite(limit) else None
+
+
+def _package_version() -> str | None:
+    try:
+        return version("rspretrain")
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the package's source tree, None where it was installed without one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

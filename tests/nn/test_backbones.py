@@ -1,0 +1,80 @@
+"""Backbones: any bands, the contract, parameter counts of methods.md D.3, and errors that name the nearest."""
+
+import pytest
+import torch
+
+from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm
+
+torch.set_num_threads(1)
+
+
+def make(name: str, bands: int = 4, px: int = 32, **options: object) -> Backbone:
+    names = tuple(f"B{band:02}" for band in range(bands))
+    return create_backbone(BackboneSettings(name=name, **options), "s2", names, px)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "px", "width"),
+    [
+        ("resnet18", 32, 512),
+        ("vit_small_patch16_224", 48, 384),
+        ("vit_sct", 45, 256),
+        ("mobilenetv3_small_100", 32, 1024),
+    ],
+)
+def test_pooled_features_of_any_number_of_bands(name: str, px: int, width: int) -> None:
+    backbone = make(name, bands=7, px=px).eval()
+    assert backbone(torch.randn(2, 7, px, px)).shape == (2, width)
+    assert backbone.num_features == width
+    assert (backbone.sensor, len(backbone.bands), backbone.px) == ("s2", 7, px)
+
+
+def test_small_vit_has_the_published_parameter_count() -> None:
+    backbone = make("vit_sct", bands=10, px=120)
+    head = 256 * 19 + 19
+    assert sum(p.numel() for p in backbone.parameters()) + head == 6_916_627
+    assert backbone.architecture == "vit_base_patch16_224"
+
+
+def test_seed_decides_the_initialisation() -> None:
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(torch.cat([p.flatten() for p in make("resnet18").parameters()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_drop_path_rises_linearly_to_its_setting() -> None:
+    blocks = make("vit_sct", px=30, drop_path=0.25).model.blocks
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]  # type: ignore[union-attr]
+    assert rates == pytest.approx([0.25 * block / 7 for block in range(8)])
+
+
+def test_channels_last_in_training_changes_no_value_but_rounding() -> None:
+    backbone = make("resnet18").train()
+    x = torch.randn(4, 4, 32, 32)
+    torch.testing.assert_close(backbone(x), backbone.model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_is_timms_own_bit_for_bit() -> None:
+    backbone = make("resnet18").eval()
+    plain = timm.create_model(backbone.architecture, **backbone.model_args).eval()
+    plain.load_state_dict(backbone.model.state_dict())
+    x = torch.randn(2, 4, 32, 32)
+    assert torch.equal(backbone(x), plain(x))
+
+
+def test_unknown_name_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"Unknown backbone 'resnet81': expected `vit_sct` or .* Nearest: .*resnet18"):
+        make("resnet81")
+
+
+def test_size_that_the_patch_does_not_divide() -> None:
+    with pytest.raises(
+        ValueError,
+        match="'vit_sct' cuts its input into patches of 15 pixels, and px=64 is no multiple of 15. Set .* 60 or 75",
+    ):
+        make("vit_sct", px=64)
+    with pytest.raises(ValueError, match="patches of 16 pixels, and px=100 is no multiple of 16"):
+        make("vit_small_patch16_224", px=100)
