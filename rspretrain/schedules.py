@@ -16,7 +16,7 @@ def cosine(k: int, K: int, start: float, end: float, inclusive: bool = False) ->
 
 
 def warmup_cosine(k: int, K: int, warmup: int, base: float, end: float) -> float:
-    """Linear warm-up `base * k / warmup` over `warmup` steps, then a cosine to `end` over the K - warmup left (BYOL)."""
+    """Linear warm-up `base * k / warmup` for `warmup` steps, then a cosine to `end` over the K - warmup left (BYOL)."""
     if k < warmup:
         return base * k / warmup
     return cosine(k - warmup, K - warmup, base, end)

@@ -5,6 +5,7 @@ nobody else in the package calls a collective except the strategies.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +25,51 @@ class World:
 
     @property
     def is_first(self) -> bool:
+        """Whether this rank is the one that writes and talks."""
         return self.rank == 0
 
 
 def start() -> World:
-    """Join the world that the launcher (deepspeed, torchrun, srun with torchrun's variables, or none) describes."""
+    """Join the world that the launcher (deepspeed, torchrun, srun, or none) describes."""
+    _adopt_slurm()
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    # Where SLURM binds one GPU to each task, that one has index 0 whatever the local rank.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     # A launcher's world of one is a world too: DeepSpeed wants a process group even alone.
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=size)
     return World(rank, size, local_rank, device)
+
+
+def _adopt_slurm() -> None:
+    """Under srun without torchrun: SLURM's description of this task in torchrun's variables.
+
+    The step's variables, not the job's: a plain `python` in a batch script of many tasks is alone.
+    """
+    if "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
+        return
+    nodes = os.environ["SLURM_STEP_NODELIST"]  # "gpu[003-006,9],cpu1": the master is gpu003
+    first = re.match(r"([^,\[]+)(?:\[([0-9]+))?", nodes)
+    assert first is not None, f"SLURM_STEP_NODELIST is {nodes!r}"
+    port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000  # equal in all tasks, different for jobs that share a node
+    described = {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0],
+        "MASTER_ADDR": "".join(part for part in first.groups() if part),
+        "MASTER_PORT": str(port),
+    }
+    os.environ.update({name: value for name, value in described.items() if name not in os.environ})
+
+
+def local_size() -> int:
+    """How many ranks share this machine, as the launcher says (torchrun, srun or deepspeed)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
 
 
 def stop() -> None:
@@ -58,7 +89,7 @@ def size() -> int:
 
 
 class _GatherWithGrad(torch.autograd.Function):
-    """Concatenate in rank order; backward sums the gradients of all ranks and returns the own slice (methods.md A.4)."""
+    """Concatenate in rank order; backward sums the gradients of all ranks and returns the own slice (methods A.4)."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:

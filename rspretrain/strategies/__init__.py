@@ -1,23 +1,20 @@
-"""Where tensors live and how gradients meet: one file a strategy, one row each in `build_strategy`'s table."""
-
-import importlib
+"""Where tensors live and how gradients meet: one file a strategy, one row each in the table `STRATEGIES`."""
 
 from torch import nn
 
 from rspretrain.strategies.base import Strategy, StrategySettings
+from rspretrain.strategies.ddp import Ddp, Single
+from rspretrain.strategies.deepspeed import DeepSpeed, check
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
 
-# Imported when chosen: importing deepspeed takes seconds.
-STRATEGIES = {
-    "single": "rspretrain.strategies.ddp:Single",
-    "ddp": "rspretrain.strategies.ddp:Ddp",
-    "deepspeed": "rspretrain.strategies.deepspeed:DeepSpeed",
-}
+STRATEGIES: dict[str, type[Strategy]] = {"single": Single, "ddp": Ddp, "deepspeed": DeepSpeed}
 
 
-def resolve(settings: StrategySettings, world: World, deepspeed_launcher: bool) -> StrategySettings:
-    """The settings with `auto` replaced by a name. ValueError where `single` meets several ranks."""
+def resolve(
+    settings: StrategySettings, world: World, optim: OptimSettings, deepspeed_launcher: bool
+) -> StrategySettings:
+    """The settings with `auto` replaced by a name. ValueError where the strategy cannot do what is asked."""
     name: str = settings.name
     if name == "auto":
         name = "deepspeed" if deepspeed_launcher else "ddp" if world.size > 1 else "single"
@@ -26,6 +23,8 @@ def resolve(settings: StrategySettings, world: World, deepspeed_launcher: bool) 
             f"strategy.name: got single in a world of {world.size} ranks, each of which would train its own model. "
             "Use strategy.name=ddp or deepspeed, or start one process."
         )
+    if name == "deepspeed":
+        check(settings.deepspeed, optim)
     if name == "ddp" and world.size == 1:
         name = "single"  # DDP of one process is that process
     return settings.model_copy(update={"name": name})
@@ -33,6 +32,4 @@ def resolve(settings: StrategySettings, world: World, deepspeed_launcher: bool) 
 
 def build_strategy(settings: StrategySettings, world: World, objective: nn.Module, optim: OptimSettings) -> Strategy:
     """The strategy that `settings.name` (already resolved) names, set up and ready for its first step."""
-    module, _, member = STRATEGIES[settings.name].partition(":")
-    strategy: Strategy = getattr(importlib.import_module(module), member)(settings, world, objective, optim)
-    return strategy
+    return STRATEGIES[settings.name](settings, world, objective, optim)

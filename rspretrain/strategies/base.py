@@ -49,7 +49,7 @@ class StepReport:
 
     loss: Tensor  # scalar, detached
     metrics: dict[str, Tensor]
-    grad_norm: float  # of the gradient averaged over ranks, before clipping; the same on all ranks; inf or nan if refused
+    grad_norm: float  # of the gradient averaged over ranks, before clipping; the same on all; not finite if refused
     refused: bool  # the same on all ranks: something was not finite, so nothing moved
 
 
@@ -144,4 +144,3 @@ def poison(loss: Tensor) -> Tensor:
     without a collective or a wait of its own.
     """
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
-

@@ -1,5 +1,6 @@
 """Every rank holds everything: alone (`Single`) or with gradients averaged by torch's DDP (`Ddp`)."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import final
@@ -64,4 +65,7 @@ class Ddp(Replicated):
     name = "ddp"
 
     def _wrap(self) -> nn.Module:
-        return DistributedDataParallel(self.objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            # torch 2.13 has another name for it, which 2.8 does not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(self.objective, broadcast_buffers=False, gradient_as_bucket_view=True)

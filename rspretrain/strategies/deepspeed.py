@@ -7,17 +7,25 @@ its native bf16 mode would cast the parameters, and those of frozen teachers (de
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.strategies.base import Outcome, Strategy
-from rspretrain.strategies.optim import STATE_TENSORS, build_optimizer, load_named_state_, named_state, update_count
+from rspretrain.strategies.optim import (
+    STATE_TENSORS,
+    OptimSettings,
+    build_optimizer,
+    load_named_state_,
+    named_state,
+    update_count,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = (0, 1, 2)
@@ -42,16 +50,10 @@ class DeepSpeed(Strategy):
     name = "deepspeed"
 
     def _setup(self) -> torch.optim.Optimizer:
-        config = read_config(self.settings.deepspeed)
+        config = check(self.settings.deepspeed, self.optim)
         self.stage: int = config["zero_optimization"]["stage"]
-        if self.stage > 0 and self.optim.name == "lars":
-            raise ValueError(
-                f"optim.name: got lars under ZeRO stage {self.stage}, which cuts all weights into flat pieces where the "
-                "norm of one layer is not to be had; LARS scales every layer by its norm. Use "
-                "strategy.deepspeed=configs/deepspeed/zero0.json, strategy.name=ddp, or optim.name=adamw."
-            )
         optimizer = build_optimizer(self.optim, self.objective)
-        self._engine = _initialize(self.objective, optimizer, config | self._own_config())
+        self._engine = _initialize(self.objective, optimizer, config | self._own_config(), self.world.local_rank)
         return optimizer
 
     def _own_config(self) -> dict[str, Any]:
@@ -140,10 +142,23 @@ class DeepSpeed(Strategy):
                     zero.optimizer.state[flat][key].narrow(0, here.start, here.numel).copy_(piece)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON file, checked. Looked for from the working folder, then from the repository.
+def check(path: Path, optim: OptimSettings) -> dict[str, Any]:
+    """The DeepSpeed JSON file. ValueError where it, or the optimizer under it, cannot be used."""
+    config = read_config(path)
+    stage = config["zero_optimization"]["stage"]
+    if stage > 0 and optim.name == "lars":
+        raise ValueError(
+            f"optim.name: got lars under ZeRO stage {stage}, which cuts all weights into flat pieces where the norm of "
+            "one layer is not to be had; LARS scales every layer by its norm. Use "
+            "strategy.deepspeed=configs/deepspeed/zero0.json, strategy.name=ddp, or optim.name=adamw."
+        )
+    return config
 
-    Raises ValueError for a missing file, a ZeRO stage that this package does not have yet, and keys that it sets itself.
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A DeepSpeed JSON file, looked for from the working folder, then from the repository.
+
+    ValueError for a missing file, a ZeRO stage that this package does not have yet, and keys that it sets itself.
     """
     found = next((place for place in (path, REPOSITORY / path) if place.is_file()), None)
     if found is None:
@@ -167,12 +182,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _initialize(objective: torch.nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
+def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], local_rank: int) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed  # slow: seconds, and a compiler where its CPU collectives are not built yet
 
     if not dist.is_initialized():  # alone without a launcher: DeepSpeed wants a group even of one
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed asks for the variable
     deepspeed.init_distributed()
     config = {"steps_per_print": None, "zero_allow_untested_optimizer": True} | config
-    return deepspeed.initialize(model=objective, optimizer=optimizer, config=config)[0]
+    return deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]

@@ -96,7 +96,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
     (position embeddings and class tokens, which have more dimensions but are no weights).
     """
     exempt = set(_named_exempt(module))
-    decay, rest = [], []
+    decay: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (rest if parameter.ndim <= 1 or name in exempt else decay).append(parameter)
@@ -143,8 +144,10 @@ def update_count(settings: OptimSettings, updates: int, device: torch.device) ->
     return {"step": torch.tensor(float(updates), device=device)} if settings.name == "adamw" else {}
 
 
-def named_state(optimizer: torch.optim.Optimizer, settings: OptimSettings, named: Named) -> Iterator[tuple[str, Tensor]]:
-    """The state as ("exp_avg/<parameter>", tensor), where this rank holds all of it; nothing before the first update."""
+def named_state(
+    optimizer: torch.optim.Optimizer, settings: OptimSettings, named: Named
+) -> Iterator[tuple[str, Tensor]]:
+    """The state as ("exp_avg/<parameter>", tensor), where a rank holds all of it; nothing before the first update."""
     for key in STATE_TENSORS[settings.name]:
         for name, parameter in named:
             if parameter in optimizer.state:

@@ -1,0 +1,74 @@
+"""What a run exists for: a folder of weights with their contract for every sensor, from a run or a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from rspretrain import config
+from rspretrain.config import ConfigError, RunSettings
+from rspretrain.engine.checkpoint import Checkpoints, read
+from rspretrain.engine.job import Job
+from rspretrain.nn.weights import export_backbone
+from rspretrain.objectives import build_objective
+from rspretrain.objectives.base import Objective
+from rspretrain.shardset.index import open_shards
+
+
+def export_all(objective: Objective, folder: Path, provenance: dict[str, Any]) -> dict[str, Path]:
+    """Every backbone of an objective into `folder`/<sensor>; the folders by sensor. Call on one rank."""
+    inputs = objective.inputs()
+    return {
+        sensor: export_backbone(backbone, inputs[sensor].normalise, folder / sensor, provenance)
+        for sensor, backbone in objective.backbones().items()
+    }
+
+
+def provenance(job: Job, step: int) -> dict[str, Any]:
+    """Where the weights of a running job come from."""
+    return _provenance(job.settings, step, job.shards.manifest_sha256)
+
+
+def _provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[str, Any]:
+    return {
+        "run": settings.run.name or settings.run.dir.name,
+        "objective": settings.objective.model_dump(mode="json"),
+        "step": step,
+        "samples_seen": step * settings.train.global_batch,
+        "seed": settings.run.seed,
+        "shards": settings.data.shards.name,
+        "shards_sha256": shards_sha256,
+    }
+
+
+def export_checkpoint(run_dir: Path, step: int | None, out: Path | None) -> dict[str, Path]:
+    """Export from the checkpoint of a step, or the newest; to `out`, or to <run>/export_step_<step>.
+
+    ConfigError where the run or the step does not exist; DamagedCheckpointError where its bytes are not those written.
+    """
+    settings = saved_settings(run_dir)
+    path = _find(run_dir, step)
+    state, weights = read(path)
+    shards = open_shards(settings.data.shards)
+    objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(shards.groups.values()))
+    objective.load_state_dict(weights)
+    folder = out or run_dir / f"export_{path.name}"
+    return export_all(objective, folder, _provenance(settings, state.step, state.shards_sha256))
+
+
+def _find(run_dir: Path, step: int | None) -> Path:
+    paths = Checkpoints(run_dir / "checkpoints", keep=1).candidates()
+    steps = {int(path.name.removeprefix("step_")): path for path in paths}
+    if not paths or (step is not None and step not in steps):
+        wanted = "a checkpoint" if step is None else f"step {step}"
+        there = ", ".join(str(number) for number in sorted(steps)) or "none"
+        raise ConfigError(
+            f"--step: {run_dir} has no {wanted}; its checkpoints are of steps: {there}. Name one of them."
+        )
+    return paths[0] if step is None else steps[step]
+
+
+def saved_settings(run_dir: Path) -> RunSettings:
+    """The configuration that a run wrote. ConfigError where the folder is no run."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"--run: {run_dir} has no config.yaml, expected the folder of a run (run.dir).")
+    return config.load(path)

@@ -1,0 +1,104 @@
+"""From a configuration to everything that a run needs, and what a person wants to know before it starts."""
+
+from dataclasses import dataclass
+
+import torch
+
+from rspretrain import config
+from rspretrain.config import ConfigError, RunSettings
+from rspretrain.draws import purpose_id
+from rspretrain.keyed import mix
+from rspretrain.objectives import build_objective
+from rspretrain.objectives.base import Objective
+from rspretrain.schedules import warmup_cosine
+from rspretrain.shardset.index import ShardSet, open_shards
+from rspretrain.strategies import resolve
+from rspretrain.streaming.loader import Loader
+from rspretrain.world import World, local_size
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can start: settings resolved, shards open, the objective built and not yet in a strategy's hands."""
+
+    settings: RunSettings
+    world: World
+    shards: ShardSet
+    objective: Objective
+    loader: Loader
+    total_steps: int
+
+    def lr(self, step: int) -> float:
+        """The learning rate of the step after `step` finished ones."""
+        optim, batch = self.settings.optim, self.settings.train.global_batch
+        warmup = min(round(optim.warmup_epochs * self.loader.steps_per_epoch), self.total_steps)
+        return warmup_cosine(step, self.total_steps, warmup, optim.peak_lr(batch), optim.end_lr(batch))
+
+
+def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Job:
+    """Check everything that can be checked before training. ValueError in one paragraph where something cannot be."""
+    _check_batch(settings, world)
+    settings = settings.model_copy(
+        update={"strategy": resolve(settings.strategy, world, settings.optim, deepspeed_launcher)}
+    )
+    shards = open_shards(settings.data.shards)
+    seed_torch(settings.run.seed, purpose_id("initial weights"))
+    objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(shards.groups.values()))
+    train = settings.train
+    loader = Loader(
+        shards, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
+    )
+    return Job(settings, world, shards, objective, loader, train.steps or train.epochs * loader.steps_per_epoch)
+
+
+def seed_torch(*words: int) -> None:
+    """Make torch's global generator a function of `words`, for those who draw from it (initial weights, drop path)."""
+    torch.manual_seed(mix(*words) >> 1)  # 63 bits: the seed of a CUDA generator is signed
+
+
+def _check_batch(settings: RunSettings, world: World) -> None:
+    batch = settings.train.global_batch
+    if batch % world.size:
+        below, above = batch // world.size * world.size, -(-batch // world.size) * world.size
+        raise ConfigError(
+            f"train.global_batch: got {batch} in a world of {world.size} ranks, expected a multiple of {world.size}. "
+            f"Set it to {' or '.join(str(size) for size in (below, above) if size)}, or start another number of ranks."
+        )
+
+
+def describe(job: Job) -> str:
+    """The resolved configuration, the parameters of each part and the plan, as text."""
+    settings, plan = job.settings, job.loader.plan()
+    nodes = max(1, job.world.size // local_size())
+    own = settings.data.streams % nodes == 0
+    lines = [
+        config.dump(settings).rstrip(),
+        "",
+        "parameters",
+        *(f"  {name:<28}{count:>14,}" for name, count in parameter_counts(job.objective).items()),
+        "",
+        "plan",
+        f"  world                       {job.world.size} ranks on {nodes} nodes, {job.world.device.type}, "
+        f"strategy {settings.strategy.name}, {settings.strategy.precision}",
+        f"  samples per epoch           {plan['samples'] - plan['dropped_per_epoch']:,} of {plan['samples']:,}; "
+        f"{plan['dropped_per_epoch']:,} dropped (the last, short batch)",
+        f"  steps                       {plan['steps_per_epoch']:,} per epoch, {job.total_steps:,} in all, "
+        f"{settings.train.global_batch // job.world.size:,} samples per rank and step",
+        f"  shards per node             {plan['shards'] // nodes if own else plan['shards']:,} of {plan['shards']:,}"
+        + ("" if own else f" (data.streams {settings.data.streams} is no multiple of {nodes} nodes: each reads all)"),
+        f"  bytes per epoch             {plan['bytes_per_epoch']:,}, {plan['bytes_per_epoch'] // nodes:,} per node",
+        f"  learning rate               {settings.optim.peak_lr(settings.train.global_batch):.3g} after warm-up",
+    ]
+    return "\n".join(lines)
+
+
+def parameter_counts(objective: Objective) -> dict[str, int]:
+    """Trainable parameters of every part of an objective, and of all of it."""
+    counts = {}
+    for name, part in objective.named_modules():
+        if name and name.count(".") < 2 and not isinstance(part, torch.nn.ModuleDict):
+            own = sum(p.numel() for p in part.parameters() if p.requires_grad)
+            nested = name.count(".") == 1 and name.partition(".")[0] in counts
+            if own and not nested:
+                counts[name] = own
+    return counts | {"total": sum(p.numel() for p in objective.parameters() if p.requires_grad)}

@@ -1,0 +1,186 @@
+"""The one loop: batches in, steps taken, numbers out, checkpoints kept; from step 0 or from where a run stopped.
+
+Everything random in step k is a function of (seed, k, rank) and of the samples, so the whole state of a run is its
+weights, its optimizer and k.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rspretrain import config, world
+from rspretrain.batch import Batch
+from rspretrain.engine.checkpoint import Checkpoints, RunState
+from rspretrain.engine.export import export_all, provenance
+from rspretrain.engine.interrupt import StopRequest
+from rspretrain.engine.job import Job, seed_torch
+from rspretrain.engine.meter import Meter, SaveClock
+from rspretrain.engine.records import Ledger, batch_keys, claim_run_dir, write_json
+from rspretrain.observe.progress import Progress
+from rspretrain.observe.sinks import Sinks
+from rspretrain.strategies import build_strategy
+from rspretrain.strategies.base import StepReport
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a run came to its end."""
+
+    step: int  # finished steps
+    total_steps: int
+    exports: dict[str, Path]  # sensor -> folder; empty where the run was stopped early
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps were taken; otherwise a signal asked to stop."""
+        return self.step == self.total_steps
+
+
+def train(job: Job, *, resume: bool, say: Say) -> Finish:
+    """Train to the end, or until a signal asks to stop; either way the last checkpoint is of the last step.
+
+    `say` gets lines for the person who started the run, on the first rank only. ConfigError where run.dir is in use.
+    RuntimeError where every checkpoint is damaged, or train.max_refused steps in a row were refused.
+    """
+    in_use = claim_run_dir(job.settings, job.world, resume)
+    loop = _Loop(job, say if job.world.is_first else lambda line: None)
+    step = loop.restore() if in_use else 0
+    if resume and step == 0:
+        loop.say(f"--resume: no checkpoint in {job.settings.run.dir}; starting from step 0.")
+    with StopRequest() as stop, loop.watched(step, in_use):
+        return loop.run(step, stop)
+
+
+class _Loop:
+    """The objects that live as long as a run; the step is passed along."""
+
+    def __init__(self, job: Job, say: Say) -> None:
+        self.job, self.settings, self.say = job, job.settings, say
+        self.run_dir = job.settings.run.dir
+        self.strategy = build_strategy(job.settings.strategy, job.world, job.objective, job.settings.optim)
+        self.checkpoints = Checkpoints(self.run_dir / "checkpoints", job.settings.train.keep)
+        self.ledger: Ledger | None = None
+        self.refused_in_a_row = 0
+
+    def restore(self) -> int:
+        """Load the newest whole checkpoint; the number of finished steps."""
+        state = self.checkpoints.load_latest(self.strategy)
+        if state is None:
+            return 0
+        shards = self.job.shards
+        if state.shards_sha256 != shards.manifest_sha256:
+            raise config.ConfigError(
+                f"data.shards: {shards.path} has a manifest of SHA-256 {shards.manifest_sha256[:12]}…, expected "
+                f"that of the run, {state.shards_sha256[:12]}…. Resume with the shard set that the run began with."
+            )
+        written = f"written by {state.strategy} on {state.world_size} ranks"
+        self.say(f"Going on after step {state.step} of {self.job.total_steps} ({written}).")
+        return state.step
+
+    @contextmanager
+    def watched(self, first_step: int, in_use: bool) -> Iterator[None]:
+        """Open whatever the run writes to beside checkpoints; lines of steps after `first_step` are cut off."""
+        first, settings = self.job.world.is_first, self.settings
+        with ExitStack() as stack:
+            sinks = Sinks(
+                self.run_dir, settings.watch, settings.model_dump(mode="json"), first, first_step if in_use else None
+            )
+            stack.callback(lambda: sinks.close(dict(self.meter.latest)))
+            if settings.data.ledger and first:
+                self.ledger = Ledger(self.run_dir / "ledger.jsonl", first_step)
+                stack.callback(self.ledger.close)
+            progress = Progress(self.job.total_steps, first_step, first)
+            stack.callback(progress.close)
+            self.meter = Meter(self.job, self.strategy, sinks, progress, first_step)
+            yield
+
+    def run(self, step: int, stop: StopRequest) -> Finish:
+        """All steps after the first `step`, and the end of the run."""
+        clock = SaveClock(self.settings.train.checkpoint_every, self.settings.train.checkpoint_minutes)
+        batches = self.job.loader.batches(step)
+        stopping = False
+        while step < self.job.total_steps and not stopping:
+            self._take(step, next(batches))
+            step += 1
+            due, stopping = self._agree(clock.is_due(step), stop.received is not None)
+            if due or stopping or step == self.job.total_steps:
+                self.save(step)
+                clock.restart()
+        batches.close()  # type: ignore[attr-defined]
+        return self._finish(step)
+
+    def _take(self, step: int, batch: Batch) -> None:
+        """The step after `step` finished ones, with all that is written about it."""
+        lr = self.job.lr(step)
+        seed_torch(self.settings.run.seed, step, self.job.world.rank)
+        report = self.strategy.train_step(batch, lr)
+        if self.settings.data.ledger:
+            keys = batch_keys(batch, self.job.shards)
+            if self.ledger is not None:
+                self.ledger.write(step + 1, keys)
+        self.meter.after(step + 1, report, lr)
+        self._count_refused(step + 1, batch, report)
+
+    def _count_refused(self, step: int, batch: Batch, report: StepReport) -> None:
+        self.refused_in_a_row = self.refused_in_a_row + 1 if report.refused else 0
+        if self.refused_in_a_row < self.settings.train.max_refused:
+            return
+        path = self.run_dir / "refused_batch.json"
+        keys = batch_keys(batch, self.job.shards)
+        if self.job.world.is_first:
+            write_json(path, {"step": step, "refused_in_a_row": self.refused_in_a_row, "keys": keys})
+        raise RuntimeError(
+            f"{self.refused_in_a_row} steps in a row had a loss or gradient that is not finite, the last of them step "
+            f"{step}; no weight moved in them. {path} has the keys of that batch. Look at these samples, or lower "
+            f"optim.lr, set optim.clip_norm, or use strategy.precision=fp32; then --resume."
+        )
+
+    def _agree(self, due: bool, stop: bool) -> tuple[bool, bool]:
+        """The first rank's clock says when to save, any rank's signal when to stop: one sum of two numbers."""
+        votes = world.sum_over_ranks(torch.tensor([due and self.job.world.is_first, stop], dtype=torch.int32))
+        return bool(votes[0]), bool(votes[1])
+
+    def save(self, step: int) -> None:
+        """A checkpoint after `step` finished steps."""
+        settings = config.dump(self.settings).encode()
+        state = RunState(
+            step=step,
+            updates=self.strategy.updates,
+            samples=step * self.settings.train.global_batch,
+            strategy=self.strategy.name,
+            world_size=self.job.world.size,
+            config_sha256=hashlib.sha256(settings).hexdigest(),
+            shards_sha256=self.job.shards.manifest_sha256,
+        )
+        self.checkpoints.save(self.strategy, state)
+
+    def _finish(self, step: int) -> Finish:
+        finish = Finish(step, self.job.total_steps, {})
+        if finish.is_complete:
+            finish = Finish(step, self.job.total_steps, self._export(step))
+        if self.job.world.is_first:
+            write_json(
+                self.run_dir / "summary.json",
+                {
+                    "step": step,
+                    "total_steps": self.job.total_steps,
+                    "complete": finish.is_complete,
+                    "refused": step - self.strategy.updates,
+                    "exports": {sensor: str(path) for sensor, path in finish.exports.items()},
+                    **self.meter.totals(step),
+                    "last": self.meter.latest,
+                },
+            )
+        return finish
+
+    def _export(self, step: int) -> dict[str, Path]:
+        if self.job.world.is_first:
+            export_all(self.job.objective, self.run_dir / "export", provenance(self.job, step))
+        world.barrier()
+        return {sensor: self.run_dir / "export" / sensor for sensor in self.job.objective.backbones()}

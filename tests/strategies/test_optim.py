@@ -1,0 +1,79 @@
+import pytest
+import torch
+from lightly.utils.lars import LARS
+from torch import nn
+
+from rspretrain.nn.backbones import BackboneSettings, create_backbone
+from rspretrain.strategies.optim import Lars, OptimSettings, build_optimizer, parameter_groups
+
+
+def slow_lars(w, gradients, *, lr, momentum, decay, trust):
+    """methods.md B.4, line by line, in float64."""
+    w, velocity = w.double(), torch.zeros_like(w).double()
+    for gradient in gradients:
+        g = gradient.double() + decay * w
+        if w.norm() > 0 and g.norm() > 0:
+            g = g * trust * w.norm() / g.norm()
+        velocity = momentum * velocity + g
+        w = w - lr * velocity
+    return w
+
+
+def run(optimizer, weight, gradients):
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+    return weight.detach()
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_lars_equals_its_formula(start):
+    gradients = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    weight = nn.Parameter(torch.full((4, 3), start))
+    expected = slow_lars(weight.detach(), gradients, lr=0.2, momentum=0.9, decay=1e-2, trust=1e-3)
+    optimizer = Lars([weight], 0.2, weight_decay=1e-2)
+    torch.testing.assert_close(run(optimizer, weight, gradients).double(), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_lars_equals_lightly_with_hardly_any_decay():
+    # lightly's ratio has |g| + decay * |w| where B.4 has |g + decay * w|, and it scales nothing where decay is 0.
+    gradients = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    ours, theirs = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(4, 3))
+    expected = run(LARS([theirs], 0.2, momentum=0.9, weight_decay=1e-12), theirs, gradients)
+    torch.testing.assert_close(run(Lars([ours], 0.2), ours, gradients), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_lars_leaves_exempt_groups_unscaled():
+    gradient = torch.tensor([0.5, -1.0])
+    bias = nn.Parameter(torch.ones(2))
+    assert run(Lars([{"params": [bias], "adapt": False}], 0.1), bias, [gradient]) == pytest.approx(1 - 0.1 * gradient)
+
+
+def test_no_decay_for_biases_norms_and_what_timm_names():
+    model = nn.ModuleDict(
+        {"vit": create_backbone(BackboneSettings(name="vit_tiny_patch16_224"), "rgb", ("R", "G", "B"), 32)}
+    )
+    model["frozen"] = nn.Linear(2, 2).requires_grad_(False)
+    decay, rest = parameter_groups(model, 0.05)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    exempt = {names[id(parameter)] for parameter in rest["params"]}
+    assert {
+        "vit.model.pos_embed",
+        "vit.model.cls_token",
+        "vit.model.norm.weight",
+        "vit.model.blocks.0.attn.qkv.bias",
+    } <= exempt
+    assert all(parameter.ndim > 1 for parameter in decay["params"])
+    assert (decay["weight_decay"], rest["weight_decay"], rest["adapt"]) == (0.05, 0.0, False)
+    assert len(decay["params"]) + len(rest["params"]) == len(names) - 2
+
+
+def test_rates_scale_with_the_global_batch():
+    settings = OptimSettings(lr=1e-3, final_lr=1e-5, lr_reference_batch=256)
+    assert (settings.peak_lr(512), settings.end_lr(128)) == (2e-3, 5e-6)
+    assert settings.model_copy(update={"lr_reference_batch": None}).peak_lr(512) == 1e-3
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars", "sgd"])
+def test_every_name_builds(name):
+    assert build_optimizer(OptimSettings(name=name), nn.Linear(2, 2)).param_groups[0]["lr"] == 5e-4

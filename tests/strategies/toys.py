@@ -1,0 +1,89 @@
+"""A small contrastive module and keyed samples: what strategies are tried on."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rspretrain import world
+from rspretrain.strategies import Strategy, build_strategy
+from rspretrain.strategies.base import StrategySettings
+from rspretrain.strategies.optim import OptimSettings
+
+GLOBAL_BATCH = 16
+ALL = (("ddp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2))
+
+
+@dataclass(frozen=True)
+class Samples:
+    x: Tensor  # [B 3 16 16]
+
+    def to(self, device: torch.device) -> "Samples":
+        return replace(self, x=self.x.to(device))
+
+
+@dataclass(frozen=True)
+class Result:
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Contrast(nn.Module):
+    """Two flips of an image against those of all ranks; convolutions, a norm with statistics, biases, a frozen part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, batch: Samples) -> Result:
+        one, two = (F.normalize(self.head(self.conv(x)).float()) for x in (batch.x, batch.x.flip(3)))
+        others = world.gather_with_grad(two)
+        labels = torch.arange(len(one)) + world.rank() * len(one)
+        loss = F.cross_entropy(one @ others.T / 0.2, labels)
+        return Result(loss, {"health/std": two.detach().std()})
+
+
+def samples(step: int) -> Samples:
+    """This rank's part of the global batch of a step."""
+    x = torch.randn(GLOBAL_BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+    return Samples(x.chunk(world.size())[world.rank()])
+
+
+def here() -> world.World:
+    return world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
+
+
+def strategy(name: str, stage: int = 0, precision: str = "fp32", seed: int = 0, **optim: object) -> Strategy:
+    torch.manual_seed(seed)
+    settings = StrategySettings(name=name, precision=precision, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"))
+    options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05} | optim
+    return build_strategy(settings, here(), Contrast(), OptimSettings(**options))
+
+
+def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -> list[float]:
+    """Losses of the global batches; `bad` = (step, rank) sees a NaN in one pixel."""
+    losses = []
+    for step in steps:
+        batch = samples(step)
+        if bad == (step, world.rank()):
+            batch.x[0, 0, 0, 0] = float("nan")
+        losses.append(world.mean_over_ranks(strategy.train_step(batch, 1e-3).loss).item())
+    return losses
+
+
+def tensors(strategy: Strategy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    weights = {name: tensor.detach().clone() for name, tensor in strategy.weights()}
+    return weights, {name: tensor.detach().clone() for name, tensor in strategy.optimizer_state()}
+
+
+def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
+    """The largest difference of any two tensors of one name, relative to the largest number of that tensor."""
+    assert one.keys() == two.keys()
+    scale = {name: max(value.abs().max().item(), 1e-12) for name, value in two.items()}
+    return max((one[name].double() - two[name].double()).abs().max().item() / scale[name] for name in two)
