@@ -53,6 +53,8 @@ class ProbeResult:
         return {
             "nomenclature": data.nomenclature,
             "classes": list(data.classes),
+            "train_split": data.train_split,
+            "test_split": data.test_split,
             "n_train": len(data.train),
             "n_val": 0 if data.val is None else len(data.val),
             "n_test": len(data.test),

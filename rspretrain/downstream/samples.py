@@ -1,7 +1,7 @@
 """Which samples of a shard set a probe trains, chooses and tests on.
 
 Samples without a label of the nomenclature are left out. The archive's own splits where it has some; else every fifth
-sample is held out (ShardSet.split_rows, "holdout:"), which is the usual UC-Merced protocol. Always in the order of keys,
+sample is held out (ShardSet.split_rows, "holdout:"), which is the usual UC-Merced protocol. Always in key order,
 so that nothing depends on how a build shuffled.
 """
 

@@ -1,0 +1,135 @@
+"""How good are the features of an exported backbone? kNN and a linear probe on the labels of a shard set.
+
+    python launchers/probe.py --backbone runs/a/export/s2 --shards shards/ben --nomenclature 19 --random-baseline
+    python launchers/probe.py --backbone runs/a/export/rgb --shards shards/ucm --train-split holdout:train \\
+        --test-split holdout:test --json results/ucm.json
+
+Several labels a sample: average precision (macro, micro) and F1. One label: top-1 and mean recall. Exit status: 0 done,
+2 backbone and shard set do not fit, or one of them cannot be read.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
+
+import torch
+from safetensors import SafetensorError
+
+from rspretrain.downstream.probe import ProbeResult, headline, probe, reinitialised, sensor_input_of
+from rspretrain.downstream.samples import ProbeData, choose_data
+from rspretrain.nn.weights import load_backbone
+from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards
+
+TITLES = {"ap_macro": "AP macro", "ap_micro": "AP micro", "f1_macro": "F1 macro", "f1_micro": "F1 micro",
+          "top1": "top-1", "average_accuracy": "mean recall"}  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", type=Path, required=True, help="folder of an exported backbone")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of a labelled shard set")
+    parser.add_argument(
+        "--nomenclature", help="which labels; default: one a sample before several, then fewest classes"
+    )
+    parser.add_argument("--train-split", help="default: train, or holdout:train where the archive has no splits")
+    parser.add_argument("--test-split", help="default: test (or val), or holdout:test where the archive has no splits")
+    parser.add_argument("--random-baseline", action="store_true", help="also probe the same network at random weights")
+    parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
+    parser.add_argument("--batch-size", type=int, default=128, help="images at a time")
+    parser.add_argument("--json", type=Path, help="where the numbers go; default: probe.json in the backbone's folder")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Probe, print a table, write the numbers."""
+    args = parse()
+    try:
+        run(args)
+    except (ValueError, OSError, SafetensorError, CorruptSampleError) as error:
+        print(f"launchers/probe.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """All of it; the cheap checks come before the first pixel is read."""
+    shards = open_shards(args.shards)
+    backbone, contract = load_backbone(args.backbone)
+    sensor_input = sensor_input_of(contract, shards)
+    data = choose_data(shards, args.nomenclature, args.train_split, args.test_split)
+    models = {"pretrained": backbone}
+    if args.random_baseline:
+        models = {"random": reinitialised(backbone, args.seed), **models}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(header(args, data, backbone.architecture))
+    started = time.perf_counter()
+    results = {
+        name: probe(model, sensor_input, shards, data, args.batch_size, device) for name, model in models.items()
+    }
+    seconds = time.perf_counter() - started
+    print(f"\n{table(results)}\n")
+    path = args.json or args.backbone / "probe.json"
+    write(path, as_json(args, shards, contract, results, seconds))
+    print(f"{seconds:.1f} s; numbers: {path}")
+
+
+def header(args: argparse.Namespace, data: ProbeData, architecture: str) -> str:
+    """What is measured, in a few lines."""
+    val = f", chosen on {len(data.val):,} (val)" if data.val is not None else ""
+    left_out = f"; {data.num_unlabelled:,} samples without a label left out" if data.num_unlabelled else ""
+    kind = "several labels a sample" if data.multi else "one label a sample"
+    return (
+        f"backbone {args.backbone} ({architecture}) on {args.shards}\n"
+        f"labels {data.nomenclature!r}: {len(data.classes)} classes, {kind}{left_out}\n"
+        f"trained on {len(data.train):,} ({data.train_split}){val}, tested on {len(data.test):,} ({data.test_split})"
+    )
+
+
+def table(results: dict[str, ProbeResult]) -> str:
+    """One line a model, percent."""
+    first = next(iter(results.values()))
+    columns = [f"{kind} {TITLES[name]}" for kind in ("linear", "kNN") for name, _ in headline(first.linear)]
+    width = max(map(len, ("model", *results))) + 2
+    lines = ["model".ljust(width) + "".join(f"{column:>{len(column) + 2}}" for column in columns)]
+    for name, result in results.items():
+        values = [value for scores in (result.linear, result.knn) for _, value in headline(scores)]
+        cells = (f"{100 * value:>{len(column) + 2}.1f}" for column, value in zip(columns, values, strict=True))
+        lines.append(name.ljust(width) + "".join(cells))
+    return "\n".join(lines)
+
+
+def as_json(
+    args: argparse.Namespace,
+    shards: ShardSet,
+    contract: dict[str, Any],
+    results: dict[str, ProbeResult],
+    seconds: float,
+) -> dict[str, Any]:
+    """The numbers, and what they belong to."""
+    return {
+        "backbone": str(args.backbone),
+        "contract": contract,
+        "shards": str(args.shards),
+        "manifest_sha256": shards.manifest_sha256,
+        "random_seed": args.seed if args.random_baseline else None,
+        "seconds": round(seconds, 2),
+        "results": {name: result.as_dict() for name, result in results.items()},
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """The old file or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
