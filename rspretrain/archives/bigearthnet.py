@@ -80,7 +80,7 @@ class BigEarthNet(Archive):
     def entries(self) -> tuple[list[Entry], list[Fault]]:
         """Patches (true pairs, given both sensors) by key; names that fit no pattern and lonely patches are faults."""
         faults: list[Fault] = []
-        tables = _read_tables(self.splits)
+        tables = _read_tables(self.splits, partners=self.s1 is not None)
         s2 = _folders(self.s2, _S2_NAME, faults)
         partners = self._partners(_folders(self.s1, _S1_NAME, faults), tables, faults)
         if self.s2 is None:
@@ -121,7 +121,13 @@ class BigEarthNet(Archive):
         if self.s2 is None or self.splits is None:
             return {}
         present = set(_folders(self.s2, _S2_NAME, []))
-        return dict(Counter(split for name, split in _read_tables(self.splits).split_of.items() if name not in present))
+        return dict(
+            Counter(
+                split
+                for name, split in _read_tables(self.splits, partners=False).split_of.items()
+                if name not in present
+            )
+        )
 
     def _partners(self, s1: list[str], tables: _Tables, faults: list[Fault]) -> dict[str, str | None]:
         """S2 name of every S1 name, from the CSVs or else from the S1 JSON; None where nobody asks for it."""
@@ -186,8 +192,8 @@ def _keyed(sources: list[Source], faults: list[Fault]) -> list[Entry]:
     return [entries[key] for key in sorted(entries)]
 
 
-def _read_tables(folder: Path | None) -> _Tables:
-    """Splits and partners from the CSV files of a folder. ValueError for a patch in two splits or a missing file."""
+def _read_tables(folder: Path | None, partners: bool = True) -> _Tables:
+    """Splits and (where asked for) partners from the CSV files of a folder. ValueError for a patch in two splits or a missing file."""
     tables = _Tables({}, {})
     if folder is None:
         return tables
@@ -200,9 +206,9 @@ def _read_tables(folder: Path | None) -> _Tables:
                 raise ValueError(
                     f"{path}: {s2} is in {tables.split_of[s2]} too, expected disjoint splits. Repair the files."
                 )
-            if s1:
+            if s1 and partners:
                 tables.partner_of[s1] = s2
-    mapping = _csv(folder, "s1_s2_mapping")
+    mapping = _csv(folder, "s1_s2_mapping") if partners else None
     tables.partner_of.update({s1: s2 for s2, s1 in _rows(mapping) if s1} if mapping else {})
     return tables
 
@@ -216,10 +222,11 @@ def _rows(path: Path) -> Iterator[tuple[str, str | None]]:
     raw = path.read_bytes()
     text = (bz2.decompress(raw) if path.suffix == ".bz2" else raw).decode()
     for number, line in enumerate(text.split()):
-        cells = line.split(",")
-        s2 = next((cell for cell in cells if cell.startswith("S2")), None)
-        if s2 is not None:
-            yield s2, next((cell for cell in cells if cell.startswith("S1")), None)
+        first, _, second = line.partition(",")
+        if first.startswith("S2"):
+            yield first, second or None
+        elif second.startswith("S2"):
+            yield second, first
         elif number:
             raise ValueError(f"{path}, line {number + 1}: {line!r}, expected s2_name,s1_name. Repair the file.")
 

@@ -80,7 +80,7 @@ def plan_pairs(pairs: int, seed: int) -> list[Pair]:
     plan: list[Pair] = []
     while len(plan) < pairs:
         scene, landscape = len(tiles), list(simulate.LANDSCAPES)[len(tiles) % len(simulate.LANDSCAPES)]
-        split = _SPLIT_CYCLE[scene // len(simulate.LANDSCAPES) % len(_SPLIT_CYCLE)]
+        split = _SPLIT_CYCLE[(scene + scene // len(simulate.LANDSCAPES)) % len(_SPLIT_CYCLE)]
         tile = _new_tile(rng, landscape, tiles)
         tiles.add(tile)
         s2_time = datetime(2017, 6, 1, 9, 10) + timedelta(

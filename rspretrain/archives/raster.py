@@ -1,7 +1,9 @@
 """Raster files to numpy, untouched: the only module that opens one. Everything that is wrong becomes a PatchError."""
 
+import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +13,16 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from rspretrain.patch import PatchError
 
-# No look at the neighbours of a file (0.1 ms each, far more on a network), and a JPEG that ends early is an error.
+# No look at a file's neighbours (far slower on a network). A JPEG or PNG that ends early is an error: GDAL's defaults
+# read such files without a word and fill in what is missing.
 _OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     "GDAL_PAM_ENABLED": "NO",
 }
 _COLOUR = {ColorInterp.red: 0, ColorInterp.green: 1, ColorInterp.blue: 2}
@@ -40,7 +44,7 @@ def read_raster(path: Path) -> Raster:
             crs = _crs_name(source.crs.to_wkt()) if source.crs else None
             bounds = tuple(float(edge) for edge in source.bounds) if crs else None
             return Raster(source.read(), crs, bounds)  # type: ignore[arg-type]
-    except (RasterioError, OSError) as error:
+    except (RasterioError, CRSError, OSError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -78,7 +82,7 @@ def crs_of_wkt(wkt: str) -> str | None:
     """ "EPSG:nnnn" of a WKT where it is known, else the WKT; None where it is no CRS at all."""
     try:
         return _crs_name(wkt)
-    except RasterioError:
+    except CRSError:
         return None
 
 
@@ -100,10 +104,12 @@ def _to_rgb(path: Path, bands: NDArray[np.uint8], roles: list[ColorInterp]) -> N
     return np.ascontiguousarray(bands)
 
 
-def _silently(path: Path) -> rasterio.DatasetReader:
-    with rasterio.Env(**_OPTIONS), warnings.catch_warnings():
+@contextlib.contextmanager
+def _silently(path: Path) -> Iterator[rasterio.DatasetReader]:
+    with rasterio.Env(**_OPTIONS), warnings.catch_warnings():  # the options must hold while pixels are read, too
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
+        with rasterio.open(path) as source:
+            yield source
 
 
 @functools.lru_cache(maxsize=1024)  # asking PROJ takes longer than reading a patch, and an archive has a few dozen CRS

@@ -1,0 +1,262 @@
+"""BigEarthNet v1: true pairs and nothing else, every fault by name, and the real files where they are at hand."""
+
+import bz2
+import json
+import pickle
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.bigearthnet import band_files, write_bigearthnet
+from laws import check_archive
+
+from rspretrain.archives.bigearthnet import BigEarthNet
+from rspretrain.archives.raster import read_raster, write_raster
+
+REAL = Path(__file__).parents[2].parent / "shared/data"
+real = pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_bigearthnet(tmp_path_factory.mktemp("bigearthnet") / "archive", pairs=10)
+
+
+@pytest.fixture
+def copy(source, tmp_path):
+    return Path(shutil.copytree(source, tmp_path / "archive"))
+
+
+def check(archive, faults):
+    check_archive(archive, faults, partial(band_files, archive))
+
+
+def folders(root):
+    return sorted((root / "BigEarthNet-v1.0").iterdir()), sorted((root / "BigEarthNet-S1-v1.0").iterdir())
+
+
+def edit(folder, **changes):
+    path = folder / f"{folder.name}_labels_metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def reason(archive):
+    (entry,) = [entry for entry in archive.entries()[0] if entry.name == folders(archive.s2.parent)[0][0].name]
+    with pytest.raises(ValueError) as caught:
+        archive.read(entry)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("sensors", [("s2", "s1"), ("s2",), ("s1",)])
+def test_law(source, sensors):
+    archive = BigEarthNet(**dict.fromkeys(sensors, source), splits=source)
+    check(archive, {})
+    entries, _ = pickle.loads(pickle.dumps(archive)).entries()
+    assert len(entries) == 10
+    assert {entry.source.split for entry in entries} == {"train", "val", "test"}
+    assert entries == sorted(entries, key=lambda entry: entry.key)
+
+
+def test_a_patch_knows_its_place_and_time(source):
+    archive = BigEarthNet(source, source, source)
+    patch = archive.read(archive.entries()[0][0])
+    assert re.fullmatch(r"EPSG:326(29|3[1-5])", patch.crs)
+    left, bottom, right, top = patch.bounds
+    assert (right - left, top - bottom) == (1200, 1200)
+    assert patch.attributes["season"] in ("winter", "spring", "summer", "fall")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", str(patch.attributes["s1_date"]))
+    assert {"s1_name", "s2_name", "s2_date", "tile_source", "scene_source"} <= patch.attributes.keys()
+    assert patch.labels["43"]
+
+
+def test_pairs_come_from_the_json_where_no_csv_names_them(source):
+    with_csv, without = BigEarthNet(source, source, source).entries()[0], BigEarthNet(source, source).entries()[0]
+    assert [(entry.key, entry.source.s1) for entry in with_csv] == [(entry.key, entry.source.s1) for entry in without]
+    assert {entry.source.split for entry in without} == {None}
+
+
+def test_split_files_of_one_column_in_bzip2_with_a_mapping(copy):
+    pairs = []
+    for split in ("train", "val", "test"):
+        path = copy / f"{split}.csv"
+        rows = path.read_text().split()
+        pairs += rows
+        path.unlink()
+        (copy / f"{split}.csv.bz2").write_bytes(bz2.compress("\r\n".join(row.split(",")[0] for row in rows).encode()))
+    lines = ["s1_name,s2_name", *(",".join(reversed(row.split(","))) for row in pairs)]
+    (copy / "s1_s2_mapping.csv").write_text("\n".join(lines))
+    for folder in folders(copy)[1]:
+        edit(folder, corresponding_s2_patch="unused at listing")
+    entries, faults = BigEarthNet(copy, copy, copy).entries()
+    assert (len(entries), faults) == (10, [])
+    assert {entry.source.split for entry in entries} == {"train", "val", "test"}
+
+
+def test_listed_patches_that_are_absent_are_counted_only(copy):
+    s2, s1 = folders(copy)
+    gone = json.loads(next(s1[0].glob("*.json")).read_text())["corresponding_s2_patch"]
+    shutil.rmtree(s1[0])
+    shutil.rmtree(s2[0].parent / gone)
+    archive = BigEarthNet(copy, copy, copy)
+    check(archive, {})
+    assert sum(archive.num_absent().values()) == 1
+
+
+def test_lonely_patches_and_strange_folders_are_faults(copy):
+    s2, s1 = folders(copy)
+    gone = json.loads(next(s1[0].glob("*.json")).read_text())["corresponding_s2_patch"]
+    shutil.rmtree(s1[0])
+    names = {json.loads(next(folder.glob("*.json")).read_text())["corresponding_s2_patch"]: folder for folder in s1[1:]}
+    removed = next(folder for folder in s2 if folder.name in names)
+    shutil.rmtree(removed)
+    (s2[0].parent / "S2A_strange").mkdir()
+    (s2[0].parent / ".hidden").mkdir()
+    (s2[0].parent / "README.txt").touch()
+    faults = {
+        gone: "Sentinel-2 patch without a Sentinel-1 partner",
+        names[removed.name].name: f"Sentinel-1 patch without its Sentinel-2 partner {removed.name}",
+        "S2A_strange": "the folder name is no patch name, expected S2[AB]_MSIL2A_",
+    }
+    check(BigEarthNet(copy, copy, copy), faults)
+    check(BigEarthNet(copy, copy), faults)
+
+
+def test_a_partner_is_taken_once(copy):
+    s1 = folders(copy)[1]
+    partner = json.loads(next(s1[0].glob("*.json")).read_text())["corresponding_s2_patch"]
+    lonely = json.loads(next(s1[1].glob("*.json")).read_text())["corresponding_s2_patch"]
+    edit(s1[1], corresponding_s2_patch=partner)
+    taken = f"its Sentinel-2 partner {partner} belongs to {s1[0].name} already"
+    check(BigEarthNet(copy, copy), {s1[1].name: taken, lonely: "without a Sentinel-1 partner"})
+
+
+def test_two_names_of_one_key_keep_the_first(copy):
+    first = folders(copy)[0][0]
+    archive = BigEarthNet(copy)
+    twin = first.with_name(first.name + "_twin")
+    assert archive.entries()[1] == []
+    shutil.copytree(first, twin)
+    assert archive.entries()[1][0].name == twin.name
+
+
+def test_a_missing_band_file(copy):
+    first = folders(copy)[0][0]
+    (first / f"{first.name}_B8A.tif").unlink()
+    check(BigEarthNet(copy), {first.name: f"{first.name}_B8A.tif: the file is missing. Unpack or download"})
+
+
+def test_a_truncated_file(copy):
+    first = folders(copy)[0][0]
+    path = first / f"{first.name}_B04.tif"
+    path.write_bytes(path.read_bytes()[:20000])
+    check(BigEarthNet(copy, copy, copy), {first.name: f"{first.name}_B04.tif: cannot be read whole ("})
+
+
+def test_wrong_dtype_shape_and_place(copy):
+    first = folders(copy)[0][0]
+    path = first / f"{first.name}_B11.tif"
+    raster = read_raster(path)
+    left, _, _, top = raster.bounds
+    epsg = int(raster.crs.removeprefix("EPSG:"))
+    cases = [
+        (raster.pixels.astype(np.float32), left, "B11.tif: float32 (1, 60, 60), expected uint16 (1, 60, 60). Download"),
+        (raster.pixels[:, :59], left, "B11.tif: uint16 (1, 59, 60), expected uint16 (1, 60, 60). Download"),
+        (raster.pixels, left + 20, f"B11.tif: lies at {raster.crs} ({left + 20}, "),
+    ]
+    for pixels, edge, message in cases:
+        write_raster(path, pixels, epsg, edge, top, 20)
+        assert message in reason(BigEarthNet(copy))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["Pasture"]}, "label 'Pasture' is none of the 43 CORINE classes (nearest: 'Pastures'). Repair"),
+        ({"labels": []}, "labels [], expected a list of CORINE names. Repair its JSON."),
+        ({"acquisition_date": "soon"}, "acquired at 'soon', expected YYYY-MM-DD hh:mm:ss. Repair its JSON."),
+    ],
+    ids=["label", "no labels", "date"],
+)
+def test_strange_metadata(copy, changes, message):
+    edit(folders(copy)[0][0], **changes)
+    assert message in reason(BigEarthNet(copy))
+
+
+def test_missing_and_broken_json(copy):
+    first = folders(copy)[0][0]
+    path = first / f"{first.name}_labels_metadata.json"
+    path.write_text("{")
+    assert "_labels_metadata.json: no JSON (" in reason(BigEarthNet(copy))
+    path.unlink()
+    assert "_labels_metadata.json: the file is missing. Unpack" in reason(BigEarthNet(copy))
+
+
+def test_a_pair_that_its_json_denies(copy):
+    s2, s1 = folders(copy)
+    for folder in s1:
+        edit(folder, corresponding_s2_patch="S2A_MSIL2A_20170101T101010_1_1")
+    message = reason(BigEarthNet(copy, copy, copy))
+    assert f"names the partner 'S2A_MSIL2A_20170101T101010_1_1', expected '{s2[0].name}'. Check the CSVs." in message
+
+
+def test_a_label_outside_the_19_keeps_its_43(copy):
+    edit(folders(copy)[0][0], labels=["Burnt areas"])
+    archive = BigEarthNet(copy)
+    assert archive.read(archive.entries()[0][0]).labels == {"43": ("Burnt areas",), "19": ()}
+
+
+def test_sources_that_are_not_there(source, tmp_path):
+    with pytest.raises(ValueError, match=r"got no source, expected S2, S1 or both\. Give S2=<folder>"):
+        BigEarthNet()
+    with pytest.raises(ValueError, match=r"none is no folder, expected BigEarthNet-v1\.0\. Give the path"):
+        BigEarthNet(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"holds no train\.csv \(or \.csv\.bz2\), expected one for each of"):
+        BigEarthNet(source, splits=tmp_path).entries()
+
+
+def test_split_files_that_contradict_or_are_none(copy):
+    row = (copy / "train.csv").read_text().split()[0]
+    (copy / "val.csv").write_text(row)
+    with pytest.raises(ValueError, match=r"val\.csv: S2._\w+ is in train too, expected disjoint splits\. Repair"):
+        BigEarthNet(copy, splits=copy).entries()
+    (copy / "val.csv").write_text("header\nnonsense\n")
+    with pytest.raises(ValueError, match=r"val\.csv, line 2: 'nonsense', expected s2_name,s1_name\. Repair"):
+        BigEarthNet(copy, splits=copy).entries()
+
+
+@real
+def test_the_three_real_pairs():
+    root = REAL / "bigearthnet-v1"
+    archive = BigEarthNet(root, root)
+    check(archive, {})
+    patches = [archive.read(entry) for entry in archive.entries()[0]]
+    assert [patch.key for patch in patches] == [
+        "s2a_msil2a_20170613t101031_87_48", "s2a_msil2a_20170617t113321_36_85", "s2b_msil2a_20170924t93020_69_24",
+    ]  # fmt: skip
+    assert patches[2].attributes["s1_name"] == "S1A_IW_GRDH_1SDV_20170925T043256_35VPK_69_24"
+    assert (patches[2].crs, patches[2].bounds) == ("EPSG:32635", (682800.0, 6970020.0, 684000.0, 6971220.0))
+    assert patches[2].labels["19"] == (
+        "Coniferous forest", "Mixed forest", "Transitional woodland, shrub", "Inland wetlands", "Inland waters",
+    )  # fmt: skip
+
+
+@real
+def test_the_real_patches_without_partners():
+    root = REAL / "bigearthnet-v1-unpaired"
+    alone = "Sentinel-2 patch without a Sentinel-1 partner"
+    missing = "Sentinel-1 patch without its Sentinel-2 partner S2A_MSIL2A_20170613T101031_61_41"
+    faults = {folder.name: alone for folder in (root / "BigEarthNet-v1.0").iterdir()}
+    check(BigEarthNet(root, root), faults | {"S1A_IW_GRDH_1SDV_20170613T165043_33UUP_61_41": missing})
+    check(BigEarthNet(root), {})
+    check(BigEarthNet(s1=root), {})
+
+
+@real
+def test_the_official_splits():
+    root = REAL / "bigearthnet-v1"
+    archive = BigEarthNet(root, root, REAL / "bigearthnet-v1-metadata")
+    assert [entry.source.split for entry in archive.entries()[0]] == ["test", "train", "train"]
+    assert archive.num_absent() == {"train": 269_695 - 2, "val": 123_723, "test": 125_866 - 1}

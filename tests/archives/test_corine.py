@@ -1,0 +1,29 @@
+"""The two nomenclatures of BigEarthNet and the way between them."""
+
+import pytest
+
+from rspretrain.archives.corine import CLC19, CLC43, NOMENCLATURES, TO_19, label_sets
+
+
+def test_counts_and_order():
+    assert (len(NOMENCLATURES["43"].names), len(NOMENCLATURES["19"].names), len(TO_19)) == (43, 19, 32)
+    assert list(CLC43) == sorted(CLC43)
+    firsts = [min(codes) for codes in CLC19.values()]
+    assert firsts == sorted(firsts)
+    dropped = set(CLC43) - {code for codes in CLC19.values() for code in codes}
+    assert dropped == {122, 123, 124, 131, 132, 133, 141, 142, 332, 334, 423}
+
+
+def test_labels_come_in_the_nomenclatures_order():
+    labels = label_sets(["Sea and ocean", "Rice fields", "Non-irrigated arable land", "Airports"])
+    assert labels["43"] == ("Airports", "Non-irrigated arable land", "Rice fields", "Sea and ocean")
+    assert labels["19"] == ("Arable land", "Marine waters")
+
+
+def test_a_patch_without_any_of_the_19_keeps_its_43():
+    assert label_sets(["Burnt areas"]) == {"43": ("Burnt areas",), "19": ()}
+
+
+def test_an_unknown_label_names_the_nearest():
+    with pytest.raises(ValueError, match=r"label 'Pasture' is none of the 43 CORINE classes \(nearest: 'Pastures'\)"):
+        label_sets(["Pasture"])

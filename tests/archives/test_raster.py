@@ -1,0 +1,86 @@
+"""Rasters to numpy, and what is refused."""
+
+import re
+
+import numpy as np
+import pytest
+import rasterio
+from fakes.scenes import write_picture
+from PIL import Image
+from rasterio.crs import CRS
+
+from rspretrain.archives.raster import crs_of_wkt, read_raster, read_rgb, write_raster
+from rspretrain.patch import PatchError
+
+
+def test_writes_and_reads_back_with_its_place(tmp_path):
+    pixels = np.random.default_rng(0).normal(size=(2, 6, 5)).astype(np.float32)
+    write_raster(tmp_path / "a.tif", pixels, 32633, 300000, 5400000, 10)
+    raster = read_raster(tmp_path / "a.tif")
+    assert raster.pixels.dtype == np.float32
+    assert raster.pixels.tobytes() == pixels.tobytes()
+    assert (raster.crs, raster.bounds) == ("EPSG:32633", (300000.0, 5399940.0, 300050.0, 5400000.0))
+
+
+def test_a_crs_without_a_code_stays_wkt(tmp_path):
+    wkt = CRS.from_proj4("+proj=laea +lat_0=11 +lon_0=12 +datum=WGS84 +units=m").to_wkt()
+    place = {"crs": wkt, "transform": rasterio.Affine(10, 0, 0, 0, -10, 0)}
+    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", **place) as target:
+        target.write(np.zeros((1, 3, 3), np.uint8))
+    assert read_raster(tmp_path / "a.tif").crs.startswith("PROJCS[")
+    assert crs_of_wkt("no crs") is None
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png"])
+def test_pictures_equal_rasterio_and_are_silent(tmp_path, suffix):
+    path = write_picture(tmp_path / f"a{suffix}", 17, 23)
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(path) as source:
+        expected = source.read()
+    assert read_rgb(path).tobytes() == expected.tobytes()
+    raster = read_raster(path)
+    assert (raster.pixels.shape, raster.crs, raster.bounds) == ((3, 17, 23), None, None)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png"])
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.9])
+def test_a_cut_file_is_named(tmp_path, suffix, keep):
+    path = write_picture(tmp_path / f"a{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
+    for read in (read_raster, read_rgb):
+        with pytest.raises(PatchError, match=rf"{re.escape(str(path))}: cannot be read whole \(.+\)\. Unpack"):
+            read(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(PatchError, match=r"a\.tif: the file is missing\. Unpack or download the archive again\."):
+        read_raster(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "RGBA"])
+def test_what_loses_nothing_becomes_rgb(tmp_path, mode):
+    picture = Image.open(write_picture(tmp_path / "rgb.png")).convert(mode)
+    picture.save(tmp_path / "a.png")
+    expected = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
+    assert (read_rgb(tmp_path / "a.png") == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Image.new("RGBA", (8, 8), (1, 2, 3, 254)), "the alpha band is not opaque everywhere, expected RGB. Flatten"),
+        (Image.fromarray(np.full((8, 8), 700, np.uint16)), "uint16 pixels, expected uint8. Convert the file"),
+        (Image.new("1", (8, 8)), "1-bit pixels, expected uint8. Convert the file"),
+    ],
+    ids=["alpha", "16 bits", "1 bit"],
+)
+def test_what_is_no_rgb_is_refused(tmp_path, picture, message):
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(PatchError, match=re.escape(message)):
+        read_rgb(tmp_path / "a.png")
+
+
+def test_five_bands_are_no_rgb(tmp_path):
+    write_raster(tmp_path / "a.tif", np.zeros((5, 4, 4), np.uint8), 32633, 0, 0, 10)
+    with pytest.raises(PatchError, match=r"bands \(.*\), expected red, green, blue\. Convert"):
+        read_rgb(tmp_path / "a.tif")
