@@ -121,13 +121,8 @@ class BigEarthNet(Archive):
         if self.s2 is None or self.splits is None:
             return {}
         present = set(_folders(self.s2, _S2_NAME, []))
-        return dict(
-            Counter(
-                split
-                for name, split in _read_tables(self.splits, partners=False).split_of.items()
-                if name not in present
-            )
-        )
+        split_of = _read_tables(self.splits, partners=False).split_of
+        return dict(Counter(split for name, split in split_of.items() if name not in present))
 
     def _partners(self, s1: list[str], tables: _Tables, faults: list[Fault]) -> dict[str, str | None]:
         """S2 name of every S1 name, from the CSVs or else from the S1 JSON; None where nobody asks for it."""
@@ -193,7 +188,7 @@ def _keyed(sources: list[Source], faults: list[Fault]) -> list[Entry]:
 
 
 def _read_tables(folder: Path | None, partners: bool = True) -> _Tables:
-    """Splits and (where asked for) partners from the CSV files of a folder. ValueError for a patch in two splits or a missing file."""
+    """Splits and, where asked for, partners from CSV files. ValueError where one is missing or a patch is in two."""
     tables = _Tables({}, {})
     if folder is None:
         return tables
@@ -202,10 +197,9 @@ def _read_tables(folder: Path | None, partners: bool = True) -> _Tables:
         if path is None:
             raise ValueError(f"{folder} holds no {split}.csv (or .csv.bz2), expected one for each of {SPLITS}. Add it.")
         for s2, s1 in _rows(path):
-            if tables.split_of.setdefault(s2, split) != split:
-                raise ValueError(
-                    f"{path}: {s2} is in {tables.split_of[s2]} too, expected disjoint splits. Repair the files."
-                )
+            earlier = tables.split_of.setdefault(s2, split)
+            if earlier != split:
+                raise ValueError(f"{path}: {s2} is in {earlier} too, expected disjoint splits. Repair the files.")
             if s1 and partners:
                 tables.partner_of[s1] = s2
     mapping = _csv(folder, "s1_s2_mapping") if partners else None

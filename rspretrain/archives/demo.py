@@ -73,9 +73,9 @@ def write_demo(out: Path, pairs: int = 640, seed: int = 0, workers: int = 1) -> 
 
 
 def plan_pairs(pairs: int, seed: int) -> list[Pair]:
-    """Names, places and dates of all pairs; eight patches a tile in a large archive, one in a small one."""
+    """Names, places and dates of all pairs; four patches a tile in a large archive, one in a small one."""
     rng = np.random.default_rng([seed, 0])
-    per_scene = max(1, min(8, pairs // 10))
+    per_scene = max(1, min(4, pairs // 10))
     tiles: set[tuple[int, int, int]] = set()
     plan: list[Pair] = []
     while len(plan) < pairs:
