@@ -16,14 +16,15 @@ Negatives = Literal["all", "cross"]
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float, negatives: Negatives = "all") -> Tensor:
-    """The mean loss over this rank's 2B rows, each compared with the 2BR columns of all R ranks, in float32.
+    """The mean loss over this rank's 2B rows, each compared with the 2BR columns of all R ranks, in float32 or better.
 
     z1, z2 [B D] are two views (or sensors) of the same samples, of any length. `all`: one positive and 2BR - 2
     negatives of both views, chance level log(2BR - 1). `cross`: only the other view's BR columns (MMA, CLIP), chance
     level log(BR). The mean over ranks is the whole batch's loss, and its gradient the whole batch's gradient.
     """
     with torch.autocast(z1.device.type, enabled=False):
-        local = torch.stack([F.normalize(z1.float()), F.normalize(z2.float())])  # [2 B D]
+        dtype = torch.promote_types(z1.dtype, torch.float32)  # float64 stays, for tests
+        local = torch.stack([F.normalize(z1.to(dtype)), F.normalize(z2.to(dtype))])  # [2 B D]
         everyone = gather_with_grad(local.transpose(0, 1)).transpose(0, 1)  # [2 BR D], one collective
         own = torch.arange(local.shape[1], device=z1.device) + rank() * local.shape[1]  # [B] columns of our rows
         if negatives == "cross":

@@ -1,0 +1,28 @@
+"""The settings choose the objective, and unknown ones are errors."""
+
+import pytest
+from fakes.batches import GROUPS
+from pydantic import TypeAdapter, ValidationError
+
+from rspretrain.nn.backbones import BackboneSettings
+from rspretrain.objectives import DualSimclr, ObjectiveSettings, SensorSettings, Simclr, build_objective
+
+ADAPTER = TypeAdapter(ObjectiveSettings)
+SENSORS = {"s1": SensorSettings(bands=("VV", "VH")), "s2": SensorSettings(bands=("B02",))}
+
+
+def test_name_chooses() -> None:
+    dual = build_objective(
+        ADAPTER.validate_python({"name": "dual_simclr", "crop_px": 24}), SENSORS, BackboneSettings(), GROUPS
+    )
+    assert isinstance(dual, DualSimclr)
+    one = ADAPTER.validate_python({"name": "simclr", "sensor": "s2", "px": 24})
+    assert isinstance(build_objective(one, {"s2": SENSORS["s2"]}, BackboneSettings(), GROUPS), Simclr)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": "byol"}, {"name": "dual_simclr", "crop_px": 24, "tau": 1}, {"name": "simclr"}]
+)
+def test_unknown_or_missing_settings_are_errors(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ADAPTER.validate_python(wrong)
