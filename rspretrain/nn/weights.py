@@ -1,6 +1,6 @@
 """Weights that carry their contract: a folder that timm loads alone and that says what its bands are (design.md D10).
 
-`model.safetensors` has plain timm keys, `config.json` is timm's own format with ours under "rspretrain", `README.md` the
+`model.safetensors` has plain timm keys, `config.json` is timm's format with ours under "rspretrain", `README.md` the
 model card. Nothing in the folder executes when it is read.
 """
 
