@@ -154,7 +154,7 @@ def main() -> None:
     for row in rows:
         row["times_webdataset"] = round(row["pairs_per_s"] / by_name["webdataset, 2 workers"], 1)
         row["times_rasterio"] = round(row["pairs_per_s"] / by_name["rasterio, 2 workers"], 1)
-    write_results("loading", rows, pairs=args.pairs, rounds=args.rounds, batch=BATCH)
+    write_results("loading", rows, {"pairs": args.pairs, "rounds": args.rounds, "batch": BATCH})
 
 
 if __name__ == "__main__":
