@@ -3,8 +3,8 @@
 The optimum is scikit-learn's `LogisticRegression(C=c)` (penalty 1/2 |w|^2, none on the bias, c times the summed loss),
 found for all classes in one L-BFGS. Features of one network are strongly correlated, which makes plain L-BFGS slow, so
 it runs in their principal axes, each scaled by the curvature that a logistic loss has there: the same optimum, sooner.
-On two cores, 2,000 x 512 features, 19 classes: 2.4 s for the five strengths of the probe; scikit-learn, to a like
-precision, 38 s for three of the classes.
+2,000 x 512 features, 19 classes, the five strengths of the probe: 3.8 s of one busy core; scikit-learn, to a like
+precision, 38 s for three of the classes on two cores.
 """
 
 from collections.abc import Iterator
