@@ -1,6 +1,6 @@
 """How good are the features of an exported backbone? kNN and a linear probe on the labels of a shard set.
 
-    python launchers/probe.py --backbone runs/a/export/s2 --shards shards/ben --nomenclature 19 --random-baseline
+    python launchers/probe.py --backbone runs/a/export/s1 runs/a/export/s2 --shards shards/ben --random-baseline
     python launchers/probe.py --backbone runs/a/export/rgb --shards shards/ucm --train-split holdout:train \\
         --test-split holdout:test --json results/ucm.json
 
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ TITLES = {"ap_macro": "AP macro", "ap_micro": "AP micro", "f1_macro": "F1 macro"
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", type=Path, required=True, help="folder of an exported backbone")
+    parser.add_argument("--backbone", type=Path, nargs="+", required=True, help="folders of exported backbones")
     parser.add_argument("--shards", type=Path, required=True, help="folder of a labelled shard set")
     parser.add_argument(
         "--nomenclature", help="which labels; default: one a sample before several, then fewest classes"
@@ -42,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--random-baseline", action="store_true", help="also probe the same network at random weights")
     parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
     parser.add_argument("--batch-size", type=int, default=128, help="images at a time")
-    parser.add_argument("--json", type=Path, help="where the numbers go; default: probe.json in the backbone's folder")
+    parser.add_argument("--json", type=Path, help="where the numbers go; default: probe.json beside the first backbone")
     return parser.parse_args()
 
 
@@ -57,69 +58,86 @@ def main() -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Probed:
+    """One backbone's results, and what they belong to."""
+
+    folder: Path
+    architecture: str
+    contract: dict[str, Any]
+    results: dict[str, ProbeResult]  # "random", "pretrained"
+
+
 def run(args: argparse.Namespace) -> None:
-    """All of it; the cheap checks come before the first pixel is read."""
+    """All of it; the cheap checks of every backbone come before the first pixel is read."""
     shards = open_shards(args.shards)
-    backbone, contract = load_backbone(args.backbone)
-    sensor_input = sensor_input_of(contract, shards)
     data = choose_data(shards, args.nomenclature, args.train_split, args.test_split)
-    models = {"pretrained": backbone}
-    if args.random_baseline:
-        models = {"random": reinitialised(backbone, args.seed), **models}
+    loaded = [(folder, *load_backbone(folder)) for folder in args.backbone]
+    inputs = [sensor_input_of(contract, shards) for _, _, contract in loaded]
+    print(header(args, data))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(header(args, data, backbone.architecture))
-    started = time.perf_counter()
-    results = {
-        name: probe(model, sensor_input, shards, data, args.batch_size, device) for name, model in models.items()
-    }
-    seconds = time.perf_counter() - started
-    print(f"\n{table(results)}\n")
-    path = args.json or args.backbone / "probe.json"
-    write(path, as_json(args, shards, contract, results, seconds))
-    print(f"{seconds:.1f} s; numbers: {path}")
+    started, probed = time.perf_counter(), []
+    for (folder, backbone, contract), sensor_input in zip(loaded, inputs, strict=True):
+        models = {"random": reinitialised(backbone, args.seed)} if args.random_baseline else {}
+        results = {
+            name: probe(model, sensor_input, shards, data, args.batch_size, device)
+            for name, model in (models | {"pretrained": backbone}).items()
+        }
+        probed.append(Probed(folder, backbone.architecture, contract, results))
+    print(f"\n{table(probed)}\n")
+    path = args.json or args.backbone[0].parent / "probe.json"
+    write(path, as_json(args, shards, probed))
+    print(f"{time.perf_counter() - started:.1f} s")
+    for each in probed:
+        print(f"backbone     {each.folder}")
+    print(f"numbers      {path}")
 
 
-def header(args: argparse.Namespace, data: ProbeData, architecture: str) -> str:
+def header(args: argparse.Namespace, data: ProbeData) -> str:
     """What is measured, in a few lines."""
     val = f", chosen on {len(data.val):,} (val)" if data.val is not None else ""
     left_out = f"; {data.num_unlabelled:,} samples without a label left out" if data.num_unlabelled else ""
     kind = "several labels a sample" if data.multi else "one label a sample"
     return (
-        f"backbone {args.backbone} ({architecture}) on {args.shards}\n"
-        f"labels {data.nomenclature!r}: {len(data.classes)} classes, {kind}{left_out}\n"
-        f"trained on {len(data.train):,} ({data.train_split}){val}, tested on {len(data.test):,} ({data.test_split})"
+        f"{args.shards}: labels {data.nomenclature!r}, {len(data.classes)} classes, {kind}{left_out}\n"
+        f"trained on {len(data.train):,} ({data.train_split}){val}, tested on {len(data.test):,} ({data.test_split}); "
+        "all figures in percent"
     )
 
 
-def table(results: dict[str, ProbeResult]) -> str:
-    """One line a model, percent."""
-    first = next(iter(results.values()))
+def table(probed: list[Probed]) -> str:
+    """One line a model."""
+    lines = {
+        f"{each.contract['sensor']} {each.architecture}, {name}": result
+        for each in probed
+        for name, result in each.results.items()
+    }
+    first = next(iter(lines.values()))
     columns = [f"{kind} {TITLES[name]}" for kind in ("linear", "kNN") for name, _ in headline(first.linear)]
-    width = max(map(len, ("model", *results))) + 2
-    lines = ["model".ljust(width) + "".join(f"{column:>{len(column) + 2}}" for column in columns)]
-    for name, result in results.items():
+    width = max(map(len, lines))
+    text = [" " * width + "".join(f"{column:>{len(column) + 2}}" for column in columns)]
+    for name, result in lines.items():
         values = [value for scores in (result.linear, result.knn) for _, value in headline(scores)]
         cells = (f"{100 * value:>{len(column) + 2}.1f}" for column, value in zip(columns, values, strict=True))
-        lines.append(name.ljust(width) + "".join(cells))
-    return "\n".join(lines)
+        text.append(name.ljust(width) + "".join(cells))
+    return "\n".join(text)
 
 
-def as_json(
-    args: argparse.Namespace,
-    shards: ShardSet,
-    contract: dict[str, Any],
-    results: dict[str, ProbeResult],
-    seconds: float,
-) -> dict[str, Any]:
+def as_json(args: argparse.Namespace, shards: ShardSet, probed: list[Probed]) -> dict[str, Any]:
     """The numbers, and what they belong to."""
     return {
-        "backbone": str(args.backbone),
-        "contract": contract,
         "shards": str(args.shards),
         "manifest_sha256": shards.manifest_sha256,
         "random_seed": args.seed if args.random_baseline else None,
-        "seconds": round(seconds, 2),
-        "results": {name: result.as_dict() for name, result in results.items()},
+        "backbones": [
+            {
+                "folder": str(each.folder),
+                "architecture": each.architecture,
+                "contract": each.contract,
+                "results": {name: result.as_dict() for name, result in each.results.items()},
+            }
+            for each in probed
+        ],
     }
 
 

@@ -38,14 +38,13 @@ def launch(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 def test_a_table_and_a_file(folder: Path) -> None:
     done = launch(folder, "--shards", "shards", "--nomenclature", "all", "--random-baseline", "--batch-size", "16")
     assert done.returncode == 0, done.stderr
-    assert "labels 'all': 3 classes, several labels a sample\ntrained on 32 (train), tested on 8 (test)" in done.stdout
-    lines = done.stdout.splitlines()
-    head = next(i for i, line in enumerate(lines) if line.startswith("model"))
-    assert lines[head].split()[:5] == ["model", "linear", "AP", "macro", "linear"]
-    assert [line.split()[0] for line in lines[head + 1 : head + 3]] == ["random", "pretrained"]
-    written = json.loads((folder / "s2/probe.json").read_text())
+    assert "shards: labels 'all', 3 classes, several labels a sample\ntrained on 32 (train), tested on 8 (test); all figures in percent" in done.stdout
+    head, random, pretrained = (line.split() for line in done.stdout.split("\n\n")[1].splitlines())
+    assert head[:4] == ["linear", "AP", "macro", "linear"]
+    assert (random[:3], pretrained[:3]) == (["s2", "resnet18,", "random"], ["s2", "resnet18,", "pretrained"])
+    (written,) = json.loads((folder / "probe.json").read_text())["backbones"]
     result = written["results"]["pretrained"]
-    assert lines[head + 2].split()[1] == f"{100 * result['linear']['ap_macro']:.1f}"
+    assert pretrained[3] == f"{100 * result['linear']['ap_macro']:.1f}"
     assert written["contract"]["bands"] == ["B02", "B08", "B11"]
     assert (result["n_train"], result["n_test"]) == (32, 8)
 
