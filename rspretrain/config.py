@@ -71,10 +71,14 @@ FREE = {"data.shards", "data.threads", "data.prefetch", "data.verify", "data.led
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 3e-4 for a string because it has no dot; people who write it mean a number."""
+    """YAML 1.1 without its two traps: 3e-4 is a number though it has no dot, and `off` and `no` are words."""
 
 
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -172,7 +176,8 @@ def _nearest(path: list[str]) -> str:
     close = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {'.'.join([*parent, close[0]])!r}?"
-    anywhere = [k for k in known if k.split(".")[-1] == path[-1]] or difflib.get_close_matches(key, known, n=1)
+    similar = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    anywhere = [k for k in known if k.split(".")[-1] == path[-1]] or similar
     if anywhere:
         return f"Did you mean {anywhere[0]!r}?"
     where = f"Section {'.'.join(parent)!r}" if parent else "The top level"

@@ -79,8 +79,7 @@ class Checkpoints:
             _flush(temporary / file)
         _flush(temporary)
         # A folder of this step exists where a run fell back behind it: damaged, or `latest` had not reached it.
-        if (self.folder / name).exists():
-            shutil.rmtree(self.folder / name)
+        _discard(self.folder / name)
         temporary.rename(self.folder / name)
         _flush(self.folder)
         _replace_text(self.folder / LATEST, name)
@@ -89,9 +88,7 @@ class Checkpoints:
     def _prune(self, newest: str) -> None:
         others = sorted(path for path in self.folder.glob("step_*") if path.name != newest)
         for path in others[: max(0, len(others) + 1 - self._keep)]:
-            # Out of the way by one rename first: a kill while deleting must not leave half a checkpoint under its name.
-            doomed = path.rename(path.with_name(f".tmp_{path.name}"))
-            shutil.rmtree(doomed)
+            _discard(path)
 
     def load_latest(self, strategy: Strategy) -> RunState | None:
         """Load the newest whole checkpoint into the strategy; None where there is none.
@@ -165,6 +162,15 @@ def _read_state(path: Path) -> tuple[RunState, dict[str, str]]:
 def _gather(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
     """All tensors on the CPU of the rank that keeps them; the others only take part in the collectives."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors if keep}
+
+
+def _discard(path: Path) -> None:
+    """Delete a folder; renamed first, so that a kill on the way leaves no half of it under its name."""
+    doomed = path.with_name(f".old_{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if path.exists():
+        path.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def _name(step: int) -> str:

@@ -62,8 +62,8 @@ class DeepSpeed(Strategy):
         if self.settings.precision == "bf16":
             # No "safe modules": DeepSpeed would send their gradients in bf16, and DDP and DeepSpeed would part ways.
             own["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-        if self.stage > 0 and self.optim.clip_norm is not None:
-            own["gradient_clipping"] = self.optim.clip_norm
+        # 0 is none; left out, DeepSpeed clips at 1. Under stage 0 we clip ourselves, after looking for NaN.
+        own["gradient_clipping"] = self.optim.clip_norm or 0.0 if self.stage > 0 else 0.0
         return own
 
     def _forward(self, batch: Batch) -> Outcome:

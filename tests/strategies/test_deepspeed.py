@@ -22,6 +22,8 @@ def on_rank() -> dict[str, object]:
     for name, stage in ALL:
         whole = strategy(name, stage)
         found[f"{name}{stage}"] = (take(whole, STEPS, bad=BAD), *tensors(whole), whole.updates)
+        free = strategy(name, stage, clip_norm=None, optimizer="sgd")
+        found[f"{name}{stage} unclipped"] = (take(free, STEPS), tensors(free)[0])
         found[f"{name}{stage} continued"] = continued(whole, name, stage)
         found[f"{name}{stage} refused"] = refused(name, stage)
     for name, stage in ALL[1:]:
@@ -76,9 +78,14 @@ def found():
 
 @pytest.fixture(scope="module")
 def alone():
-    torch.manual_seed(0)
     single = strategy("single")
     return take(single, STEPS, bad=(BAD[0], 0)), *tensors(single), single.updates
+
+
+@pytest.fixture(scope="module")
+def alone_unclipped():
+    single = strategy("single", clip_norm=None, optimizer="sgd")  # SGD: AdamW would hide another scale of gradients
+    return take(single, STEPS), tensors(single)[0]
 
 
 @pytest.mark.slow
@@ -91,6 +98,11 @@ class TestTwoRanks:
         assert math.isnan(losses[5])
         assert difference(weights, alone[1]) < 1e-5
         assert difference(state, alone[2]) < 1e-4  # second moments: squares of gradients
+
+    def test_equal_one_rank_without_clipping(self, found, alone_unclipped, name):
+        losses, weights = found[0][f"{name} unclipped"]
+        assert losses == pytest.approx(alone_unclipped[0], rel=1e-5)
+        assert difference(weights, alone_unclipped[1]) < 1e-5
 
     def test_hold_the_same_weights(self, found, name):
         assert all(torch.equal(found[0][name][1][key], value) for key, value in found[1][name][1].items())

@@ -13,6 +13,7 @@ from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 
 GLOBAL_BATCH = 16
+RATES = {"adamw": 1e-3, "sgd": 0.05, "lars": 0.05}
 ALL = (("ddp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2))
 
 
@@ -59,21 +60,23 @@ def here() -> world.World:
     return world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
 
 
-def strategy(name: str, stage: int = 0, precision: str = "fp32", seed: int = 0, **optim: object) -> Strategy:
+def strategy(
+    name: str, stage: int = 0, precision: str = "fp32", seed: int = 0, optimizer: str = "adamw", **optim: object
+) -> Strategy:
     torch.manual_seed(seed)
     settings = StrategySettings(name=name, precision=precision, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"))
-    options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05} | optim
+    options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | optim
     return build_strategy(settings, here(), Contrast(), OptimSettings(**options))
 
 
 def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -> list[float]:
-    """Losses of the global batches; `bad` = (step, rank) sees a NaN in one pixel."""
+    """Losses of the global batches at a fixed rate; `bad` = (step, rank) sees a NaN in one pixel."""
     losses = []
     for step in steps:
         batch = samples(step)
         if bad == (step, world.rank()):
             batch.x[0, 0, 0, 0] = float("nan")
-        losses.append(world.mean_over_ranks(strategy.train_step(batch, 1e-3).loss).item())
+        losses.append(world.mean_over_ranks(strategy.train_step(batch, RATES[strategy.optim.name]).loss).item())
     return losses
 
 

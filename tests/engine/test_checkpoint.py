@@ -1,0 +1,143 @@
+"""Law 6: killed at any moment, the old or the new checkpoint loads."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from strategies.toys import difference, strategy, take, tensors
+
+from rspretrain.engine.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints, DamagedCheckpointError, RunState, read
+
+ROOT = Path(__file__).parents[2]
+
+
+def state(step: int) -> RunState:
+    return RunState(step, step, 16 * step, "single", 1, "config", "shards")
+
+
+def saved(folder, steps=(3, 6), keep=3):
+    trained, checkpoints, kept = strategy("single"), Checkpoints(folder, keep), {}
+    for step in range(1, max(steps) + 1):
+        take(trained, range(step - 1, step))
+        if step in steps:
+            checkpoints.save(trained, state(step))
+            kept[step] = tensors(trained)
+    return checkpoints, kept
+
+
+def assert_loads(checkpoints, step, kept):
+    other = strategy("single", seed=9)
+    assert checkpoints.load_latest(other) == state(step)
+    assert all(difference(*pair) == 0 for pair in zip(tensors(other), kept[step], strict=True))
+
+
+def test_the_newest_loads_whole(tmp_path):
+    checkpoints, kept = saved(tmp_path)
+    assert_loads(checkpoints, 6, kept)
+
+
+def test_nothing_there(tmp_path):
+    assert Checkpoints(tmp_path / "none", 3).load_latest(strategy("single")) is None
+
+
+def test_the_newest_few_are_kept(tmp_path):
+    saved(tmp_path, steps=(1, 2, 3, 4, 5), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000004", "step_00000005"]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER])
+def test_a_damaged_one_is_left_out(tmp_path, file, damage):
+    checkpoints, kept = saved(tmp_path)
+    damage(tmp_path / "step_00000006" / file)
+    with pytest.warns(UserWarning, match=r"step_00000006 is damaged: .* Going on with the one before"):
+        assert_loads(checkpoints, 3, kept)
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_one_without_its_state_is_left_out(tmp_path, damage):
+    checkpoints, kept = saved(tmp_path)
+    damage(tmp_path / "step_00000006" / STATE)
+    with pytest.warns(UserWarning, match=r"is damaged: state.json cannot be read"):
+        assert_loads(checkpoints, 3, kept)
+
+
+def test_all_damaged(tmp_path):
+    checkpoints, _ = saved(tmp_path)
+    for path in tmp_path.glob("step_*"):
+        cut(path / WEIGHTS)
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(RuntimeError, match="is whole: every one differs.*Restore one from a"),
+    ):
+        checkpoints.load_latest(strategy("single"))
+
+
+def test_saving_the_step_of_a_damaged_one_again(tmp_path):
+    checkpoints, kept = saved(tmp_path)
+    cut(tmp_path / "step_00000006" / WEIGHTS)
+    with pytest.raises(DamagedCheckpointError, match="has SHA-256"):
+        read(tmp_path / "step_00000006")
+    saved(tmp_path)
+    assert_loads(checkpoints, 6, kept)
+
+
+def save_for_ever(folder: Path, step: int) -> None:
+    trained = strategy("single")
+    checkpoints = Checkpoints(folder, keep=2)
+    while True:
+        step += 1
+        with torch.no_grad():
+            for parameter in trained.objective.parameters():
+                parameter.fill_(step)
+        checkpoints.save(trained, state(step))
+
+
+def kill_savers(folder: Path, times: int) -> None:
+    """Fork savers, kill each at a random moment, and load: one process, because importing torch takes seconds."""
+    torch.set_num_threads(1)
+    chance, seen, step = random.Random(0), 0, 0
+    for _ in range(times):
+        child = os.fork()
+        if child == 0:
+            save_for_ever(folder, step)
+        time.sleep(chance.uniform(0.03, 0.12))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        other = strategy("single")
+        found = Checkpoints(folder, keep=2).load_latest(other)
+        if found is not None:
+            seen, step = seen + 1, found.step
+            assert {value.unique().item() for value in other.objective.parameters()} == {float(found.step)}
+    assert seen > times // 2, f"only {seen} of {times} loaded anything"
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_old_or_the_new_one_loads(tmp_path):
+    code = f"from engine.test_checkpoint import *; kill_savers(Path({str(tmp_path)!r}), 25)"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    result = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from engine.runs import job, write_config
+
+from rspretrain import config
+from rspretrain.config import ConfigError
+from rspretrain.engine.job import describe, parameter_counts, prepare
+from rspretrain.world import World
+
+
+def test_a_batch_that_the_world_does_not_divide(tmp_path):
+    settings = config.load(write_config(tmp_path, samples=16), ["train.global_batch=10"])
+    with pytest.raises(ConfigError, match=r"got 10 in a world of 4 ranks, expected a multiple of 4. Set it to 8 or 12"):
+        prepare(settings, World(0, 4, 0, torch.device("cpu")), False)
+
+
+def test_rates_warm_up_per_step_and_end_near_zero(tmp_path):
+    ready = job(write_config(tmp_path))
+    assert ready.total_steps == 24
+    assert [ready.lr(step) for step in (0, 4, 8)] == pytest.approx([0.0, 0.005, 0.01])
+    assert 0 < ready.lr(23) < 1e-3
+
+
+def test_steps_come_before_epochs_and_warm_up_fits_in_them(tmp_path):
+    ready = job(write_config(tmp_path), "train.steps=4")
+    assert ready.total_steps == 4
+    assert ready.lr(2) == pytest.approx(0.005)
+
+
+def test_initial_weights_are_a_function_of_the_seed(tmp_path):
+    path = write_config(tmp_path, samples=16)
+    one, same, other = job(path), job(path), job(path, "run.seed=4")
+    first = [next(iter(ready.objective.parameters())) for ready in (one, same, other)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+
+
+def test_description(tmp_path):
+    ready = job(write_config(tmp_path, samples=20))
+    text = describe(ready)
+    assert "samples per epoch           16 of 20; 4 dropped (the last, short batch)" in text
+    assert "steps                       2 per epoch, 6 in all, 8 samples per rank and step" in text
+    assert f"total                       {parameter_counts(ready.objective)['total']:>14,}"[:20] in text
+
+
+def test_parameter_counts_add_up(tmp_path):
+    counts = parameter_counts(job(write_config(tmp_path, samples=16)).objective)
+    assert counts.pop("total") == sum(counts.values())

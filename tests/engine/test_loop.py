@@ -1,0 +1,65 @@
+"""Law 6 for whole runs: real launchers, real signals; and what the loop does when steps are refused."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from engine.runs import interrupt, job, last_step, launch, losses, whole_lines, write_config
+
+from rspretrain.config import ConfigError
+from rspretrain.engine.loop import train
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_sigkill_loses_nothing(tmp_path):
+    path = write_config(tmp_path)
+    run = tmp_path / "run"
+    assert launch(path).returncode == 0
+    whole, ledger = losses(run), whole_lines(run / "ledger.jsonl")
+    assert len(whole) == len(ledger) == 24
+    shutil.rmtree(run)
+
+    assert interrupt(path, signal.SIGTERM, after_step=3) == 0
+    stopped = last_step(run / "metrics.jsonl")
+    assert (run / "checkpoints" / "latest").read_text().strip() == f"step_{stopped:08d}"
+    assert interrupt(path, signal.SIGKILL, 17, "--resume") == -signal.SIGKILL
+    result = launch(path, "--resume")
+    assert result.returncode == 0
+    assert "Going on after step" in result.stdout
+    assert losses(run) == whole
+    assert whole_lines(run / "ledger.jsonl") == ledger
+
+
+def test_refused_steps_end_the_run_with_the_keys_written(tmp_path):
+    path = write_config(tmp_path, samples=16)
+    doomed = job(path, "optim.name=sgd", "optim.lr=1e38", "train.max_refused=3", "optim.warmup_epochs=0")
+    with pytest.raises(RuntimeError, match=r"3 steps in a row had a loss or gradient.*refused_batch.json has the keys"):
+        train(doomed, resume=False, say=print)
+    written = json.loads((tmp_path / "run" / "refused_batch.json").read_text())
+    ledger = whole_lines(tmp_path / "run" / "ledger.jsonl")
+    assert written["keys"] == next(line["keys"] for line in ledger if line["step"] == written["step"])
+    assert whole_lines(tmp_path / "run" / "metrics.jsonl")[-1]["train/refused"] == 3
+
+
+def test_resume_with_nothing_there_says_so(tmp_path):
+    said = []
+    finish = train(job(write_config(tmp_path, samples=16), "train.steps=2"), resume=True, say=said.append)
+    assert (finish.step, finish.is_complete) == (2, True)
+    assert said == [f"--resume: no checkpoint in {tmp_path / 'run'}; starting from step 0."]
+    assert sorted(finish.exports) == ["s1", "s2"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"]
+
+
+def test_a_run_folder_is_never_overwritten_nor_mixed(tmp_path):
+    path = write_config(tmp_path, samples=16)
+    train(job(path, "train.steps=2"), resume=False, say=print)
+    with pytest.raises(ConfigError, match=r"run is not empty, expected a new folder. Go on with that run by --resume"):
+        train(job(path, "train.steps=4"), resume=False, say=print)
+    with pytest.raises(ConfigError, match=r"optim.lr was 0.01, now 0.5. Resume with the saved values"):
+        train(job(path, "train.steps=4", "optim.lr=0.5"), resume=True, say=print)
+    (tmp_path / "other").mkdir()
+    write_config(tmp_path / "other", samples=24)
+    with pytest.raises(ConfigError, match=r"data.shards: .* has a manifest of SHA-256 .* expected that of the run"):
+        train(job(path, f"data.shards={tmp_path}/other/shards"), resume=True, say=print)
+    assert train(job(path, "train.steps=4"), resume=True, say=print).step == 4
