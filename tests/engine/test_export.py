@@ -1,0 +1,59 @@
+import json
+
+import pytest
+import torch
+from engine.runs import job, write_config
+from safetensors.torch import load_file
+
+from rspretrain.config import ConfigError
+from rspretrain.engine.checkpoint import WEIGHTS, DamagedCheckpointError
+from rspretrain.engine.export import export_checkpoint
+from rspretrain.engine.loop import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    trained = job(write_config(folder, samples=16), "train.steps=4", "train.checkpoint_every=2")
+    train(trained, resume=False, say=print)
+    return folder / "run", trained
+
+
+def test_the_run_exports_the_weights_of_its_last_step(run):
+    folder, trained = run
+    for sensor, backbone in trained.objective.backbones().items():
+        exported = load_file(folder / "export" / sensor / "model.safetensors")
+        assert all(torch.equal(exported[name], value) for name, value in backbone.model.state_dict().items())
+
+
+def test_the_newest_checkpoint_gives_the_same(run):
+    folder, _ = run
+    exported = export_checkpoint(folder, None, None)
+    assert exported["s2"] == folder / "export_step_00000004" / "s2"
+    name = "model.safetensors"
+    assert (exported["s2"] / name).read_bytes() == (folder / "export" / "s2" / name).read_bytes()
+
+
+def test_the_contract_says_where_weights_come_from(run, tmp_path):
+    folder, trained = run
+    exported = export_checkpoint(folder, 2, tmp_path)
+    told = json.dumps(json.loads((exported["s1"] / "config.json").read_text()))
+    assert '"step": 2' in told
+    assert '"samples_seen": 16' in told
+    assert trained.shards.manifest_sha256 in told
+
+
+def test_what_is_not_there(run, tmp_path):
+    with pytest.raises(ConfigError, match="has no step 3; its checkpoints are of steps: 2, 4. Name one of them"):
+        export_checkpoint(run[0], 3, None)
+    with pytest.raises(ConfigError, match="has no config.yaml, expected the folder of a run"):
+        export_checkpoint(tmp_path, None, None)
+
+
+def test_a_damaged_checkpoint_is_not_exported(run):
+    path = run[0] / "checkpoints" / "step_00000002" / WEIGHTS
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(DamagedCheckpointError, match="weights.safetensors has SHA-256"):
+        export_checkpoint(run[0], 2, None)
+    path.write_bytes(data)
