@@ -134,8 +134,8 @@ class Radar:
 def draw_sky(rng: np.random.Generator, day: int) -> Sky:
     """The sky over one scene on a day of the year (1 to 366)."""
     summer = 0.5 - 0.5 * np.cos(2 * np.pi * (day - 15) / 365.25)
-    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.04, len(S2_BANDS)))
-    return Sky(float(summer), gain.astype(np.float32), float(rng.gamma(1.5, 130.0)))
+    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.05, len(S2_BANDS)))
+    return Sky(float(summer), gain.astype(np.float32), float(rng.gamma(1.5, 160.0)))
 
 
 def draw_radar(rng: np.random.Generator) -> Radar:
@@ -198,7 +198,8 @@ def see_s2(
     green = vigour[cover] + _weighted(_VIGOUR_BY, cover, textures) + rng.normal(0, 0.1) * (vigour[cover] > 0)
     green = np.clip(green, 0.0, 1.0)[..., None]
     light = np.exp(_weighted(_BRIGHTNESS_BY, cover, textures) + 0.1 * _smooth(rng, 20.0) + rng.normal(0, 0.2))
-    truth = (_GREEN[cover] * green + _GROUND[cover] * (1 - green)) * light[..., None] * sky.gain  # [120 120 12]
+    gain = sky.gain * _REDNESS ** rng.normal(0, 0.15)  # sun height, dust and aerosol tilt the spectrum
+    truth = (_GREEN[cover] * green + _GROUND[cover] * (1 - green)) * light[..., None] * gain  # [120 120 12]
     haze = sky.haze * np.exp(rng.normal(0, 0.4) + 0.3 * _smooth(rng, 20.0))
     truth = _blur(truth) + haze[..., None] * _HAZE
     bands = {}
@@ -268,6 +269,7 @@ def _table(weights: list[dict[str, float]]) -> Floats:
 _NORMAL_CUTS = {2: [0.0], 3: [-0.43, 0.43], 4: [-0.67, 0.0, 0.67]}  # quantiles that deal a normal texture out evenly
 _WAVELENGTH_NM = np.array([443, 490, 560, 665, 705, 740, 783, 842, 865, 945, 1610, 2190])
 _HAZE = ((_WAVELENGTH_NM / 443.0) ** -1.5).astype(np.float32)
+_REDNESS = (_WAVELENGTH_NM / 842.0).astype(np.float32)
 _GREEN = np.array([SPECTRA[cover.green] for cover in COVERS.values()], dtype=np.float32)
 _GROUND = np.array([SPECTRA[cover.ground] for cover in COVERS.values()], dtype=np.float32)
 _VIGOUR = np.array([cover.vigour for cover in COVERS.values()], dtype=np.float32).T
