@@ -1,8 +1,8 @@
 """Randomness that belongs to the sample: counter-based hashes instead of generators with state (design.md D4).
 
 A draw is a pure function of (seed, epoch, position, purpose, counter): the same for any rank, worker, batch size and
-restart. This half needs numpy only; `draws.py` draws for whole batches on the device. The mixer is splitmix64's finaliser
-(Steele et al. 2014), applied once for every word that is mixed in.
+restart. This half needs numpy only; `draws.py` draws for whole batches on the device. The mixer is splitmix64's
+finaliser (Steele et al. 2014), applied once for every word that is mixed in.
 """
 
 import numpy as np

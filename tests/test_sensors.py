@@ -4,9 +4,8 @@ from rspretrain.sensors import BAND_ORDER, PREVIEW_BANDS, SCALINGS, Group, scali
 
 
 def test_canonical_order():
-    assert BAND_ORDER["s1"] + BAND_ORDER["s2"] == tuple(
-        "VV VH B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12".split()
-    )
+    names = "VV VH B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12"
+    assert " ".join(BAND_ORDER["s1"] + BAND_ORDER["s2"]) == names
     assert all(set(bands) <= set(BAND_ORDER[sensor]) for sensor, bands in PREVIEW_BANDS.items())
 
 

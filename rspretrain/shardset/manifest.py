@@ -91,7 +91,7 @@ def dump_manifest(manifest: Manifest) -> bytes:
 
 
 def load_manifest(folder: Path) -> tuple[Manifest, bytes]:
-    """The manifest of a shard set and its bytes. ValueError where there is none, or one of another format or version."""
+    """The manifest of a shard set and its bytes. ValueError where there is none, or of another version."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise ValueError(

@@ -140,8 +140,8 @@ class Loader:
         self.steps_per_epoch, self.dropped = divmod(self.num_samples, global_batch)
         if not self.steps_per_epoch:
             raise ValueError(
-                f"{shards.path} has {self.num_samples} samples in split {settings.split!r}, fewer than one global batch "
-                f"of {global_batch}. Lower train.global_batch."
+                f"{shards.path} has {self.num_samples} samples in split {settings.split!r}, fewer than one global "
+                f"batch of {global_batch}. Lower train.global_batch."
             )
         self._pipeline = _Pipeline(
             Reader(shards, groups, verify=settings.verify),

@@ -23,7 +23,7 @@ CLASSES = ("field", "forest", "water")
 
 @dataclass
 class MemoryArchive(Archive):
-    """`samples` patches; every fifth is of split "test". `broken` maps entry numbers to "nan", "dtype" or "unreadable"."""
+    """`samples` patches, every fifth of split "test". `broken`: entry number -> "nan", "dtype" or "unreadable"."""
 
     samples: int = 40
     groups: tuple[Group, ...] = PAIR_GROUPS
