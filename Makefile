@@ -24,7 +24,7 @@ $(VENV)/installed-test: $(VENV)/installed requirements/test.txt requirements/tes
 
 demo: install  ## archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against random
 	rm -rf demo
-	python shards/demo.py --out demo/archive --pairs 640 --workers 2
+	python shards/demo.py --out demo/archive --pairs 768 --workers 2
 	python shards/build.py bigearthnet --source S2=demo/archive S1=demo/archive splits=demo/archive --out demo/shards --samples-per-shard 64 --workers 2
 	$(QUIET) deepspeed launchers/pretrain.py --config configs/pretrain/dual_simclr_demo.yaml data.shards=demo/shards run.dir=demo/run
 	python launchers/probe.py --backbone demo/run/export/s1 demo/run/export/s2 --shards demo/shards --random-baseline
