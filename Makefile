@@ -4,10 +4,9 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# DeepSpeed and torch say much that a reader of the demo has no use for.
-QUIET := DS_LOG_LEVEL=warning TORCH_CPP_LOG_LEVEL=ERROR PYTHONWARNINGS=ignore
+UCMERCED ?= UCMerced  # the folder that holds UCMerced_LandUse, for `make bench`
 
-.PHONY: demo test torture lint bench install clean
+.PHONY: install demo test torture lint bench clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/installed
@@ -22,17 +21,24 @@ $(VENV)/installed-test: $(VENV)/installed requirements/test.txt requirements/tes
 	$(PIP) --no-deps -r requirements/test-nodeps.txt
 	touch $@
 
-demo: install  ## archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against random
+# Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against the same networks at random.
+demo: install
 	rm -rf demo
 	python shards/demo.py --out demo/archive --pairs 768 --workers 2
-	python shards/build.py bigearthnet --source S2=demo/archive S1=demo/archive splits=demo/archive --out demo/shards --samples-per-shard 64 --workers 2
-	$(QUIET) deepspeed launchers/pretrain.py --config configs/pretrain/dual_simclr_demo.yaml data.shards=demo/shards run.dir=demo/run
+	python shards/build.py bigearthnet --source S2=demo/archive S1=demo/archive splits=demo/archive \
+	  --out demo/shards --samples-per-shard 64 --workers 2
+	PYTHONWARNINGS=ignore deepspeed --quiet launchers/pretrain.py --config configs/pretrain/dual_simclr_demo.yaml \
+	  data.shards=demo/shards run.dir=demo/run
 	python launchers/probe.py --backbone demo/run/export/s1 demo/run/export/s2 --shards demo/shards --random-baseline
+	@echo "run          demo/run (metrics.jsonl, summary.json, checkpoints/, wandb/)"
+	@echo "shards       demo/shards; a look inside: .venv/bin/python shards/inspect.py demo/shards --png demo/patches.png"
+	@echo "archive      demo/archive, simulated, in the layout of BigEarthNet-MM v1"
 
 test: $(VENV)/installed-test
 	python -m pytest
 
-torture: $(VENV)/installed-test  ## the long forms: more random cases, more kills
+# The long forms: more random cases, more kills.
+torture: $(VENV)/installed-test
 	RSPRETRAIN_TORTURE=1 python -m pytest
 
 lint: $(VENV)/installed-test
@@ -43,8 +49,8 @@ lint: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	python benchmarks/loading.py
-	python benchmarks/simclr_ucmerced.py
 	python benchmarks/demo_seeds.py
+	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .hypothesis

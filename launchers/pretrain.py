@@ -19,6 +19,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
 
+from rspretrain.allocator import keep_large_tensors
+
+if __name__ == "__main__":
+    keep_large_tensors()
+
 import torch
 
 from rspretrain import config, world

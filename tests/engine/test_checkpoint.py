@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from strategies.toys import difference, strategy, take, tensors
+from torture import times
 
 from rspretrain.engine.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints, DamagedCheckpointError, RunState, read
 
@@ -109,11 +110,11 @@ def save_for_ever(folder: Path, step: int) -> None:
         checkpoints.save(trained, state(step))
 
 
-def kill_savers(folder: Path, times: int) -> None:
+def kill_savers(folder: Path, kills: int) -> None:
     """Fork savers, kill each at a random moment, and load: one process, because importing torch takes seconds."""
     torch.set_num_threads(1)
     chance, seen, step = random.Random(0), 0, 0
-    for _ in range(times):
+    for _ in range(kills):
         child = os.fork()
         if child == 0:
             save_for_ever(folder, step)
@@ -125,19 +126,19 @@ def kill_savers(folder: Path, times: int) -> None:
         if found is not None:
             seen, step = seen + 1, found.step
             assert {value.unique().item() for value in other.objective.parameters()} == {float(found.step)}
-    assert seen > times // 2, f"only {seen} of {times} loaded anything"
+    assert seen > kills // 2, f"only {seen} of {kills} loaded anything"
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_old_or_the_new_one_loads(tmp_path):
-    code = f"from engine.test_checkpoint import *; kill_savers(Path({str(tmp_path)!r}), 25)"
+    code = f"from engine.test_checkpoint import *; kill_savers(Path({str(tmp_path)!r}), {times(25, 500)})"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     result = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=times(120, 1200),
         check=False,
     )
     assert result.returncode == 0, result.stderr

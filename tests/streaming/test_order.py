@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import check_order
+from torture import times
 
 from rspretrain.keyed import mix, permutation
 from rspretrain.streaming.order import Order, rank_slice
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(200, 5000), deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=24),
     seed=st.integers(0, 2**63),

@@ -1,0 +1,70 @@
+"""The demo with three seeds: is it pretraining that wins, and does it every time?
+
+python benchmarks/demo_seeds.py [--seeds 0 1 2]
+
+Each seed makes its own archive, its own shards and its own run of `deepspeed launchers/pretrain.py` with the demo's
+recipe, and its own random network to be compared with. The data is generated.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from results import write_results
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ("ap_macro", "ap_micro")
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
+
+
+def one_seed(seed: int, folder: Path) -> list[dict[str, Any]]:
+    archive, shards, out = folder / "archive", folder / "shards", folder / "run"
+    started = time.perf_counter()
+    run(sys.executable, "shards/demo.py", "--out", archive, "--pairs", "768", "--seed", str(seed), "--workers", "2")
+    sources = (f"S2={archive}", f"S1={archive}", f"splits={archive}")
+    build = (sys.executable, "shards/build.py", "bigearthnet", "--source", *sources, "--out", shards)
+    run(*build, "--samples-per-shard", "64", "--workers", "2")
+    overrides = (f"data.shards={shards}", f"run.dir={out}", f"run.seed={seed}", "watch.wandb=off")
+    run("deepspeed", "launchers/pretrain.py", "--config", "configs/pretrain/dual_simclr_demo.yaml", *overrides)
+    backbones = (out / "export/s1", out / "export/s2")
+    probe = (sys.executable, "launchers/probe.py", "--backbone", *backbones, "--shards", shards)
+    run(*probe, "--random-baseline", "--seed", str(seed), "--json", folder / "probe.json")
+    seconds = round(time.perf_counter() - started)
+    found = json.loads((folder / "probe.json").read_text())
+    return [
+        {"seed": seed, "sensor": each["contract"]["sensor"], "features": name, "seconds": seconds}
+        | {f"{kind}_{figure}": round(100 * result[kind][figure], 1) for kind in ("linear", "knn") for figure in FIGURES}
+        for each in found["backbones"]
+        for name, result in each["results"].items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    rows = []
+    for seed in args.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += one_seed(seed, Path(folder))
+    for sensor in ("s1", "s2"):
+        for features in ("random", "pretrained"):
+            mine = [row for row in rows if (row["sensor"], row["features"]) == (sensor, features)]
+            means = {key: round(statistics.mean(row[key] for row in mine), 1) for key in mine[0] if "_ap_" in key}
+            rows.append({"seed": "mean", "sensor": sensor, "features": features, **means})
+    write_results("demo_seeds", rows, {"seeds": args.seeds, "pairs": 768})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The scripts of shards/ as a user starts them: what they print, what they leave, and their exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import webdataset
+from fakes.bigearthnet import band_files, write_bigearthnet
+from fakes.scenes import write_folder
+
+from rspretrain.archives.bigearthnet import BigEarthNet
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "shards" / f"{name}.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def sources(root: Path) -> list[str]:
+    return ["--source", f"S2={root}", f"S1={root}", f"splits={root}"]
+
+
+def test_every_pixel_is_rasterios_through_stock_webdataset(tmp_path):
+    root = write_bigearthnet(tmp_path / "archive", pairs=10)
+    built = script("build", "bigearthnet", *sources(root), "--out", tmp_path / "out", "--samples-per-shard", 4)
+    assert built.returncode == 0, built.stderr
+    assert "10 of 10 patches in 3 shards" in built.stdout
+    archive = BigEarthNet(s2=root, s1=root)
+    entries = {entry.key: entry for entry in archive.entries()[0]}
+    urls = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
+    for sample in webdataset.WebDataset(urls, shardshuffle=False).decode():
+        for group, files in band_files(archive, entries.pop(sample["__key__"])).items():
+            for pixels, file in zip(sample[f"{group}.npy"], files, strict=True):
+                with rasterio.open(file) as source:
+                    expected = source.read(1)
+                assert pixels.dtype == expected.dtype
+                np.testing.assert_array_equal(pixels, expected)
+    assert not entries
+
+
+def test_broken_patches_are_named_left_out_and_counted(tmp_path):
+    root = write_bigearthnet(tmp_path / "archive", pairs=10)
+    archive = BigEarthNet(s2=root, s1=root)
+    missing, cut, nan, label, lonely = archive.entries()[0][:5]
+    band_files(archive, missing)["s2_60m"][0].unlink()
+    file = band_files(archive, cut)["s2_10m"][1]
+    file.write_bytes(file.read_bytes()[:5000])
+    with rasterio.open(band_files(archive, nan)["s1_10m"][1], "r+") as target:
+        pixels = target.read()
+        pixels[0, 3, 4] = np.nan
+        target.write(pixels)
+    metadata = archive.s2 / label.source.s2 / f"{label.source.s2}_labels_metadata.json"
+    metadata.write_text(metadata.read_text().replace('"labels": ["', '"labels": ["Moon base", "'))
+    for path in (archive.s2 / lonely.source.s2).iterdir():
+        path.unlink()
+    (archive.s2 / lonely.source.s2).rmdir()
+
+    built = script("build", "bigearthnet", *sources(root), "--out", tmp_path / "out")
+    assert built.returncode == 3
+    assert "5 of 10 patches in 1 shards" in built.stdout
+    reasons = {
+        fault["name"]: fault["reason"]
+        for fault in json.loads((tmp_path / "out/build_report.json").read_text())["faults"]
+    }
+    for name, part in (
+        (missing.name, "the file is missing"),
+        (cut.name, "cannot be read whole"),
+        (nan.name, "group s1_10m has NaN or infinite pixels, by band: {'VH': 1}"),
+        (label.name, "Moon base"),
+        (lonely.source.s1, "without its Sentinel-2 partner"),
+    ):
+        assert part in reasons[name]
+        assert f"left out: {name}: " in built.stdout
+    assert len(reasons) == 5
+    allowed = script("build", "bigearthnet", *sources(root), "--out", tmp_path / "again", "--allow-skips")
+    assert allowed.returncode == 0
+    assert script("verify", tmp_path / "again").returncode == 0
+
+
+def test_two_pictures_of_one_key(tmp_path):
+    root = write_folder(tmp_path / "pictures")
+    first = sorted(path for path in root.rglob("*") if path.is_file())[0]
+    first.with_name(first.name.replace(first.stem, first.stem.upper())).write_bytes(first.read_bytes())
+    built = script("build", "folder", "--source", root, "--out", tmp_path / "out")
+    assert built.returncode == 3
+    assert "has the same key" in built.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["moon", "--source", "x"], "Unknown archive 'moon'; known are ['aid', 'bigearthnet', 'folder', 'ucmerced']"),
+        (["folder", "--source", "nowhere"], "nowhere is no folder"),
+        (["bigearthnet", "--source", "x"], "expected --source s2=PATH s1=PATH splits=PATH"),
+        (["bigearthnet", "--source", "S3=x"], "does not understand the source 'S3=x'"),
+    ],
+)
+def test_mistakes_are_one_paragraph(tmp_path, arguments, told):
+    done = script("build", *arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_is_in_use(tmp_path):
+    root = write_folder(tmp_path / "pictures")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("")
+    done = script("build", "folder", "--source", root, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "is not empty: it holds ['mine.txt']" in done.stderr
+
+
+def test_verify_says_it_by_its_exit_code(tmp_path):
+    script("build", "folder", "--source", write_folder(tmp_path / "pictures"), "--out", tmp_path / "out")
+    whole = script("verify", tmp_path / "out")
+    assert (whole.returncode, "every byte as it was built" in whole.stdout) == (0, True)
+    shard = next((tmp_path / "out").glob("*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(data)
+    damaged = script("verify", tmp_path / "out")
+    assert damaged.returncode == 1
+    assert f"damaged: {shard.name}:" in damaged.stdout
+    assert script("verify", tmp_path).returncode == 2
