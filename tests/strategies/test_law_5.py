@@ -69,5 +69,14 @@ def test_two_ranks_equal_one(tmp_path):
     for name, (their_losses, their_weights) in run_ranks(2, all_strategies, tmp_path / "shards")[0].items():
         torch.testing.assert_close(their_losses, losses, rtol=1e-5, atol=0, msg=lambda m, n=name: f"{n}: {m}")
         for key, value in weights.items():
-            error = (their_weights[key] - value).abs().max() / value.abs().max().clamp(min=1e-3)
-            assert error < 1e-4, (name, key, float(error))
+            ours, theirs = (moved(key, tensor) for tensor in (value, their_weights[key]))
+            error = (theirs - ours).abs().max() / ours.abs().max().clamp(min=1e-3)
+            assert error < 1e-5, (name, key, float(error))  # measured: 7.9e-6 at worst, 6e-8 over all weights
+
+
+def moved(key: str, value: torch.Tensor) -> torch.Tensor:
+    """Without the biases of keys: softmax does not see them, so Adam makes full steps out of the rounding of zero."""
+    if not key.endswith("qkv.bias"):
+        return value
+    queries, _, values = value.chunk(3)
+    return torch.cat([queries, values])
