@@ -11,12 +11,12 @@ import pytest
 import torch
 from fakes.memory import memory_shards
 from gloo import run_ranks
-from strategies.toys import ALL
 
 from rspretrain import config, world
 from rspretrain.engine.job import prepare
 from rspretrain.sensors import Group
 from rspretrain.strategies import build_strategy
+from strategies.toys import ALL
 
 STEPS = 20
 GROUPS = (
