@@ -79,4 +79,5 @@ def write_results(
         writer.writerows(rows)
     content = {"benchmark": name, "settings": settings, "machine": describe_machine(), "rows": list(rows)}
     full.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    print(f"\n{table.read_text()}\n{table}, {full}")
     return table, full
