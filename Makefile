@@ -24,7 +24,7 @@ $(VENV)/installed-test: $(VENV)/installed requirements/test.txt requirements/tes
 # Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against the same networks at random.
 demo: install
 	rm -rf demo
-	python shards/demo.py --out demo/archive --pairs 768 --workers 2
+	python shards/demo.py --out demo/archive --pairs 1000 --workers 2
 	python shards/build.py bigearthnet --source S2=demo/archive S1=demo/archive splits=demo/archive \
 	  --out demo/shards --samples-per-shard 64 --workers 2
 	PYTHONWARNINGS=ignore deepspeed --quiet launchers/pretrain.py --config configs/pretrain/dual_simclr_demo.yaml \

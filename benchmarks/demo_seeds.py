@@ -20,6 +20,7 @@ from typing import Any
 from results import write_results
 
 ROOT = Path(__file__).parents[1]
+PAIRS = 1000  # as in the Makefile
 FIGURES = ("ap_macro", "ap_micro")
 
 
@@ -30,7 +31,7 @@ def run(*command: str | Path) -> None:
 def one_seed(seed: int, folder: Path) -> list[dict[str, Any]]:
     archive, shards, out = folder / "archive", folder / "shards", folder / "run"
     started = time.perf_counter()
-    run(sys.executable, "shards/demo.py", "--out", archive, "--pairs", "768", "--seed", str(seed), "--workers", "2")
+    run(sys.executable, "shards/demo.py", "--out", archive, "--pairs", str(PAIRS), "--seed", str(seed), "--workers", "2")
     sources = (f"S2={archive}", f"S1={archive}", f"splits={archive}")
     build = (sys.executable, "shards/build.py", "bigearthnet", "--source", *sources, "--out", shards)
     run(*build, "--samples-per-shard", "64", "--workers", "2")
@@ -63,7 +64,7 @@ def main() -> None:
             mine = [row for row in rows if (row["sensor"], row["features"]) == (sensor, features)]
             means = {key: round(statistics.mean(row[key] for row in mine), 1) for key in mine[0] if "_ap_" in key}
             rows.append({"seed": "mean", "sensor": sensor, "features": features, **means})
-    write_results("demo_seeds", rows, {"seeds": args.seeds, "pairs": 768})
+    write_results("demo_seeds", rows, {"seeds": args.seeds, "pairs": PAIRS})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so tha
 import torch
 from safetensors import SafetensorError
 
+from rspretrain.downstream.metrics import MultiLabelScores
 from rspretrain.downstream.probe import ProbeResult, headline, probe, reinitialised, sensor_input_of
 from rspretrain.downstream.samples import ProbeData, choose_data
 from rspretrain.nn.weights import load_backbone
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
         }
         probed.append(Probed(folder, backbone.architecture, contract, results))
     print(f"\n{table(probed)}\n")
+    if absent := absent_classes(probed):
+        print(f"{absent} of {len(data.classes)} classes have no test sample; each counts as 0 in the macro figures\n")
     path = args.json or args.backbone[0].parent / "probe.json"
     write(path, as_json(args, shards, probed))
     print(f"{time.perf_counter() - started:.1f} s")
@@ -103,6 +106,12 @@ def header(args: argparse.Namespace, data: ProbeData) -> str:
         f"trained on {len(data.train):,} ({data.train_split}){val}, tested on {len(data.test):,} ({data.test_split}); "
         "all figures in percent"
     )
+
+
+def absent_classes(probed: list[Probed]) -> int:
+    """How many classes no test sample has; only several-label macro figures count them."""
+    scores = next(iter(probed[0].results.values())).linear
+    return scores.num_without_positives if isinstance(scores, MultiLabelScores) else 0
 
 
 def table(probed: list[Probed]) -> str:
