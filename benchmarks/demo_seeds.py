@@ -31,7 +31,9 @@ def run(*command: str | Path) -> None:
 def one_seed(seed: int, folder: Path) -> list[dict[str, Any]]:
     archive, shards, out = folder / "archive", folder / "shards", folder / "run"
     started = time.perf_counter()
-    run(sys.executable, "shards/demo.py", "--out", archive, "--pairs", str(PAIRS), "--seed", str(seed), "--workers", "2")
+    run(
+        sys.executable, "shards/demo.py", "--out", archive, "--pairs", str(PAIRS), "--seed", str(seed), "--workers", "2"
+    )
     sources = (f"S2={archive}", f"S1={archive}", f"splits={archive}")
     build = (sys.executable, "shards/build.py", "bigearthnet", "--source", *sources, "--out", shards)
     run(*build, "--samples-per-shard", "64", "--workers", "2")

@@ -121,14 +121,13 @@ def table(probed: list[Probed]) -> str:
         for each in probed
         for name, result in each.results.items()
     }
-    first = next(iter(lines.values()))
-    columns = [f"{kind} {TITLES[name]}" for kind in ("linear", "kNN") for name, _ in headline(first.linear)]
-    width = max(map(len, lines))
-    text = [" " * width + "".join(f"{column:>{len(column) + 2}}" for column in columns)]
+    titles = [TITLES[name] for name, _ in headline(next(iter(lines.values())).linear)]
+    width, cell = max(map(len, lines)), max(map(len, titles)) + 2
+    kinds = "".join(f"  {kind}".ljust(cell * len(titles)) for kind in ("linear probe", "nearest neighbours"))
+    text = [" " * width + kinds.rstrip(), " " * width + "".join(f"{title:>{cell}}" for title in titles) * 2]
     for name, result in lines.items():
         values = [value for scores in (result.linear, result.knn) for _, value in headline(scores)]
-        cells = (f"{100 * value:>{len(column) + 2}.1f}" for column, value in zip(columns, values, strict=True))
-        text.append(name.ljust(width) + "".join(cells))
+        text.append(name.ljust(width) + "".join(f"{100 * value:>{cell}.1f}" for value in values))
     return "\n".join(text)
 
 

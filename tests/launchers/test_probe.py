@@ -40,8 +40,9 @@ def test_a_table_and_a_file(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "shards: labels 'all', 3 classes, several labels a sample" in done.stdout
     assert "trained on 32 (train), tested on 8 (test); all figures in percent" in done.stdout
-    head, random, pretrained = (line.split() for line in done.stdout.split("\n\n")[1].splitlines())
-    assert head[:4] == ["linear", "AP", "macro", "linear"]
+    kinds, head, random, pretrained = (line.split() for line in done.stdout.split("\n\n")[1].splitlines())
+    assert kinds == ["linear", "probe", "nearest", "neighbours"]
+    assert head[:4] == ["AP", "macro", "AP", "micro"]
     assert (random[:3], pretrained[:3]) == (["s2", "resnet18,", "random"], ["s2", "resnet18,", "pretrained"])
     (written,) = json.loads((folder / "probe.json").read_text())["backbones"]
     result = written["results"]["pretrained"]
