@@ -49,8 +49,8 @@ def test_imports_point_down():
 
 
 def test_ruff():
-    run("ruff", "check", ".")
-    run("ruff", "format", "--check", ".")
+    run("ruff", "check", "--no-cache", ".")
+    run("ruff", "format", "--no-cache", "--check", ".")
 
 
 def test_mypy():

@@ -40,7 +40,8 @@ def export_backbone(backbone: Backbone, normalise: Normalise, folder: str | Path
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        save_file(tensors, temporary / "model.safetensors", {"format": "pt", "rspretrain": json.dumps(contract)})
+        # One key only: safetensors writes several in random order, and equal weights should be equal bytes.
+        save_file(tensors, temporary / "model.safetensors", {"rspretrain": json.dumps(contract)})
         (temporary / "config.json").write_text(json.dumps(make_config(backbone, contract), indent=2) + "\n")
         (temporary / "README.md").write_text(model_card(folder.name, backbone, contract))
         _replace(temporary, folder)

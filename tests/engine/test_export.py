@@ -2,9 +2,9 @@ import json
 
 import pytest
 import torch
-from engine.runs import job, write_config
 from safetensors.torch import load_file
 
+from engine.runs import job, write_config
 from rspretrain.config import ConfigError
 from rspretrain.engine.checkpoint import WEIGHTS, DamagedCheckpointError
 from rspretrain.engine.export import export_checkpoint

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from engine.runs import job, write_config
 
+from engine.runs import job, write_config
 from rspretrain import config
 from rspretrain.config import ConfigError
 from rspretrain.engine.job import describe, parameter_counts, prepare

@@ -5,8 +5,8 @@ import shutil
 import signal
 
 import pytest
-from engine.runs import interrupt, job, last_step, launch, losses, whole_lines, write_config
 
+from engine.runs import interrupt, job, last_step, launch, losses, whole_lines, write_config
 from rspretrain.config import ConfigError
 from rspretrain.engine.loop import train
 

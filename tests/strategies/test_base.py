@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from strategies.toys import Contrast, here, samples, strategy, take, tensors
 
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StrategySettings, poison
 from rspretrain.strategies.optim import OptimSettings
+from strategies.toys import Contrast, here, samples, strategy, take, tensors
 
 
 def test_poison_is_the_identity_where_the_loss_is_finite():

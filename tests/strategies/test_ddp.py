@@ -3,12 +3,12 @@
 import pytest
 import torch
 from gloo import run_ranks
-from strategies.toys import Contrast, difference, here, take, tensors
 
 from rspretrain.strategies import Strategy, build_strategy, resolve
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
+from strategies.toys import Contrast, difference, here, take, tensors
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 from gloo import run_ranks
-from strategies.toys import ALL, difference, here, samples, strategy, take, tensors
 
 from rspretrain.strategies import resolve
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.deepspeed import read_config
 from rspretrain.strategies.optim import OptimSettings
+from strategies.toys import ALL, difference, here, samples, strategy, take, tensors
 
 STEPS, BAD = range(20), (5, 1)
 
