@@ -39,7 +39,8 @@ def test_readme_shows_the_tree():
     assert not missing
 
 
-def run(*command: str) -> None:
+def run(tool: str, *arguments: str) -> None:
+    command = (Path(sys.executable).parent / tool, *arguments)  # of this environment, whatever PATH says
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -59,4 +60,4 @@ def test_mypy():
 
 def test_archives_and_shards_need_no_torch():
     modules = [f"rspretrain.{str(m)[:-3].replace('/', '.')}" for m in MODULES if m.parts[0] in ("archives", "shardset")]
-    run(sys.executable, "-c", f"import {', '.join(modules)}, sys; assert 'torch' not in sys.modules")
+    run("python", "-c", f"import {', '.join(modules)}, sys; assert 'torch' not in sys.modules")
