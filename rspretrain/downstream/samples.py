@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rspretrain.shardset.index import HOLD_OUT, ShardSet
+from rspretrain.shardset import index
+from rspretrain.shardset.index import ShardSet
 
 Rows = NDArray[np.int64]
 
@@ -75,11 +76,7 @@ def every_fifth(targets: Tensor, multi: bool) -> Tensor:
     targets: multi-hot bool [N K].
     """
     class_of = torch.zeros(len(targets), dtype=torch.long) if multi else targets.long().argmax(dim=1)
-    place = torch.empty(len(targets), dtype=torch.long)
-    for each in class_of.unique():
-        mine = class_of == each
-        place[mine] = torch.arange(int(mine.sum()))
-    return place % HOLD_OUT == HOLD_OUT - 1
+    return torch.from_numpy(index.every_fifth(class_of.numpy()))
 
 
 def _labelled_rows(shards: ShardSet, labelled: NDArray[np.bool_], split: str) -> Rows:

@@ -81,6 +81,7 @@ class Reader:
             self._copy(mapped, places, here, buffers)
 
     def _copy(self, mapped: _Mapped, places: NDArray[np.intp], rows: NDArray[np.int64], buffers: Buffers) -> None:
+        slots, records = places.tolist(), self._record_of[rows].tolist()
         for group in self._groups:
             out = buffers.images[group.name]
             if group.name not in mapped.pixels:
@@ -89,7 +90,7 @@ class Reader:
                 continue
             source = mapped.pixels[group.name]
             flat = out.reshape(len(out), -1).view(np.uint8)
-            for place, record in zip(places.tolist(), self._record_of[rows].tolist(), strict=True):
+            for place, record in zip(slots, records, strict=True):
                 flat[place] = source[record]  # numpy copies a row without the interpreter's lock
 
     def _member(self, mapped: _Mapped, name: str, row: int) -> NDArray[np.uint8]:
