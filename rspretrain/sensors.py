@@ -12,7 +12,10 @@ BAND_ORDER: dict[str, tuple[str, ...]] = {
     "s1": ("VV", "VH"),
     "s2": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"),
     "rgb": ("R", "G", "B"),
+    # Rasters of class codes that lie on the pixels: CORINE (BigEarthNet v2), MODIS land cover (SEN12MS), DFC2020.
+    "map": ("clc", "igbp", "lccs_cover", "lccs_use", "lccs_hydrology", "dfc"),
 }
+ANY_SENSOR = "other"  # an instrument that the package does not know: its bands have whatever names the archive gives
 # Bands that show the scene as the eye would see it (true colour), or as SAR people do (VV, VH in dB).
 PREVIEW_BANDS: dict[str, tuple[str, ...]] = {"s1": ("VV", "VH"), "s2": ("B04", "B03", "B02"), "rgb": ("R", "G", "B")}
 
@@ -22,19 +25,22 @@ class Group:
     """The bands of one sensor that share a pixel grid: one array [C H W] a sample, one `.npy` member in the shard."""
 
     name: str  # member name without ".npy": [a-z0-9_]+, no dots
-    sensor: str  # key of BAND_ORDER
+    sensor: str  # key of BAND_ORDER, or ANY_SENSOR
     bands: tuple[str, ...]
     dtype: str  # numpy name of the archive's own dtype: "uint16", "float32", "uint8"
     shape: tuple[int, int] | None  # (height, width) in pixels, None where images of one archive differ in size
     gsd_m: float | None  # ground sampling distance in metres, None where unknown or mixed
-    units: str  # "dn" (reflectance x 10,000), "db" (sigma nought), "grey" (0..255)
+    units: str  # "dn" (reflectance x 10,000), "db" (sigma nought), "grey" (0..255), "class" (codes of a map)
+    nodata: float | None = None  # the number that stands for "not measured" in the archive's files
 
     def __post_init__(self) -> None:
+        if self.sensor == ANY_SENSOR:
+            return
         unknown = [band for band in self.bands if band not in BAND_ORDER.get(self.sensor, ())]
         if unknown:
             raise ValueError(
                 f"Group {self.name!r} has unknown bands {unknown} for sensor {self.sensor!r}; known are "
-                f"{BAND_ORDER.get(self.sensor, ())}. Add them to rspretrain/sensors.py."
+                f"{BAND_ORDER.get(self.sensor, ())}. Use sensor {ANY_SENSOR!r}, or add them to rspretrain/sensors.py."
             )
 
 

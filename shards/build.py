@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rspretrain.archives import open_archive
+from rspretrain.archives import ARCHIVES, open_archive
 from rspretrain.archives.base import Archive
 from rspretrain.shardset.build import REPORT_NAME, BuildReport, build_shards
 
@@ -26,7 +26,7 @@ def main() -> int:
     """Parse, build, report. Exit code 0: all converted; 2: bad input; 3: patches were left out."""
     args = parse()
     try:
-        archive = open_archive(args.archive, args.source)
+        archive = open_archive(args.archive, args.source, args.option)
         report = build(archive, args)
     except ValueError as error:
         print(f"shards/build.py: {error}", file=sys.stderr)
@@ -38,8 +38,9 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", help="bigearthnet, ucmerced, aid, folder")
+    parser.add_argument("archive", help=", ".join(ARCHIVES))
     parser.add_argument("--source", nargs="+", required=True, metavar="[NAME=]PATH", help="the raw archive's folders")
+    parser.add_argument("--option", nargs="+", default=[], metavar="NAME=VALUE", help="the archive's own choices")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the shard set")
     parser.add_argument("--samples-per-shard", type=int, default=1024)
     parser.add_argument("--order", choices=("shuffled", "archive"), default="shuffled", help="of samples over shards")

@@ -1,6 +1,7 @@
 """What every archive offers: a cheap, ordered list of entries, and a reader that turns one entry into one patch."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ class Archive(ABC):
     nomenclatures: dict[str, Nomenclature]
     # JSON members are padded with spaces to this size, so that all records of a shard have one stride (design.md D3).
     metadata_bytes: int
+    # What `open_archive` was told beside the folders; it goes into the manifest.
+    options: Mapping[str, str] = {}
 
     @abstractmethod
     def entries(self) -> tuple[list[Entry], list[Fault]]:

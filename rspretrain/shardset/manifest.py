@@ -27,6 +27,7 @@ class GroupEntry(Settings):
     max_shape: tuple[int, int]  # the largest height and the largest width of all samples
     gsd_m: float | None
     units: str
+    nodata: float | None = None
 
 
 class NomenclatureEntry(Settings):
@@ -77,7 +78,7 @@ class Manifest(Settings):
     def group(self, name: str) -> Group:
         """The group of that name, as the rest of the package knows it."""
         entry = next(entry for entry in self.groups if entry.name == name)
-        return Group(entry.name, entry.sensor, entry.bands, entry.dtype, entry.shape, entry.gsd_m, entry.units)
+        return Group(**entry.model_dump(exclude={"max_shape"}))
 
     def nomenclature(self, name: str) -> Nomenclature:
         """The nomenclature of that name, as the rest of the package knows it."""
