@@ -34,6 +34,10 @@ class PatchError(ValueError):
     """A patch that cannot be converted without losing something. The build reports it by name and leaves it out."""
 
 
+class PatchExcluded(PatchError):
+    """A patch that is left out because the user's own filters say so (clouds, missing pixels): counted, no fault."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One line of a build report: which patch was left out, and why."""
