@@ -5,16 +5,18 @@ import json
 import pickle
 import re
 import shutil
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from fakes.bigearthnet import band_files, write_bigearthnet
+from fakes.bigearthnet import LISTS, band_files, write_bigearthnet, write_lists
 from laws import check_archive
 
+from rspretrain.archives import open_archive
 from rspretrain.archives.bigearthnet import BigEarthNet
-from rspretrain.archives.raster import read_raster, write_raster
+from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.index import ShardSet
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")
@@ -155,22 +157,6 @@ def test_a_truncated_file(copy):
     check(BigEarthNet(copy, copy, copy), {first.name: f"{first.name}_B04.tif: cannot be read whole ("})
 
 
-def test_wrong_dtype_shape_and_place(copy):
-    first = folders(copy)[0][0]
-    path = first / f"{first.name}_B11.tif"
-    raster = read_raster(path)
-    left, _, _, top = raster.bounds
-    epsg = int(raster.crs.removeprefix("EPSG:"))
-    cases = [
-        (raster.pixels.astype(np.float32), left, "B11.tif: float32 (1, 60, 60), expected uint16 (1, 60, 60). Download"),
-        (raster.pixels[:, :59], left, "B11.tif: uint16 (1, 59, 60), expected uint16 (1, 60, 60). Download"),
-        (raster.pixels, left + 20, f"B11.tif: lies at {raster.crs} ({left + 20}, "),
-    ]
-    for pixels, edge, message in cases:
-        write_raster(path, pixels, epsg, edge, top, 20)
-        assert message in reason(BigEarthNet(copy))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -202,10 +188,105 @@ def test_a_pair_that_its_json_denies(copy):
     assert f"names the partner 'S2A_MSIL2A_20170101T101010_1_1', expected '{s2[0].name}'. Check the CSVs." in message
 
 
-def test_a_label_outside_the_19_keeps_its_43(copy):
+def test_a_label_outside_the_19_keeps_its_43(copy, tmp_path):
     edit(folders(copy)[0][0], labels=["Burnt areas"])
     archive = BigEarthNet(copy)
     assert archive.read(archive.entries()[0][0]).labels == {"43": ("Burnt areas",), "19": ()}
+    assert build_shards(archive, tmp_path / "shards").written == 10
+    shards = ShardSet(tmp_path / "shards")
+    row = shards.keys().index(archive.entries()[0][0].key)
+    assert [shards.column(f"labels_{name}")[row].as_py() for name in ("43", "19")] == [["Burnt areas"], []]
+
+
+@pytest.mark.parametrize("sensors", [("s2", "s1"), ("s2",), ("s1",)])
+def test_flags_and_exclusions_go_by_the_s2_name(copy, sensors):
+    flagged = write_lists(copy, snow=2, cloud=1)
+    roots = dict.fromkeys(sensors, copy)
+    entries, _ = BigEarthNet(**roots, splits=copy).entries()
+    assert Counter((e.source.snow, e.source.cloud, e.source.split is None) for e in entries) == {
+        (True, False, True): 2, (False, True, True): 1, (False, False, False): 7,
+    }  # fmt: skip
+    for exclude, left in ((("snow",), 8), (("cloud",), 9), (("snow", "cloud"), 7)):
+        archive = BigEarthNet(**roots, splits=copy, exclude=exclude)
+        check(archive, {})
+        assert len(archive.entries()[0]) == left
+    assert not {entry.source.s2 for entry in archive.entries()[0]} & {*flagged["snow"], *flagged["cloud"]}
+
+
+def test_flags_are_attributes_where_their_list_is(copy):
+    flagged = write_lists(copy)
+    (copy / LISTS["cloud"]).unlink()
+    archive = BigEarthNet(copy, splits=copy)
+    first, last = (archive.read(archive.entries()[0][place]).attributes for place in (0, -1))
+    assert first["s2_name"] == flagged["snow"][0]
+    assert (first["snow"], last["snow"], "cloud" in first) == (1, 0, False)
+
+
+def test_an_excluded_patch_is_not_a_lonely_one(copy):
+    snow = write_lists(copy)["snow"]
+    shutil.rmtree(copy / "BigEarthNet-v1.0" / snow[0])
+    missing = f"Sentinel-1 patch without its Sentinel-2 partner {snow[0]}"
+    assert [fault.reason for fault in BigEarthNet(copy, copy, copy).entries()[1]] == [missing]
+    check(BigEarthNet(copy, copy, copy, exclude=("snow",)), {})
+
+
+@pytest.mark.parametrize("sensors", [("s2", "s1"), ("s2",), ("s1",)])
+def test_random_splits_need_no_files_and_are_the_same_for_every_sensor(source, sensors):
+    roots = dict.fromkeys(sensors, source)
+    entries, faults = BigEarthNet(**roots, split="random").entries()
+    assert (Counter(entry.source.split for entry in entries), faults) == ({"train": 6, "val": 2, "test": 2}, [])
+    both = {entry.source.s1: entry.source.split for entry in BigEarthNet(source, source, split="random").entries()[0]}
+    s2_only = [entry.source.split for entry in BigEarthNet(source, split="random").entries()[0]]
+    splits = [entry.source.split for entry in entries]
+    assert splits == ([both[entry.source.s1] for entry in entries] if "s1" in sensors else s2_only)
+    assert splits != [entry.source.split for entry in BigEarthNet(**roots, split="random", seed=1).entries()[0]]
+
+
+def test_random_splits_divide_what_exclusions_leave(copy):
+    write_lists(copy, snow=3, cloud=2)
+    for split in ("train", "val", "test"):
+        (copy / f"{split}.csv").unlink()
+    entries, _ = BigEarthNet(copy, splits=copy, exclude=("snow", "cloud"), split="random").entries()
+    assert Counter(entry.source.split for entry in entries) == {"train": 3, "val": 1, "test": 1}
+
+
+def test_official_only_leaves_out_what_no_split_names(copy):
+    write_lists(copy)
+    archive = BigEarthNet(copy, copy, copy, split="official-only")
+    check(archive, {})
+    assert len(archive.entries()[0]) == 7
+    assert None not in {entry.source.split for entry in archive.entries()[0]}
+
+
+def test_an_s1_patch_that_names_no_partner_is_a_fault_where_lists_go_by_it(copy):
+    first = folders(copy)[1][0]
+    partner = json.loads(next(first.glob("*.json")).read_text())["corresponding_s2_patch"]
+    edit(first, corresponding_s2_patch=None)
+    fault = {first.name: "Sentinel-1 patch without its Sentinel-2 partner (none named)"}
+    check(BigEarthNet(s1=copy), {})
+    check(BigEarthNet(s1=copy, split="random"), fault)
+    check(BigEarthNet(copy, copy), fault | {partner: "Sentinel-2 patch without a Sentinel-1 partner"})
+
+
+def test_options_come_from_the_command_line(copy):
+    write_lists(copy)
+    options = ["exclude=snow,cloud", "split=random", "seed=7"]
+    archive = open_archive("bigearthnet", [f"S2={copy}", f"splits={copy}"], options)
+    assert (archive.exclude, archive.split, archive.seed) == (("snow", "cloud"), "random", 7)
+    assert len(archive.entries()[0]) == 7
+    with pytest.raises(ValueError, match=r"exclude='mist': Input should be 'snow' or 'cloud'"):
+        open_archive("bigearthnet", [f"S2={copy}"], ["exclude=mist"])
+
+
+def test_options_that_have_nothing_to_go_by(source):
+    with pytest.raises(ValueError, match=r"exclude=snow got no lists to go by, expected their folder\. Give splits="):
+        BigEarthNet(source, exclude=("snow",))
+    with pytest.raises(ValueError, match=r"split=official-only got no lists to go by, expected their folder\. Give"):
+        BigEarthNet(source, split="official-only")
+    with pytest.raises(ValueError, match=r"seed=3 has no effect on split=official, expected none\. Drop it or ask"):
+        BigEarthNet(source, splits=source, seed=3)
+    with pytest.raises(ValueError, match=r"exclude=cloud got no list: \S+ holds no patches_with_cloud_and_shadow\.csv"):
+        BigEarthNet(source, splits=source, exclude=("cloud",)).entries()
 
 
 def test_sources_that_are_not_there(source, tmp_path):
@@ -260,3 +341,4 @@ def test_the_official_splits():
     archive = BigEarthNet(root, root, REAL / "bigearthnet-v1-metadata")
     assert [entry.source.split for entry in archive.entries()[0]] == ["test", "train", "train"]
     assert archive.num_absent() == {"train": 269_695 - 2, "val": 123_723, "test": 125_866 - 1}
+    assert {(entry.source.snow, entry.source.cloud) for entry in archive.entries()[0]} == {(False, False)}
