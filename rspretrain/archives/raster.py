@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
+from rspretrain.archives import tiff
 from rspretrain.patch import PatchError
 
 # No look at a file's neighbours (far slower on a network). A JPEG or PNG that ends early is an error: GDAL's defaults
@@ -25,6 +27,9 @@ _OPTIONS = {
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     "GDAL_PAM_ENABLED": "NO",
 }
+# What rasterio said of the first file with these GeoKeys: asking again takes ten times longer than reading a patch.
+# Only of files whose pixels are areas, because the bounds of points lie half a pixel elsewhere.
+_CRS_OF_GEO_KEYS: dict[tiff.GeoKeys, str | None] = {}
 _COLOUR = {ColorInterp.red: 0, ColorInterp.green: 1, ColorInterp.blue: 2}
 
 
@@ -38,13 +43,21 @@ class Raster:
 
 
 def read_raster(path: Path) -> Raster:
-    """All bands of one file. PatchError where it is missing, unreadable or ends early."""
+    """All bands of one file; `pixels` may be read-only. PatchError where it is missing, unreadable or ends early."""
+    plain = _read_plain(path)
+    if plain is not None and plain.geo_keys in _CRS_OF_GEO_KEYS:
+        crs = _CRS_OF_GEO_KEYS[plain.geo_keys]
+        return Raster(plain.pixels, crs, plain.bounds if crs else None)
     try:
         with _silently(path) as source:
             crs = _crs_name(source.crs.to_wkt()) if source.crs else None
             bounds = tuple(float(edge) for edge in source.bounds) if crs else None
+            if plain is not None and source.tags().get("AREA_OR_POINT") == "Area":
+                if len(_CRS_OF_GEO_KEYS) > 1024:
+                    _CRS_OF_GEO_KEYS.clear()
+                _CRS_OF_GEO_KEYS[plain.geo_keys] = crs
             return Raster(source.read(), crs, bounds)  # type: ignore[arg-type]
-    except (RasterioError, CRSError, OSError) as error:
+    except (RasterioError, CRSError, OSError, UnicodeError) as error:  # the last: a damaged name of a CRS
         raise _unreadable(path, error) from error
 
 
@@ -84,6 +97,14 @@ def crs_of_wkt(wkt: str) -> str | None:
         return _crs_name(wkt)
     except CRSError:
         return None
+
+
+def _read_plain(path: Path) -> tiff.Plain | None:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return tiff.read_plain(file.read()) if os.fstat(file.fileno()).st_size <= tiff.LARGE else None
+    except OSError:
+        return None  # rasterio says what is wrong
 
 
 def _to_rgb(path: Path, bands: NDArray[np.uint8], roles: list[ColorInterp]) -> NDArray[np.uint8]:
