@@ -10,9 +10,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.archives.base import Archive
 from rspretrain.archives.bigearthnet import BigEarthNet
+from rspretrain.archives.dfc2020 import Dfc2020
 from rspretrain.archives.scenes import Aid, Folder, UcMerced
+from rspretrain.archives.sen12ms import Sen12Ms
 
-ARCHIVES: dict[str, type[Archive]] = {"bigearthnet": BigEarthNet, "ucmerced": UcMerced, "aid": Aid, "folder": Folder}
+ARCHIVES: dict[str, type[Archive]] = {
+    "bigearthnet": BigEarthNet,
+    "sen12ms": Sen12Ms,
+    "dfc2020": Dfc2020,
+    "ucmerced": UcMerced,
+    "aid": Aid,
+    "folder": Folder,
+}
 
 
 def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ()) -> Archive:

@@ -1,0 +1,96 @@
+"""DFC2020: both spellings, the papers' splits, labels from the map after remapping."""
+
+import numpy as np
+import pytest
+import rasterio
+from fakes.rois import write_dfc2020, write_kind
+from laws import check_archive, check_record
+
+from rspretrain.archives import open_archive
+from rspretrain.archives.dfc2020 import CODES, Dfc2020, dfc_labels
+from rspretrain.shardset.record import check_patch
+
+
+def files(archive):
+    return lambda entry: {
+        group.name: [archive.root / entry.source.files[kind]] for kind, group in archive.group_of.items()
+    }
+
+
+@pytest.mark.parametrize("scene", ["validation", "0"])
+def test_both_spellings_give_the_same_patches(tmp_path, scene):
+    archive = Dfc2020(write_dfc2020(tmp_path, scene=scene))
+    check_archive(archive, {}, files(archive))
+    patches = [archive.read(entry) for entry in archive.entries()[0]]
+    assert [patch.key for patch in patches[3:5]] == ["rois0000_test_p3", "rois0000_validation_p0"]
+    assert [patch.split for patch in patches] == ["test"] * 4 + ["train"] * 4
+    assert patches[4].labels == {"dfc": ("Forest",), "dfc_multi": ("Forest", "Croplands")}
+    assert patches[4].attributes["dfc_name"] == f"ROIs0000_validation_dfc_{scene}_p0"
+    for patch in patches:
+        check_record(archive, patch)
+
+
+def test_a_folder_spelled_one_way_and_files_the_other(tmp_path):
+    write_dfc2020(tmp_path, scene="0")
+    for folder in sorted(tmp_path.glob("ROIs0000_validation/*_0")):
+        folder.rename(folder.with_name(folder.name.replace("_0", "_validation")))
+    archive = Dfc2020(tmp_path)
+    check_archive(archive, {}, files(archive))
+    assert len(archive.entries()[0]) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [
+        ([], ["s1_10m", "s2_10m", "dfc_10m"]),
+        (["maps=false"], ["s1_10m", "s2_10m"]),
+        (["sensors=s2", "lc=true"], ["s2_10m", "lc_10m", "dfc_10m"]),
+    ],
+)
+def test_what_a_user_types(tmp_path, options, groups):
+    archive = open_archive("dfc2020", [str(write_dfc2020(tmp_path))], options)
+    assert [group.name for group in archive.groups] == groups
+    check_archive(archive, {}, files(archive))
+
+
+def test_faults_by_name(tmp_path):
+    archive = Dfc2020(write_dfc2020(tmp_path))
+    (tmp_path / "ROIs0000_test/dfc_0/ROIs0000_test_dfc_0_p1.tif").unlink()
+    write_kind(tmp_path / "ROIs0000_validation/s1_0/ROIs0000_validation_s1_0_p0.tif", "s1", 0)
+    faults = {
+        "ROIs0000_test_p1": "has no dfc file, only ROIs0000_test/s1_0/ROIs0000_test_s1_0_p1.tif, ROIs0000_test/s2_0/",
+        "ROIs0000_validation/s1_validation/ROIs0000_validation_s1_validation_p0.tif": "is the s1 of "
+        "ROIs0000_validation_p0 too, as ROIs0000_validation/s1_0/ROIs0000_validation_s1_0_p0.tif is",
+    }
+    check_archive(archive, faults, files(archive))
+
+
+def test_remapping_is_the_papers():
+    """methods.md A.7, step by step in its order."""
+    codes = np.arange(11)
+    remapped = codes.copy()
+    remapped[(remapped == 3) | (remapped == 8)] = 0
+    remapped = np.where(remapped >= 3, remapped - 1, remapped)
+    remapped = np.where(remapped >= 8, remapped - 1, remapped)
+    for code, position in zip(codes, remapped - 1, strict=True):
+        labels = dfc_labels(np.full((3, 3), code, dtype=np.uint8))
+        assert labels.get("dfc", ()) == labels["dfc_multi"] == ((list(CODES)[position],) if position >= 0 else ())
+
+
+def test_invalid_pixels_vote_and_count(tmp_path):
+    codes = np.zeros((10, 10), dtype=np.uint8)
+    codes.ravel()[:40], codes.ravel()[40:50] = 6, 10
+    assert dfc_labels(codes) == {"dfc_multi": ("Croplands", "Water")}  # 50 % invalid win, 10 % water are enough
+    codes.ravel()[50:60] = 6
+    assert dfc_labels(codes)["dfc"] == ("Croplands",)
+    codes.ravel()[49] = 0
+    assert dfc_labels(codes)["dfc_multi"] == ("Croplands",)
+    archive = Dfc2020(write_dfc2020(tmp_path, patches=1))
+    path = tmp_path / "ROIs0000_test/dfc_0/ROIs0000_test_dfc_0_p0.tif"
+    write_kind(path, "dfc", 1)
+    with rasterio.open(path, "r+") as target:
+        target.write(np.full((1, 32, 32), 3, dtype=np.uint8))
+    patch = archive.read(archive.entries()[0][0])
+    check_patch(patch, archive.groups, archive.nomenclatures)
+    assert patch.labels == {"dfc_multi": ()}
+    assert (patch.images["dfc_10m"] == 3).all()

@@ -1,0 +1,73 @@
+"""Headers without GDAL say what rasterio says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from rspretrain.archives.headers import Header, common_shape, evenly, read_header
+from rspretrain.archives.raster import write_raster
+
+REAL = Path(__file__).parents[2].parent / "shared/data"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 13])
+def test_tiff(tmp_path, dtype, bands):
+    path = tmp_path / "a.tif"
+    write_raster(path, np.zeros((bands, 5, 7), dtype=dtype), 32633, 0.0, 0.0, 10.0)
+    assert read_header(path) == Header(bands, (5, 7), dtype)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [({"bigtiff": "YES"}, "uint16"), ({"endianness": "BIG"}, "uint16"), ({"nbits": 12}, "uint16"),
+     ({"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate", "interleave": "band"}, "uint16"),
+     ({"nbits": 1}, "uint8")],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_kinds_of_tiff(tmp_path, options, dtype):
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=2, height=20, width=30, dtype=dtype, **options) as target:
+        target.write(np.ones((2, 20, 30), dtype=dtype))
+    assert read_header(path) == Header(2, (20, 30), dtype)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
+def test_pictures(tmp_path, suffix):
+    Image.new("RGB", (7, 5)).save(tmp_path / f"a.{suffix}")
+    assert read_header(tmp_path / f"a.{suffix}") == Header(3, (5, 7), None)
+
+
+def test_files_without_a_header(tmp_path):
+    path = tmp_path / "a.tif"
+    assert read_header(path) is None
+    write_raster(path, np.zeros((3, 5, 7), dtype=np.complex64), 32633, 0.0, 0.0, 10.0)
+    whole = path.read_bytes()
+    for data in (b"", b"II", b"II*\0", whole, whole[:40], b"II*\0\xff\xff\xff\x7f", b"<html>not found</html>"):
+        path.write_bytes(data)
+        assert read_header(path) is None
+
+
+def test_common_shape():
+    small, large = Header(3, (4, 4), None), Header(13, (8, 8), "uint16")
+    assert common_shape([None, small, small]) == (4, 4)
+    assert common_shape([small, large]) is None
+    assert common_shape([None]) is None
+
+
+def test_evenly():
+    assert evenly([1, 2, 3], 3) == [1, 2, 3]
+    assert evenly(range(10), 4) == [0, 2, 5, 7]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_real_tiffs():
+    paths = sorted(REAL.rglob("*.tif"))
+    for path in paths:
+        with rasterio.open(path) as source:
+            assert read_header(path) == Header(source.count, source.shape, source.dtypes[0])
+    assert len(paths) > 100
