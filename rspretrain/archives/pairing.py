@@ -1,0 +1,88 @@
+"""Which scene of another sensor shows the same place: by footprint, then by date. Nothing is resampled for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rspretrain.archives.scene_files import Scene
+from rspretrain.archives.tiling import Bounds, Grid, cut
+
+_FAR = 1e12  # seconds; dates that are not known are further apart than any two that are
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why a window has no partner."""
+
+    reason: str
+
+
+class Footprints:
+    """The scenes of one sensor, found by place. `sizes` are the pixels of a window on each of their layers."""
+
+    def __init__(self, sensor: str, scenes: Sequence[Scene], sizes: tuple[int, ...], max_offset: float) -> None:
+        self.sensor, self.sizes, self.max_offset = sensor, sizes, max_offset
+        self.touched: set[str] = set()  # names of scenes that some window's scene meets
+        by_crs: dict[str, list[Scene]] = {}
+        for scene in scenes:
+            if scene.grid.crs is not None:
+                by_crs.setdefault(scene.grid.crs, []).append(scene)
+        self._by_crs = {crs: sorted(group, key=lambda scene: scene.grid.left) for crs, group in by_crs.items()}
+        self._bounds = {crs: np.array([s.grid.extent for s in group]) for crs, group in self._by_crs.items()}  # [N 4]
+
+    def around(self, scene: Scene) -> list[Scene] | Misfit:
+        """The scenes that meet the footprint of `scene`, the nearest in time first (then by name)."""
+        crs = scene.grid.crs
+        if crs is None:
+            return Misfit(
+                f"has no CRS, so that no {self.sensor} scene can be its partner. Add one, or drop the source."
+            )
+        if crs not in self._by_crs:
+            return Misfit(
+                f"no {self.sensor} scene has its CRS {crs}, theirs are {sorted(self._by_crs)}. Nothing is resampled: "
+                "warp one of the two with gdalwarp first."
+            )
+        found = [self._by_crs[crs][number] for number in _meeting(self._bounds[crs], scene.grid.extent)]
+        self.touched |= {each.name for each in found}
+        if not found:
+            return Misfit(f"no {self.sensor} scene meets its footprint. Add one, or drop the source.")
+        return sorted(found, key=lambda each: (_seconds(each.when, scene.when), each.name))
+
+    def partner(self, base: Grid, row: int, col: int, window: int, near: Sequence[Scene]) -> Scene | Misfit:
+        """The first of `near` whose pixels lie on the window, off by `max_offset` of a pixel at most."""
+        best = (float("inf"), "")
+        for scene in near:
+            offset = self._offset(base, row, col, window, scene)
+            if offset <= self.max_offset:
+                return scene
+            best = min(best, (offset, scene.name))
+        if best[1] == "":
+            return Misfit(f"no {self.sensor} scene is as large as the window. Lower --option window={window}.")
+        return Misfit(
+            f"the nearest {self.sensor} pixels ({best[1]}) lie up to {best[0]:.2f} pixels off, expected at most "
+            f"{self.max_offset:g}. Add a scene that covers it, or accept that with --option max_offset="
+            f"{np.ceil(best[0] * 100) / 100:g} (nothing is resampled)."
+        )
+
+    def _offset(self, base: Grid, row: int, col: int, window: int, scene: Scene) -> float:
+        cuts = [
+            cut(base, row, col, window, layer.grid, size) for layer, size in zip(scene.layers, self.sizes, strict=True)
+        ]
+        return max(float("inf") if each is None else each.offset_px for each in cuts)
+
+
+def _meeting(bounds: NDArray[np.float64], place: Bounds) -> list[int]:
+    """Rows of [N 4], ordered by their left edge, whose rectangles meet `place`. Only a strip of them is looked at."""
+    left, bottom, right, top = place
+    widest = float((bounds[:, 2] - bounds[:, 0]).max())
+    first, last = np.searchsorted(bounds[:, 0], [left - widest, right])
+    strip = bounds[first:last]
+    inside = (strip[:, 2] > left) & (strip[:, 1] < top) & (strip[:, 3] > bottom)
+    return [int(first) + int(number) for number in np.flatnonzero(inside)]
+
+
+def _seconds(one: datetime | None, other: datetime | None) -> float:
+    return _FAR if one is None or other is None else abs((one - other).total_seconds())

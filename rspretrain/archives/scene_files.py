@@ -1,0 +1,315 @@
+"""Which files below a folder make up which scene: one file with many bands, or one file a band at mixed resolutions.
+
+Only headers are read: about 0.3 ms a file. A scene is a list of layers, one for every pixel grid, finest first.
+"""
+
+import fnmatch
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from rspretrain.archives.tiling import Grid, ratio
+from rspretrain.archives.windows import Profile, latitude, metres_per_unit, read_profile
+from rspretrain.patch import Fault, PatchError
+from rspretrain.sensors import BAND_ORDER
+
+SUFFIXES = (".tif", ".tiff", ".vrt")
+UNUSED = "-"  # in a list of band names: a band of the file that is left out
+# What the bands of a file are where only their number is known. 12: Sentinel-2 L2A, which has no B10.
+_BY_COUNT = {
+    ("s1", 2): BAND_ORDER["s1"],
+    ("s2", 13): BAND_ORDER["s2"],
+    ("s2", 12): tuple(band for band in BAND_ORDER["s2"] if band != "B10"),
+    ("rgb", 3): BAND_ORDER["rgb"],
+}
+_NOMINAL_M = {"s1": (10.0, 20.0, 40.0), "s2": (10.0, 20.0, 60.0)}  # degrees and odd warps are up to 10 % off these
+_COLOURS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
+_SEASONS = ("winter", "spring", "summer", "fall")  # three months each, in the north from December
+# _B02, -B8A, .VV at the end of a stem, with or without a resolution after it (_B02_10m).
+_TOKEN = re.compile(r"(?:(?P<prefix>.*)[_\-. ])?(?P<band>[A-Za-z0-9]+?)(?:[_\-]\d+m)?")
+_DATE = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:[T_](\d{1,2}):?(\d\d):?(\d\d))?(?!\d)")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The bands of one scene on one pixel grid, and where to read them."""
+
+    grid: Grid
+    ratio: Fraction  # its pixels in pixels of the scene's finest layer
+    bands: tuple[str, ...]
+    files: tuple[tuple[Path, tuple[int, ...]], ...]  # a file and its band numbers (from 1), in the order of `bands`
+    dtype: str
+    nodata: float | None  # a finite number; NaN is missing in any case
+    gsd_m: float | None  # nominal
+    masked: bool  # whether a file has a mask of its own
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One acquisition of one sensor. `name` is sensor/path below the source; `when` is read from the name."""
+
+    name: str
+    sensor: str
+    layers: tuple[Layer, ...]
+    when: datetime | None
+    season: str | None
+    mask: tuple[Path, Grid] | None  # of clouds
+
+    @property
+    def grid(self) -> Grid:
+        """Of the finest layer."""
+        return self.layers[0].grid
+
+
+_Member = tuple[str, Profile, int]  # band, file, band number
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the scenes of one sensor lie, and what their files leave open."""
+
+    sensor: str
+    path: Path  # a folder, or a pattern: folder/*_s2_*
+    bands: tuple[str, ...] = ()  # names of a file's bands, or a choice among bands that have names
+    cloud_mask: str = ""  # file-name pattern
+    nodata: float | None = None  # where a file has no tag
+
+
+def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
+    """All scenes of one source by name, and every file or scene that cannot be used. ValueError without a folder."""
+    root, paths = _files(source.path)
+    faults: list[Fault] = []
+    profiles: list[Profile] = []
+    for path in paths:
+        try:
+            profiles.append(read_profile(path))
+        except PatchError as error:
+            faults.append(Fault(_label(source, root, path), str(error)))
+    parts = {part for profile in profiles for part in profile.parts}  # of a VRT: they are no scenes of their own
+    bands: list[Profile] = []
+    masks: dict[Path, list[Profile]] = {}  # by folder
+    for profile in profiles:
+        if _is_mask(source, profile.path):
+            masks.setdefault(profile.path.parent, []).append(profile)
+        elif profile.path not in parts:
+            bands.append(profile)
+    scenes: list[Scene] = []
+    bundles = _bundles(source, root, bands, faults)
+    scenes_in = Counter(members[0][1].path.parent for members in bundles.values())
+    for name, members in bundles.items():
+        folder = members[0][1].path.parent
+        try:
+            scenes.append(_scene(source, name, members, masks.get(folder, []), alone=scenes_in[folder] == 1))
+        except PatchError as error:
+            faults.append(Fault(name, str(error)))
+    return scenes, faults
+
+
+def _files(source: Path) -> tuple[Path, list[Path]]:
+    """The folder, and its raster files by path. Parts of `source` from the first wildcard on are a pattern."""
+    parts = source.parts
+    wild = next((number for number, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
+    root = Path(os.path.abspath(Path(*parts[:wild])))
+    pattern = "/".join(parts[wild:]) or "*"
+    if root.is_file():
+        root, pattern = root.parent, root.name
+    if not root.is_dir():
+        raise ValueError(f"{source} is no folder, expected one with GeoTIFF, COG or VRT files. Give its path.")
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in names:
+            path = Path(folder, name)
+            visible = path.suffix.lower() in SUFFIXES and not name.startswith(".")
+            if visible and fnmatch.fnmatchcase(path.relative_to(root).as_posix(), pattern):
+                found.append(path)
+    return root, sorted(found)
+
+
+def _label(source: Source, root: Path, path: Path) -> str:
+    """s2/<path below the source>; the source's own folder has its name."""
+    return f"{source.sensor}/{root.name if path == root else path.relative_to(root).as_posix()}"
+
+
+def _is_mask(source: Source, path: Path) -> bool:
+    return bool(source.cloud_mask) and fnmatch.fnmatchcase(path.name.lower(), source.cloud_mask.lower())
+
+
+def _bundles(source: Source, root: Path, profiles: Iterable[Profile], faults: list[Fault]) -> dict[str, list[_Member]]:
+    """Scene name -> (band, file, band number) in canonical order."""
+    bundles: dict[str, dict[str, tuple[Profile, int]]] = {}
+    for profile in profiles:
+        stem = _TOKEN.fullmatch(profile.path.stem)
+        band = band_name(source.sensor, stem["band"]) if stem else ""
+        if profile.count == 1 and stem and band in (BAND_ORDER.get(source.sensor) or source.bands):
+            folder, prefix = profile.path.parent, stem["prefix"] or ""
+            scene = _label(source, root, folder if prefix == folder.name else folder / prefix)
+            names: tuple[str, ...] = (band if not source.bands or band in source.bands else UNUSED,)
+        else:
+            scene = _label(source, root, profile.path)
+            try:
+                names = _names(source, profile)
+            except PatchError as error:
+                faults.append(Fault(scene, str(error)))
+                continue
+        bundle = bundles.setdefault(scene, {})
+        for number, name in enumerate(names, 1):
+            if name in bundle:
+                reason = f"band {name} of {scene} is in {bundle[name][0].path.name} already; remove one of the files"
+                faults.append(Fault(_label(source, root, profile.path), reason))
+            elif name != UNUSED:
+                bundle[name] = profile, number
+    known = BAND_ORDER.get(source.sensor)
+    return {
+        scene: [(band, *bundle[band]) for band in (sorted(bundle, key=known.index) if known else bundle)]
+        for scene, bundle in sorted(bundles.items())
+        if bundle
+    }
+
+
+def band_name(sensor: str, text: str) -> str:
+    """The canonical name of a band: B2 and b02 are B02, vv is VV, red is R. Unknown sensors keep their names."""
+    if sensor not in BAND_ORDER:
+        return text
+    name = text.strip().upper()
+    if sensor == "s2" and (match := re.fullmatch(r"B0?(\d{1,2})(A?)", name)):
+        return f"B{match[1]}A" if match[2] else f"B{int(match[1]):02d}"
+    return _COLOURS.get(name, name)
+
+
+def _names(source: Source, profile: Profile) -> tuple[str, ...]:
+    """A name for every band of a file: by the option, its descriptions, or its count. PatchError where none tells."""
+    known = BAND_ORDER.get(source.sensor)
+    described = tuple(band_name(source.sensor, name) for name in profile.names)
+    if len(set(described)) < len(described) or (known and not set(described) <= set(known)):
+        described = ()
+    if source.bands and set(source.bands) - {UNUSED} <= set(described):
+        return tuple(name if name in source.bands else UNUSED for name in described)
+    if len(source.bands) == profile.count:
+        return source.bands
+    if source.bands:
+        found = f"has {profile.count} bands ({', '.join(name or '?' for name in profile.names)})"
+        raise PatchError(f"{found}, expected the {len(source.bands)} of {source.sensor}_bands. Correct the option.")
+    named = described if described and all(described) else _BY_COUNT.get((source.sensor, profile.count), ())
+    if not named and known is None:
+        named = tuple(f"b{number}" for number in range(1, profile.count + 1))
+    if not named:
+        raise PatchError(
+            f"has {profile.count} band(s) without names of {source.sensor}, expected a band at the end of its file "
+            f"name, descriptions, or a number of bands that tells. Name them: --option {source.sensor}_bands="
+            f"{','.join([*(known or ())[: profile.count - 1], '…'])} in the file's order ({UNUSED} leaves a band out)."
+        )
+    return named
+
+
+def _scene(source: Source, name: str, members: list[_Member], masks: list[Profile], alone: bool) -> Scene:
+    when = acquired(name)
+    layers = _layers(source, members)
+    season, grid = None, layers[0].grid
+    if when is not None and grid.crs is not None:
+        left, bottom, right, top = grid.extent
+        south = latitude(grid.crs, (left + right) / 2, (bottom + top) / 2) < 0
+        season = _SEASONS[(when.month + 6 * south) % 12 // 3]
+    return Scene(name, source.sensor, layers, when, season, _mask_of(name, masks, alone))
+
+
+def _layers(source: Source, members: list[_Member]) -> tuple[Layer, ...]:
+    """Bands by pixel grid, finest first. PatchError, naming the file, where two do not fit together."""
+    finest = min((profile for _, profile, _ in members), key=lambda profile: profile.grid.dx)
+    by_ratio: dict[Fraction, list[_Member]] = {}
+    for member in members:
+        try:
+            by_ratio.setdefault(ratio(finest.grid, member[1].grid), []).append(member)
+        except ValueError as error:
+            raise PatchError(f"{member[1].path.name}: {error} ({finest.path.name}). Warp the file first.") from None
+    return tuple(_layer(source, key, by_ratio[key]) for key in sorted(by_ratio))
+
+
+def _layer(source: Source, times: Fraction, members: list[_Member]) -> Layer:
+    first = members[0][1]
+    files: list[tuple[Path, tuple[int, ...]]] = []
+    for _, profile, number in members:
+        for what, found, expected in (
+            ("CRS", profile.grid.crs, first.grid.crs),
+            ("size", (profile.grid.height, profile.grid.width), (first.grid.height, first.grid.width)),
+            ("place", _corner(first, profile), (0, 0)),
+            ("dtype", profile.dtype, first.dtype),
+            ("nodata", _nodata(source, profile), _nodata(source, first)),
+        ):
+            if found != expected:
+                raise PatchError(
+                    f"{profile.path.name}: its {what} is {found}, expected {expected} as in {first.path.name}. "
+                    "Nothing is resampled or converted: repair the file."
+                )
+        if files and files[-1][0] == profile.path:
+            files[-1] = profile.path, (*files[-1][1], number)
+        else:
+            files.append((profile.path, (number,)))
+    if np.dtype(first.dtype).kind not in "uif":
+        raise PatchError(f"{first.path.name}: {first.dtype} pixels, expected integers or floats. Convert them first.")
+    return Layer(
+        first.grid,
+        times,
+        tuple(band for band, _, _ in members),
+        tuple(files),
+        first.dtype,
+        _nodata(source, first),
+        nominal_gsd_m(source.sensor, first.grid),
+        any(profile.masked for _, profile, _ in members),
+    )
+
+
+def _corner(first: Profile, profile: Profile) -> tuple[float, float]:
+    """How far the upper left corner lies from that of `first`, in pixels, to two digits."""
+    a, b = first.grid, profile.grid
+    return round((b.left - a.left) / a.dx, 2) + 0.0, round((b.top - a.top) / a.dy, 2) + 0.0
+
+
+def _nodata(source: Source, profile: Profile) -> float | None:
+    """The file's own number, else the option's where the dtype can hold it. NaN needs no number."""
+    number = source.nodata if profile.nodata is None else profile.nodata
+    kind = np.dtype(profile.dtype)
+    if number is None or not np.isfinite(number):
+        return None
+    if kind.kind in "ui" and not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
+        return None
+    return number
+
+
+def nominal_gsd_m(sensor: str, grid: Grid) -> float | None:
+    """Metres from row to row: 10, 20 or 60 for Sentinel-2 where that is within 10 %, else to two digits."""
+    if grid.crs is None:
+        return None
+    metres = -grid.dy * metres_per_unit(grid.crs)
+    near = [nominal for nominal in _NOMINAL_M.get(sensor, ()) if abs(metres / nominal - 1) < 0.1]
+    return near[0] if near else float(f"{metres:.2g}")
+
+
+def _mask_of(name: str, masks: list[Profile], alone: bool) -> tuple[Path, Grid] | None:
+    """Of the cloud masks in a scene's folder, the one whose name starts with the scene's; any, if it lies `alone`."""
+    stem = Path(name).stem.lower()
+    own = [mask for mask in masks if re.match(re.escape(stem) + "([^a-z0-9]|$)", mask.path.stem.lower())]
+    found = own or (masks if alone else [])
+    if len(found) > 1:
+        raise PatchError(f"has the cloud masks {[mask.path.name for mask in found]}, expected one. Narrow cloud_mask.")
+    return (found[0].path, found[0].grid) if found else None
+
+
+def acquired(name: str) -> datetime | None:
+    """The first date (YYYYMMDD, or with Thhmmss) in a scene's name, looked for from the last folder upwards."""
+    for part in reversed(name.split("/")):
+        for match in _DATE.finditer(part):
+            try:
+                when = datetime(*(int(number) for number in match.groups("0")))  # type: ignore[arg-type]
+            except ValueError:
+                continue
+            if 1970 <= when.year < 2100:
+                return when
+    return None

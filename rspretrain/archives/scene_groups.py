@@ -1,0 +1,131 @@
+"""What scenes have in common: one make-up for each sensor, and from it the groups of the archive."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import PurePosixPath
+
+import numpy as np
+import xxhash
+
+from rspretrain.archives.scene_files import SUFFIXES, Layer, Scene
+from rspretrain.archives.tiling import Grid, ratio
+from rspretrain.patch import Fault, key_of
+from rspretrain.sensors import Group
+
+_ID_BYTES = 60  # with "_<row>_<col>.<group>.npy" below the 100 bytes of a tar name
+
+
+def even(scenes: Sequence[Scene], max_offset: float) -> tuple[list[Scene], list[Fault]]:
+    """The scenes whose grids meet and that are made up as most are; what differs in the others is their fault."""
+    faults: list[Fault] = []
+    whole: list[Scene] = []
+    for scene in scenes:
+        if reason := _apart(scene, max_offset):
+            faults.append(Fault(scene.name, reason))
+        else:
+            whole.append(scene)
+    if not whole:
+        return [], faults
+    usual, _ = Counter(_make_up(scene) for scene in whole).most_common(1)[0]  # of equally many, the first by name
+    reference = next(scene for scene in whole if _make_up(scene) == usual)
+    for scene in whole:
+        if _make_up(scene) != usual:
+            faults.append(Fault(scene.name, _difference(scene, reference)))
+    return [scene for scene in whole if _make_up(scene) == usual], faults
+
+
+def _make_up(scene: Scene) -> tuple[object, ...]:
+    return tuple((each.bands, each.dtype, each.nodata, each.gsd_m, each.ratio) for each in scene.layers)
+
+
+def _difference(scene: Scene, usual: Scene) -> str:
+    """One sentence on what `scene` has and the usual scene has not."""
+    bands, expected = ({band for layer in each.layers for band in layer.bands} for each in (scene, usual))
+    if bands != expected:
+        lacks = f"lacks the bands {sorted(expected - bands)}" if expected - bands else ""
+        more = f"has the bands {sorted(bands - expected)}" if bands - expected else ""
+        return (
+            f"{' and '.join(filter(None, (lacks, more)))}, unlike most ({usual.name}). Complete it, or choose bands "
+            f"that all have: --option {scene.sensor}_bands=…"
+        )
+    found, wanted = (
+        ", ".join(f"{' '.join(each.bands)}: {each.dtype}, {each.gsd_m} m, nodata {each.nodata}" for each in one.layers)
+        for one in (scene, usual)
+    )
+    return f"is made up otherwise than most: {found}; expected {wanted} ({usual.name}). Convert it, or leave it out."
+
+
+def _apart(scene: Scene, max_offset: float) -> str | None:
+    """Which file's grid does not cover that of the finest bands, edge on edge within `max_offset` of its own pixels."""
+    fine, worst = scene.grid, (0.0, "")
+    for layer in scene.layers[1:]:
+        step = (layer.grid.dx, layer.grid.dy, layer.grid.dx, layer.grid.dy)
+        edges = zip(layer.grid.extent, fine.extent, step, strict=True)
+        worst = max(worst, (max(abs((own - other) / pixel) for own, other, pixel in edges), layer.files[0][0].name))
+    off, file = worst
+    if off <= max_offset:
+        return None
+    return (
+        f"{file}: the edges of its grid lie up to {off:.2f} of its pixels off those of "
+        f"{scene.layers[0].files[0][0].name}, expected at most {max_offset:g}. Accept that with --option "
+        f"max_offset={math.ceil(off * 100) / 100:g} (nothing is resampled), or warp the file."
+    )
+
+
+def ratios_to(base: Scene, scenes: Sequence[Scene]) -> tuple[Fraction, ...]:
+    """Of every layer of a sensor, its pixels in pixels of `base`. ValueError where they are no whole numbers."""
+    scene = next((each for each in scenes if each.grid.crs == base.grid.crs), scenes[0])
+    grids = [layer.grid for layer in scene.layers]
+    fine = base.grid
+    if scene.grid.crs != fine.crs:  # metres, then; no window of it will find a partner, and its fault says why
+        fine = _square(base.layers[0])
+        grids = [_square(layer) for layer in scene.layers]
+    try:
+        return tuple(ratio(fine, grid) for grid in grids)
+    except ValueError as error:
+        raise ValueError(f"{scene.name} has {error} of {base.name}. Warp one of the two first.") from None
+
+
+def _square(layer: Layer) -> Grid:
+    side = layer.gsd_m or 1.0
+    return Grid(None, 0.0, 0.0, side, -side, 1, 1)
+
+
+def groups_of(scene: Scene, sizes: tuple[int, ...], fill: float | None) -> tuple[Group, ...]:
+    """One group for each layer: s2_10m, s1_10m, rgb_30cm; without metres, the sensor's name alone."""
+    groups = []
+    for layer, size in zip(scene.layers, sizes, strict=True):
+        floating = np.dtype(layer.dtype).kind == "f"
+        units = {("s1", floating): "db", ("rgb", layer.dtype == "uint8"): "grey"}.get((scene.sensor, True), "dn")
+        nodata = fill if floating and fill is not None else layer.nodata
+        name = scene.sensor + _suffix(layer)
+        groups.append(Group(name, scene.sensor, layer.bands, layer.dtype, (size, size), layer.gsd_m, units, nodata))
+    return tuple(groups)
+
+
+def _suffix(layer: Layer) -> str:
+    if layer.gsd_m is None:
+        return ""
+    whole = layer.gsd_m >= 1 and layer.gsd_m == round(layer.gsd_m)
+    return f"_{layer.gsd_m:.0f}m" if whole else f"_{100 * layer.gsd_m:.0f}cm"
+
+
+def scene_ids(scenes: Sequence[Scene]) -> dict[str, str]:
+    """Scene name -> start of its keys: its path, with a hash of it where that is too long or another's too."""
+    paths = {}
+    for scene in scenes:
+        path = PurePosixPath(scene.name.partition("/")[2])
+        paths[scene.name] = str(path.with_suffix("") if path.suffix.lower() in SUFFIXES else path)
+    short = {name: key_of(path) for name, path in paths.items()}
+    count = Counter(short.values())
+    return {
+        name: each if count[each] == 1 and len(each) <= _ID_BYTES else _hashed(name, each)
+        for name, each in short.items()
+    }
+
+
+def _hashed(name: str, short: str) -> str:
+    digest = xxhash.xxh3_64_hexdigest(name.encode())[:10]
+    return f"{short[-(_ID_BYTES - len(digest) - 1) :]}-{digest}"  # the end of a path tells more than its start

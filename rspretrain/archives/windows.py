@@ -1,0 +1,138 @@
+"""Windows of raster files, pixels untouched. This module and raster.py are the only ones that know rasterio.
+
+GDAL decodes whole blocks (1024 x 1024 pixels in many archives) and keeps them as long as their file is open, so files
+stay open between reads. Everything that is wrong becomes a PatchError that names the file.
+"""
+
+import functools
+import os
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.warp
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from rspretrain.archives.raster import crs_of_wkt
+from rspretrain.archives.tiling import Grid
+from rspretrain.patch import PatchError
+
+# No look at a file's neighbours (far slower on a network), and no sidecar that changes what a file says of itself.
+_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+# Files open at once in a process: the 13 band files of some 20 scenes, under the usual limit of 1024 descriptors.
+MAX_OPEN = 256
+_COLOURS = {ColorInterp.red: "R", ColorInterp.green: "G", ColorInterp.blue: "B"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one file says of itself; no pixel has been read."""
+
+    path: Path
+    grid: Grid
+    dtype: str  # numpy name; every band has it
+    nodata: float | None  # the file's tag; NaN where that is the tag
+    names: tuple[str, ...]  # of every band: its description, else its colour, else ""
+    parts: tuple[Path, ...]  # other files that it is made of (VRT)
+    masked: bool  # whether it has a mask of its own for all bands (no alpha band)
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+        return len(self.names)
+
+
+def read_profile(path: Path) -> Profile:
+    """Grid, bands, dtype and nodata of one file. PatchError where it cannot be opened or its grid is not north up."""
+    try:
+        with rasterio.Env(**_OPTIONS), _warningless(), rasterio.open(path) as source:
+            crs = crs_of_wkt(source.crs.to_wkt()) if source.crs else None
+            matrix, descriptions = source.transform, source.descriptions
+            colours = [_COLOURS.get(role, "") for role in source.colorinterp]
+            names = tuple(text or colour for text, colour in zip(descriptions, colours, strict=True))
+            kinds, tags = set(source.dtypes), {str(tag) for tag in source.nodatavals}
+            nodata = None if source.nodata is None else float(source.nodata)
+            files = tuple(Path(os.path.abspath(file)) for file in source.files if Path(file) != path)
+            masked = source.mask_flag_enums[0] == [MaskFlags.per_dataset]
+            size = source.width, source.height
+    except (RasterioError, CRSError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if len(kinds) > 1 or len(tags) > 1:
+        raise PatchError(f"{path}: bands of {sorted(kinds)} with nodata {sorted(tags)}, expected one. Split the file.")
+    if crs is None:  # rows count downwards and nothing is known in metres
+        grid = Grid(None, 0.0, 0.0, 1.0, -1.0, *size)
+    elif matrix.b or matrix.d or matrix.a <= 0 or matrix.e >= 0:
+        raise PatchError(f"{path}: its grid is {tuple(matrix)[:6]}, expected north up. Warp it with gdalwarp first.")
+    else:
+        grid = Grid(crs, matrix.c, matrix.f, matrix.a, matrix.e, *size)
+    return Profile(path, grid, kinds.pop(), nodata, names, files, masked)
+
+
+def read_window(path: Path, bands: tuple[int, ...], row: int, col: int, height: int, width: int) -> NDArray[np.generic]:
+    """[C H W] of the bands (counted from 1) in the file's own dtype, equal to rasterio's. PatchError where it fails."""
+    try:
+        with rasterio.Env(**_OPTIONS):
+            pixels: NDArray[np.generic] = _opened(path).read(list(bands), window=Window(col, row, width, height))
+    except (RasterioError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if pixels.shape[1:] != (height, width):
+        raise PatchError(f"{path}: the window is {pixels.shape[1:]}, expected {(height, width)}. The file has changed.")
+    return pixels
+
+
+def read_mask(path: Path, row: int, col: int, height: int, width: int) -> NDArray[np.bool_]:
+    """[H W], true where the file's own mask says that there is data. PatchError where it cannot be read."""
+    try:
+        with rasterio.Env(**_OPTIONS):
+            return np.asarray(_opened(path).dataset_mask(window=Window(col, row, width, height)) != 0)
+    except (RasterioError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def close_files() -> None:
+    """Close what `read_window` holds open in this process."""
+    while _open:
+        _open.popitem()[1].close()
+
+
+@functools.lru_cache(maxsize=1024)
+def metres_per_unit(crs: str) -> float:
+    """Length of one unit of a CRS in metres; of a degree, along a meridian (111.32 km)."""
+    known = CRS.from_user_input(crs)
+    return 111_320.0 if known.is_geographic else float(known.linear_units_factor[1])
+
+
+def latitude(crs: str, x: float, y: float) -> float:
+    """Latitude in degrees of a point of a CRS."""
+    return float(rasterio.warp.transform(CRS.from_user_input(crs), CRS.from_epsg(4326), [x], [y])[1][0])
+
+
+_open: OrderedDict[Path, rasterio.DatasetReader] = OrderedDict()  # of this process, the last used at the end
+
+
+def _opened(path: Path) -> rasterio.DatasetReader:
+    if path in _open:
+        _open.move_to_end(path)
+        return _open[path]
+    while len(_open) >= MAX_OPEN:
+        _open.popitem(last=False)[1].close()
+    with _warningless():
+        _open[path] = rasterio.open(path)
+    return _open[path]
+
+
+def _warningless() -> "warnings.catch_warnings[None]":
+    return warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning)
+
+
+def _unreadable(path: Path, error: Exception) -> PatchError:
+    if not path.exists():
+        return PatchError(f"{path}: the file is missing. Unpack or download the archive again.")
+    return PatchError(f"{path}: cannot be read whole ({error.__cause__ or error}). Unpack or download the file again.")
