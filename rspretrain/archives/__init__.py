@@ -10,14 +10,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.archives.base import Archive
 from rspretrain.archives.bigearthnet import BigEarthNet
+from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
 from rspretrain.archives.dfc2020 import Dfc2020
+from rspretrain.archives.geotiff import GeoTiff
 from rspretrain.archives.scenes import Aid, Folder, UcMerced
 from rspretrain.archives.sen12ms import Sen12Ms
 
 ARCHIVES: dict[str, type[Archive]] = {
     "bigearthnet": BigEarthNet,
+    "bigearthnet-v2": BigEarthNetV2,
     "sen12ms": Sen12Ms,
     "dfc2020": Dfc2020,
+    "geotiff": GeoTiff,
     "ucmerced": UcMerced,
     "aid": Aid,
     "folder": Folder,

@@ -5,6 +5,7 @@ alphabetically instead, so class numbers must never be compared between code bas
 """
 
 import difflib
+from collections.abc import Iterable
 
 from rspretrain.archives.base import Nomenclature
 
@@ -85,14 +86,16 @@ NOMENCLATURES: dict[str, Nomenclature] = {
 TO_19: dict[str, str] = {CLC43[code]: name for name, codes in CLC19.items() for code in codes}
 
 
-def label_sets(names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Labels of one patch in both nomenclatures, each in its own order. ValueError for a name that is not of the 43."""
-    for name in names:
-        if name not in NOMENCLATURES["43"].names:
-            nearest = difflib.get_close_matches(name, NOMENCLATURES["43"].names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"label {name!r} is none of the 43 CORINE classes (nearest: {nearest!r})")
-    mapped = {TO_19[name] for name in names if name in TO_19}
-    return {
-        "43": tuple(name for name in NOMENCLATURES["43"].names if name in names),
-        "19": tuple(name for name in NOMENCLATURES["19"].names if name in mapped),
-    }
+def in_order(names: Iterable[str], nomenclature: str) -> tuple[str, ...]:
+    """Labels of one patch, each once, in the nomenclature's order. ValueError for a name that is not in it."""
+    known, given = NOMENCLATURES[nomenclature].names, set(names)
+    for name in sorted(given.difference(known)):
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"label {name!r} is none of the {nomenclature} CORINE classes (nearest: {nearest!r})")
+    return tuple(name for name in known if name in given)
+
+
+def label_sets(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Labels of one patch in both nomenclatures, from its 43-class names. ValueError for a name that is not of them."""
+    labels = in_order(names, "43")
+    return {"43": labels, "19": in_order((TO_19[name] for name in labels if name in TO_19), "19")}

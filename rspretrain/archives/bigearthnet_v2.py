@@ -1,0 +1,267 @@
+"""BigEarthNet v2 (reBEN): Sentinel-2, Sentinel-1 or true pairs, and the CORINE reference map of every patch.
+
+Clasen et al. 2024; layout and counts in methods.md G.3. There is no JSON: labels, splits and partners stand in a
+parquet table, and dates in the names, which are matched, never sliced. Splits are geographic and labels know no minimum
+area, so results are not comparable with those of v1.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rspretrain.archives.base import Archive, Entry
+from rspretrain.archives.corine import NOMENCLATURES, in_order
+from rspretrain.archives.sentinel import (
+    MAP_GROUPS,
+    S1_GROUPS,
+    S2_GROUPS,
+    existing,
+    folders_in,
+    read_sides,
+    season_of,
+)
+from rspretrain.patch import Fault, Patch, PatchError, key_of
+
+S2_FOLDER, S1_FOLDER, MAP_FOLDER = "BigEarthNet-S2", "BigEarthNet-S1", "Reference_Maps"
+TABLE, SECOND_TABLE = "metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
+_SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}
+# A patch lies in the folder of its tile (Sentinel-2, maps) or scene (Sentinel-1), and its name begins with that name.
+_TILE = r"S2[AB]_MSIL2A_(?P<date>\d{8}T\d{6})_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}"
+_SCENE = r"S1[AB]_IW_GRDH_1SDV_(?P<date>\d{8}T\d{6})"
+_S2_NAME = re.compile(rf"(?P<parent>{_TILE})_\d{{1,3}}_\d{{1,3}}")
+_S1_NAME = re.compile(rf"(?P<parent>{_SCENE})_\d{{2}}[A-Z]{{3}}_\d{{1,3}}_\d{{1,3}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One row of the table: the columns in this order."""
+
+    patch_id: str
+    s1_name: str
+    s2v1_name: str
+    labels: tuple[str, ...]
+    split: str
+    country: str
+    contains_seasonal_snow: bool
+    contains_cloud_or_shadow: bool
+
+
+COLUMNS = tuple(Source.__dataclass_fields__)
+
+
+@final
+class BigEarthNetV2(Archive):
+    """Patches of 1.2 km in ten European countries with 19 CORINE classes a patch, and CORINE codes a pixel.
+
+    `metadata` is `metadata.parquet` or the folder that holds it; `s2`, `s1` and `maps` are `BigEarthNet-S2`,
+    `BigEarthNet-S1` and `Reference_Maps` (or what holds them). With none of the three, all that lie beside the table
+    are used. With both sensors, only true pairs are patches. The reference map stays as it is: codes 111 to 523, and
+    999 where a pixel is unlabelled (as are the 11 classes that the 19 leave out).
+
+    The download holds 69,450 patches with snow, cloud or shadow that the main table leaves out: their own table, which
+    must lie beside it, makes them known, and `include_snow_cloud` makes them patches like the others.
+    """
+
+    def __init__(
+        self,
+        metadata: Path,
+        s2: Path | None = None,
+        s1: Path | None = None,
+        maps: Path | None = None,
+        include_snow_cloud: bool = False,
+    ) -> None:
+        self.name = "bigearthnet-v2"
+        self.table = Path(metadata) / TABLE if Path(metadata).is_dir() else Path(metadata)
+        if not self.table.is_file():
+            raise ValueError(f"{self.table} is no file, expected BigEarthNet v2's {TABLE}. Give metadata=<its path>.")
+        self.second_table, self.include_snow_cloud = self.table.with_name(SECOND_TABLE), include_snow_cloud
+        if include_snow_cloud and not self.second_table.is_file():
+            raise ValueError(f"include_snow_cloud needs {self.second_table}, which is missing. Put it there.")
+        if s2 is s1 is maps is None:
+            home = self.table.parent
+            s2, s1, maps = (
+                home / usual if (home / usual).is_dir() else None for usual in (S2_FOLDER, S1_FOLDER, MAP_FOLDER)
+            )
+        if s2 is None and s1 is None:
+            raise ValueError(
+                f"bigearthnet-v2 got no images, expected {S2_FOLDER} or {S1_FOLDER} beside {self.table}, or their own "
+                "paths. Give s2=<folder>, s1=<folder> or both."
+            )
+        self.s2 = None if s2 is None else existing(Path(s2), S2_FOLDER)
+        self.s1 = None if s1 is None else existing(Path(s1), S1_FOLDER)
+        self.maps = None if maps is None else existing(Path(maps), MAP_FOLDER)
+        self.groups = (
+            (S1_GROUPS if self.s1 else ()) + (S2_GROUPS if self.s2 else ()) + (MAP_GROUPS if self.maps else ())
+        )
+        self.nomenclatures = {"19": NOMENCLATURES["19"]}
+        self.metadata_bytes = 2048
+
+    def entries(self) -> tuple[list[Entry], list[Fault]]:
+        """Patches (true pairs, given both sensors) by key, named after the Sentinel-2 folder where that is used.
+
+        Lonely patches and folders that no table knows, or whose names fit no pattern, are faults; rows of patches that
+        are not on disk are not (`num_absent` counts them). ValueError where a table is not what it should be.
+        """
+        faults: list[Fault] = []
+        s2, s1 = self._on_disk(faults)
+        table = self._read_tables()
+        sources = _sources(table.filter(_is_here(table, s2, s1)))
+        entries: list[Entry] = []
+        for source in sources:
+            if self.s1 and source.s1_name not in s1:
+                lonely = f"Sentinel-2 patch without its Sentinel-1 partner {source.s1_name}"
+                faults.append(Fault(source.patch_id, lonely))
+            elif self.s2 and source.patch_id not in s2:
+                lonely = f"Sentinel-1 patch without its Sentinel-2 partner {source.patch_id}"
+                faults.append(Fault(source.s1_name, lonely))
+            else:
+                name = source.patch_id if self.s2 else source.s1_name
+                entries.append(Entry(key_of(name), name, source))
+        known = {name for source in sources for name in (source.patch_id, source.s1_name)}
+        faults += self._strangers(sorted((s2 | s1) - known))
+        return sorted(entries, key=lambda entry: entry.key), faults
+
+    def read(self, entry: Entry) -> Patch:
+        """One patch. PatchError for a missing, cut or odd file, a strange label or name, or files that do not meet."""
+        source: Source = entry.source
+        tile, scene = _matched(_S2_NAME, source.patch_id), _matched(_S1_NAME, source.s1_name)
+        used = ((self.s2, tile, S2_GROUPS), (self.s1, scene, S1_GROUPS), (self.maps, tile, MAP_GROUPS))
+        images, places = read_sides(
+            [(root / match["parent"] / match[0], groups) for root, match, groups in used if root is not None]
+        )
+        return Patch(
+            entry.key,
+            {group.name: images[group.name] for group in self.groups},
+            {"19": _labels(source)},
+            source.split,
+            places[0].crs,
+            places[0].bounds,
+            _attributes(source, tile, scene),
+        )
+
+    def num_absent(self) -> dict[str, int]:
+        """How many rows of every split have no folder on disk: information about a subset, not a fault."""
+        table = self._read_tables()
+        absent = table["split"].filter(pc.invert(_is_here(table, *self._on_disk([]))))
+        return dict(Counter(_SPLIT_OF[split] for split in absent.to_pylist()))
+
+    def _on_disk(self, faults: list[Fault]) -> tuple[set[str], set[str]]:
+        """Names of all Sentinel-2 and all Sentinel-1 patches on disk (none for a sensor that is not used)."""
+        s2 = set() if self.s2 is None else _scan(self.s2, _TILE, _S2_NAME, faults)
+        return s2, set() if self.s1 is None else _scan(self.s1, _SCENE, _S1_NAME, faults)
+
+    def _read_tables(self) -> pa.Table:
+        """The rows that are patches. ValueError where a patch has two of them."""
+        paths = [self.table, self.second_table] if self.include_snow_cloud else [self.table]
+        table = pa.concat_tables([_read_table(path) for path in paths])
+        for column in ("patch_id", "s1_name"):
+            if (repeated := len(table) - pc.count_distinct(table[column]).as_py()) > 0:
+                names = " and ".join(path.name for path in paths)
+                raise ValueError(f"{names}: {repeated} values of {column} are repeated, expected none. Download again.")
+        return table
+
+    def _strangers(self, names: list[str]) -> list[Fault]:
+        """Faults for folders without a row, unless the table of snow and cloud knows them."""
+        if not names:
+            return []
+        if not self.second_table.is_file():
+            hint = f"put {SECOND_TABLE} beside it if these have snow or cloud, else remove the folder"
+            return [Fault(name, f"is in no row of {self.table.name}; {hint}") for name in names]
+        second = _read_table(self.second_table)
+        known = {name for column in ("patch_id", "s1_name") for name in second[column].to_pylist()}
+        reason = f"is in no row of {self.table.name} and {SECOND_TABLE}; complete the tables or remove the folder"
+        return [Fault(name, reason) for name in names if name not in known]
+
+
+def _scan(root: Path, parents: str, pattern: re.Pattern[str], faults: list[Fault]) -> set[str]:
+    """Names of the patch folders in all tile or scene folders; other folders are faults."""
+    found = set()
+    for parent in folders_in(root):
+        if not re.fullmatch(parents, parent):
+            faults.append(Fault(parent, f"the folder name is no tile or scene, expected {parents}"))
+            continue
+        for name in folders_in(root / parent):
+            match = pattern.fullmatch(name)
+            if match is None:
+                faults.append(Fault(name, f"the folder name is no patch name, expected {pattern.pattern}"))
+            elif match["parent"] != parent:
+                faults.append(Fault(name, f"lies in {parent}, expected {match['parent']}; move it there"))
+            else:
+                found.add(name)
+    return found
+
+
+def _read_table(path: Path) -> pa.Table:
+    """The columns that are needed. ValueError where it is no such table, a cell is empty or a split is unknown."""
+    try:
+        given = pq.read_schema(path).names
+        if missing := [column for column in COLUMNS if column not in given]:
+            raise ValueError(f"{path} has no columns {missing}, expected {list(COLUMNS)}. Download the table again.")
+        table = pq.read_table(path, columns=list(COLUMNS))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}), expected BigEarthNet v2's table. Download it.") from None
+    if empty := [column for column in COLUMNS if table[column].null_count]:
+        raise ValueError(f"{path} has empty cells in {empty}, expected none. Download the table again.")
+    if unknown := sorted(set(pc.unique(table["split"]).to_pylist()).difference(_SPLIT_OF)):
+        raise ValueError(f"{path} has the splits {unknown}, expected {list(_SPLIT_OF)}. Download the table again.")
+    return table
+
+
+def _is_here(table: pa.Table, s2: set[str], s1: set[str]) -> pa.ChunkedArray:
+    """[rows] whether one of the row's sensors is on disk."""
+    patches, scenes = pa.array(sorted(s2), pa.string()), pa.array(sorted(s1), pa.string())
+    return pc.or_(pc.is_in(table["patch_id"], patches), pc.is_in(table["s1_name"], scenes))
+
+
+def _sources(table: pa.Table) -> list[Source]:
+    columns = {column: table[column].to_pylist() for column in COLUMNS}
+    columns["split"] = [_SPLIT_OF[split] for split in columns["split"]]
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}  # 480,038 rows have 5,350 different label sets
+    columns["labels"] = [shared.setdefault(labels, labels) for labels in map(tuple, columns["labels"])]
+    return [Source(*row) for row in zip(*columns.values(), strict=True)]
+
+
+def _matched(pattern: re.Pattern[str], name: str) -> re.Match[str]:
+    match = pattern.fullmatch(name)
+    if match is None:
+        raise PatchError(f"{name} is no patch name, expected {pattern.pattern}. Repair the table.")
+    return match
+
+
+def _labels(source: Source) -> tuple[str, ...]:
+    if not source.labels:
+        raise PatchError(f"{source.patch_id}: no labels, expected CORINE names. Repair the table.")
+    try:
+        return in_order(source.labels, "19")
+    except ValueError as error:
+        raise PatchError(f"{source.patch_id}: {error}. Repair the table or leave the patch out.") from None
+
+
+def _attributes(source: Source, tile: re.Match[str], scene: re.Match[str]) -> dict[str, str | int | float | None]:
+    """Everything else of the row, and the dates in the names, of both sensors even where one is not used."""
+    dates = {}
+    for sensor, match in (("s2", tile), ("s1", scene)):
+        try:
+            dates[sensor] = datetime.strptime(match["date"], "%Y%m%dT%H%M%S")
+        except ValueError:
+            raise PatchError(
+                f"{match[0]}: no date in {match['date']!r}, expected YYYYMMDDThhmmss. Repair it."
+            ) from None
+    return {
+        "s2_name": source.patch_id,
+        "s2_date": dates["s2"].isoformat(),
+        "s1_name": source.s1_name,
+        "s1_date": dates["s1"].isoformat(),
+        "s2v1_name": source.s2v1_name,
+        "season": season_of(dates["s2"]),
+        "country": source.country,
+        "contains_seasonal_snow": int(source.contains_seasonal_snow),
+        "contains_cloud_or_shadow": int(source.contains_cloud_or_shadow),
+    }
