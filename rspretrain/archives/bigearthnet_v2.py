@@ -22,6 +22,7 @@ from rspretrain.archives.sentinel import (
     MAP_GROUPS,
     S1_GROUPS,
     S2_GROUPS,
+    Side,
     existing,
     folders_in,
     read_sides,
@@ -131,11 +132,17 @@ class BigEarthNetV2(Archive):
     def read(self, entry: Entry) -> Patch:
         """One patch. PatchError for a missing, cut or odd file, a strange label or name, or files that do not meet."""
         source: Source = entry.source
-        tile, scene = _matched(_S2_NAME, source.patch_id), _matched(_S1_NAME, source.s1_name)
-        used = ((self.s2, tile, S2_GROUPS), (self.s1, scene, S1_GROUPS), (self.maps, tile, MAP_GROUPS))
-        images, places = read_sides(
-            [(root / match["parent"] / match[0], groups) for root, match, groups in used if root is not None]
-        )
+        sides: list[Side] = []
+        dates: dict[str, datetime] = {}
+        for root, pattern, name, groups in (
+            (self.s2, _S2_NAME, source.patch_id, S2_GROUPS),
+            (self.s1, _S1_NAME, source.s1_name, S1_GROUPS),
+            (self.maps, _S2_NAME, source.patch_id, MAP_GROUPS),
+        ):
+            if root is not None:
+                parent, dates[groups[0].sensor] = _parse(pattern, name)
+                sides.append((root / parent / name, groups))
+        images, places = read_sides(sides)
         return Patch(
             entry.key,
             {group.name: images[group.name] for group in self.groups},
@@ -143,7 +150,7 @@ class BigEarthNetV2(Archive):
             source.split,
             places[0].crs,
             places[0].bounds,
-            _attributes(source, tile, scene),
+            _attributes(source, dates),
         )
 
     def num_absent(self) -> dict[str, int]:
@@ -228,11 +235,15 @@ def _sources(table: pa.Table) -> list[Source]:
     return [Source(*row) for row in zip(*columns.values(), strict=True)]
 
 
-def _matched(pattern: re.Pattern[str], name: str) -> re.Match[str]:
+def _parse(pattern: re.Pattern[str], name: str) -> tuple[str, datetime]:
+    """The folder that a patch lies in, and when it was acquired."""
     match = pattern.fullmatch(name)
     if match is None:
         raise PatchError(f"{name} is no patch name, expected {pattern.pattern}. Repair the table.")
-    return match
+    try:
+        return match["parent"], datetime.strptime(match["date"], "%Y%m%dT%H%M%S")
+    except ValueError:
+        raise PatchError(f"{name}: no date in {match['date']!r}, expected YYYYMMDDThhmmss. Repair its name.") from None
 
 
 def _labels(source: Source) -> tuple[str, ...]:
@@ -244,23 +255,14 @@ def _labels(source: Source) -> tuple[str, ...]:
         raise PatchError(f"{source.patch_id}: {error}. Repair the table or leave the patch out.") from None
 
 
-def _attributes(source: Source, tile: re.Match[str], scene: re.Match[str]) -> dict[str, str | int | float | None]:
-    """Everything else of the row, and the dates in the names, of both sensors even where one is not used."""
-    dates = {}
-    for sensor, match in (("s2", tile), ("s1", scene)):
-        try:
-            dates[sensor] = datetime.strptime(match["date"], "%Y%m%dT%H%M%S")
-        except ValueError:
-            raise PatchError(
-                f"{match[0]}: no date in {match['date']!r}, expected YYYYMMDDThhmmss. Repair it."
-            ) from None
+def _attributes(source: Source, dates: dict[str, datetime]) -> dict[str, str | int | float | None]:
+    """Everything else of the row, and the dates of the sensors that are used."""
     return {
         "s2_name": source.patch_id,
-        "s2_date": dates["s2"].isoformat(),
         "s1_name": source.s1_name,
-        "s1_date": dates["s1"].isoformat(),
         "s2v1_name": source.s2v1_name,
-        "season": season_of(dates["s2"]),
+        **{f"{sensor}_date": dates[sensor].isoformat() for sensor in ("s2", "s1") if sensor in dates},
+        "season": season_of(next(iter(dates.values()))),
         "country": source.country,
         "contains_seasonal_snow": int(source.contains_seasonal_snow),
         "contains_cloud_or_shadow": int(source.contains_cloud_or_shadow),

@@ -86,6 +86,8 @@ def test_a_patch_has_all_of_its_row(source):
     for name, sensor in ((row["patch_id"], "s2"), (row["s1_name"], "s1")):
         assert re.sub(r"[-:]", "", str(patch.attributes[f"{sensor}_date"])) in name
     assert (patch.attributes["contains_seasonal_snow"], patch.attributes["contains_cloud_or_shadow"]) == (0, 0)
+    alone = BigEarthNetV2(source, s2=source).read(entry).attributes
+    assert alone.keys() == patch.attributes.keys() - {"s1_date"}
     left, bottom, right, top = patch.bounds
     assert (right - left, top - bottom, patch.crs[:7]) == (1200, 1200, "EPSG:32")
 
@@ -182,18 +184,32 @@ def test_files_of_other_places_and_shapes_are_named(copy):
     [
         ({"labels": ["Pasture"]}, ": label 'Pasture' is none of the 19 CORINE classes (nearest: 'Pastures'). Repair"),
         ({"labels": []}, ": no labels, expected CORINE names. Repair the table."),
-        ({"s1_name": "S1A"}, "S1A is no patch name, expected (?P<parent>S1[AB]_IW_GRDH_1SDV_"),
-        (
-            {"s1_name": "S1A_IW_GRDH_1SDV_20171306T165043_33UUP_1_2"},
-            "S1A_IW_GRDH_1SDV_20171306T165043_33UUP_1_2: no date in '20171306T165043', expected YYYYMMDDThhmmss.",
-        ),
     ],
-    ids=["label", "no labels", "name", "date"],
+    ids=["label", "no labels"],
 )
 def test_strange_rows_are_named(copy, changes, message):
     edit(copy, slice(1), **changes)
     (name,) = (row["patch_id"] for row in pq.read_table(copy / TABLE).to_pylist()[:1])
     check(BigEarthNetV2(copy, s2=copy), {name: message})
+
+
+def test_strange_names_are_named(copy):
+    entry, files = first_files(copy)
+    row = [row["patch_id"] for row in pq.read_table(copy / TABLE).to_pylist()].index(entry.name)
+    edit(copy, slice(row, row + 1), patch_id="S2A")
+    s1 = entry.source.s1_name
+    check(BigEarthNetV2(copy, s1=copy), {})
+    message = "S2A is no patch name, expected (?P<parent>S2[AB]_MSIL2A_"
+    check(BigEarthNetV2(copy, s1=copy, maps=copy), {s1: message})
+    date = "20171306T165043"  # month 13
+    odd = f"S1A_IW_GRDH_1SDV_{date}_33UUP_1_2"
+    folder = copy / "BigEarthNet-S1" / odd.rsplit("_", 3)[0]
+    folder.mkdir()
+    files["s1_10m"][0].parent.rename(folder / odd)
+    edit(copy, slice(row, row + 1), s1_name=odd)
+    check(
+        BigEarthNetV2(copy, s1=copy), {odd: f"{odd}: no date in '{date}', expected YYYYMMDDThhmmss. Repair its name."}
+    )
 
 
 def test_tables_that_are_none(copy):
