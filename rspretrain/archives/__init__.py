@@ -12,8 +12,9 @@ from rspretrain.archives.base import Archive
 from rspretrain.archives.bigearthnet import BigEarthNet
 from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
 from rspretrain.archives.dfc2020 import Dfc2020
+from rspretrain.archives.eurosat import EuroSat
 from rspretrain.archives.geotiff import GeoTiff
-from rspretrain.archives.scenes import Aid, Folder, UcMerced
+from rspretrain.archives.scenes import Aid, Folder, Resisc45, Rsscn7, UcMerced
 from rspretrain.archives.sen12ms import Sen12Ms
 
 ARCHIVES: dict[str, type[Archive]] = {
@@ -24,6 +25,9 @@ ARCHIVES: dict[str, type[Archive]] = {
     "geotiff": GeoTiff,
     "ucmerced": UcMerced,
     "aid": Aid,
+    "resisc45": Resisc45,
+    "rsscn7": Rsscn7,
+    "eurosat": EuroSat,
     "folder": Folder,
 }
 

@@ -1,13 +1,32 @@
-"""Pictures in class folders: UC-Merced with its multi-labels, AID, and any folder."""
+"""Scenes: UC-Merced and AID with their multi-labels, NWPU-RESISC45, RSSCN7, and any folder."""
 
 import re
 from pathlib import Path
 
 import pytest
-from fakes.scenes import write_aid, write_folder, write_picture, write_ucmerced
+from fakes.scenes import (
+    write_aid,
+    write_aid_multilabel,
+    write_folder,
+    write_picture,
+    write_resisc45,
+    write_rsscn7,
+    write_splits,
+    write_ucmerced,
+)
 from laws import check_archive
 
-from rspretrain.archives.scenes import AID_CLASSES, UCMERCED_MULTILABELS, Aid, Folder, UcMerced
+from rspretrain.archives import open_archive
+from rspretrain.archives.scenes import (
+    AID_CLASSES,
+    RESISC45_CLASSES,
+    UCMERCED_MULTILABELS,
+    Aid,
+    Folder,
+    Resisc45,
+    Rsscn7,
+    UcMerced,
+)
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")
@@ -86,11 +105,95 @@ def test_faults_of_a_class_folder_archive(tmp_path):
     check(UcMerced(tmp_path), faults)
 
 
+def test_ucmerced_as_aitlas_has_it(tmp_path):
+    """All pictures in one folder, and the table under another name."""
+    root = write_ucmerced(tmp_path / "a")
+    usual = UcMerced(root)
+    labels = {entry.key: usual.labels(entry.source) for entry in usual.entries()[0]}
+    (tmp_path / "b/images").mkdir(parents=True)
+    for path in sorted(root.rglob("*.tif")):
+        path.rename(tmp_path / "b/images" / path.name)
+    (root / "LandUse_Multilabeled.txt").rename(tmp_path / "b/multilabels.txt")
+    archive = UcMerced(tmp_path / "b")
+    check(archive, {})
+    assert {entry.key: archive.labels(entry.source) for entry in archive.entries()[0]} == labels
+
+
+def test_ucmerced_splits(tmp_path):
+    root = write_ucmerced(tmp_path / "archive")
+    names = {
+        "train": ["agricultural00.tif", "airplane01.tif"],
+        "val": ["agricultural01.tif"],
+        "test": ["airplane00.tif"],
+    }
+    lists = write_splits(tmp_path / "lists", "uc_merced", **names)
+    archive = open_archive("ucmerced", [str(root), f"splits={lists}"])
+    check(archive, {})
+    assert [entry.source.split for entry in archive.entries()[0]] == ["train", "val", "test", "train", None, None]
+
+
 def test_aid(tmp_path):
     archive = Aid(write_aid(tmp_path))
     check(archive, {})
     assert [entry.key for entry in archive.entries()[0][:2]] == ["airport_1", "airport_2"]
     assert (len(AID_CLASSES), archive.groups[0].gsd_m) == (30, None)
+
+
+def test_aid_multilabel(tmp_path):
+    archive = Aid(write_aid_multilabel(tmp_path))
+    check(archive, {})
+    patches = [archive.read(entry) for entry in archive.entries()[0]]
+    assert [patch.split for patch in patches] == ["train", "test"] * 3
+    assert patches[0].labels == {"class": ("Airport",), "multilabel": UCMERCED_MULTILABELS[::2]}
+
+
+def test_aid_multilabel_without_class_folders(tmp_path):
+    usual = Aid(write_aid_multilabel(tmp_path))
+    labels = {entry.key: usual.labels(entry.source) for entry in usual.entries()[0]}
+    for path in sorted(tmp_path.rglob("*.jpg")):
+        path.rename(path.parents[1] / path.name)
+    for folder in tmp_path.glob("images_*/*/"):
+        folder.rmdir()
+    archive = Aid(tmp_path)
+    check(archive, {})
+    assert {entry.key: archive.labels(entry.source) for entry in archive.entries()[0]} == labels
+
+
+def test_the_whole_of_aid_has_multilabels_for_some(tmp_path):
+    root = write_aid(tmp_path)
+    table = (write_aid_multilabel(tmp_path / "other") / "multilabel.csv").read_text().splitlines()
+    (root / "multilabel.csv").write_text("\n".join(table[:3]))
+    archive = Aid(root)
+    counts = ["multilabel" in archive.read(entry).labels for entry in archive.entries()[0]]
+    assert counts == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("below", ["", "NWPU-RESISC45"])
+def test_resisc45(tmp_path, below):
+    lists = write_splits(tmp_path / "lists", "resisc45", train=["airplane_001.jpg"], test=["airport_002.jpg"])
+    root = write_resisc45(tmp_path / "archive") / below
+    archive = open_archive("resisc45", [f"root={root}", f"splits={lists}"])
+    check(archive, {})
+    found = [(entry.key, entry.source.split) for entry in archive.entries()[0]]
+    assert found[:4] == [
+        ("airplane_001", "train"),
+        ("airplane_002", None),
+        ("airport_001", None),
+        ("airport_002", "test"),
+    ]
+    assert len(RESISC45_CLASSES) == len(set(RESISC45_CLASSES)) == 45
+    assert list(RESISC45_CLASSES) == sorted(RESISC45_CLASSES)
+    assert [entry.source.split for entry in Resisc45(root).entries()[0]] == [None] * 6
+
+
+@pytest.mark.parametrize("below", ["", "RSSCN7"])
+def test_rsscn7(tmp_path, below):
+    archive = Rsscn7(write_rsscn7(tmp_path) / below)
+    check(archive, {})
+    assert [entry.key for entry in archive.entries()[0]][:3] == ["a001", "a002", "b001"]
+    assert archive.nomenclatures["class"].names == (
+        "aGrass", "bField", "cIndustry", "dRiverLake", "eForest", "fResident", "gParking",
+    )  # fmt: skip
 
 
 def test_folder_takes_its_classes_from_the_names(tmp_path):

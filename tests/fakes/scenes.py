@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rspretrain.archives.scenes import AID_CLASSES, UCMERCED_CLASSES, UCMERCED_MULTILABELS
+from rspretrain.archives.scenes import (
+    AID_CLASSES,
+    RESISC45_CLASSES,
+    RSSCN7_CLASSES,
+    UCMERCED_CLASSES,
+    UCMERCED_MULTILABELS,
+)
 
 
 def write_picture(path: Path, height: int = 64, width: int = 64, seed: int = 0) -> Path:
@@ -40,6 +46,42 @@ def write_aid(root: Path, per_class: int = 2, classes: int = 3) -> Path:
         for number in range(1, per_class + 1):
             write_picture(root / "AID" / name / f"{name.lower()}_{number}.jpg", seed=number)
     return root
+
+
+def write_aid_multilabel(root: Path, per_class: int = 2, classes: int = 3) -> Path:
+    """AID-multilabel's layout: `images_tr/<Class>/`, `images_test/<Class>/`, and a table with commas."""
+    rows = [",".join(("IMAGE\\LABEL", *UCMERCED_MULTILABELS))]
+    for number in range(per_class * classes):
+        name, index = AID_CLASSES[number // per_class], number % per_class
+        stem = f"{name.lower()}_{index + 1}"
+        write_picture(root / ("images_test" if index else "images_tr") / name / f"{stem}.jpg", seed=number)
+        rows.append(",".join((stem, *("1" if i % (number + 2) == 0 else "0" for i in range(17)))))
+    (root / "multilabel.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def write_resisc45(root: Path, per_class: int = 2, classes: int = 3) -> Path:
+    """NWPU-RESISC45's layout, in JPEG."""
+    for name in RESISC45_CLASSES[:classes]:
+        for number in range(1, per_class + 1):
+            write_picture(root / "NWPU-RESISC45" / name / f"{name}_{number:03d}.jpg", seed=number)
+    return root
+
+
+def write_rsscn7(root: Path, per_class: int = 2) -> Path:
+    """RSSCN7's layout, in JPEG."""
+    for name in RSSCN7_CLASSES:
+        for number in range(1, per_class + 1):
+            write_picture(root / "RSSCN7" / name / f"{name[0]}{number:03d}.jpg", seed=number)
+    return root
+
+
+def write_splits(folder: Path, prefix: str, **names: list[str]) -> Path:
+    """`<prefix>-<split>.txt`, one name a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, lines in names.items():
+        (folder / f"{prefix}-{split}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return folder
 
 
 def write_folder(

@@ -1,0 +1,52 @@
+"""Text files that lie beside archives of pictures: lists of splits and tables of multi-labels, both keyed by stem."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+SPLITS = ("train", "val", "test")
+
+
+def read_splits(folder: Path, prefix: str) -> dict[str, str]:
+    """Stem -> split from `<prefix>-train.txt`, `-val`, `-test`: one file name a line, its folder and suffix ignored.
+
+    TorchGeo's lists name `.jpg` and mean the `.tif` (methods.md G.6). Names of files that are not on disk say nothing
+    about these, and a file that no list names has no split. ValueError where lists are missing, or one stem is in two.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder, expected one with {prefix}-train.txt. Give --source splits=FOLDER.")
+    paths = {split: folder / f"{prefix}-{split}.txt" for split in SPLITS}
+    if not paths["train"].is_file() or not paths["test"].is_file():
+        found = sorted(path.name for path in folder.glob("*.txt"))
+        raise ValueError(
+            f"{folder} holds the lists {found}, expected {prefix}-train.txt and {prefix}-test.txt ({prefix}-val.txt "
+            "if there is one). Rename them so, or give another --source splits=FOLDER."
+        )
+    split_of: dict[str, str] = {}
+    for split, path in paths.items():
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            stem = PurePosixPath(line.strip()).stem
+            earlier = split_of.setdefault(stem, split) if stem else split
+            if earlier != split:
+                raise ValueError(f"{path}: {stem} is in {earlier} too, expected disjoint splits. Repair the lists.")
+    return split_of
+
+
+def read_multilabels(path: Path, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Stem -> its labels in the order of `names`. Tabs or commas, `_` or `-`; columns are found by name.
+
+    ValueError where the columns are others than `names`, or a row is not of zeros and ones.
+    """
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    rows = [[cell.strip() for cell in re.split(r"[\t,]", line.strip())] for line in lines if line.strip()]
+    columns = [name.lower().replace("_", "-") for name in rows[0][1:]] if rows else []
+    if sorted(columns) != sorted(names):
+        raise ValueError(f"{path} has the columns {columns}, expected {list(names)}. Restore the file.")
+    table = {}
+    for row in rows[1:]:
+        if len(row) != len(rows[0]) or not set(row[1:]) <= {"0", "1"}:
+            raise ValueError(
+                f"{path}, row {row[0]!r}: {row[1:]}, expected {len(columns)} zeros or ones. Restore the file."
+            )
+        present = {name for name, value in zip(columns, row[1:], strict=True) if value == "1"}
+        table[PurePosixPath(row[0]).stem] = tuple(name for name in names if name in present)
+    return table
