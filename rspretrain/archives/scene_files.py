@@ -33,7 +33,7 @@ _NOMINAL_M = {"s1": (10.0, 20.0, 40.0), "s2": (10.0, 20.0, 60.0)}  # degrees and
 _COLOURS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
 _SEASONS = ("winter", "spring", "summer", "fall")  # three months each, in the north from December
 # _B02, -B8A, .VV at the end of a stem, with or without a resolution after it (_B02_10m).
-_TOKEN = re.compile(r"(?:(?P<prefix>.*)[_\-. ])?(?P<band>[A-Za-z0-9]+?)(?:[_\-]\d+m)?")
+_TOKEN = re.compile(r"(?:(?P<prefix>.*?)[_\-. ])?(?P<band>[A-Za-z0-9]+)(?:[_\-]\d+m)?")
 _DATE = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:[T_](\d{1,2}):?(\d\d):?(\d\d))?(?!\d)")
 
 

@@ -80,8 +80,9 @@ def ratios_to(base: Scene, scenes: Sequence[Scene]) -> tuple[Fraction, ...]:
     grids = [layer.grid for layer in scene.layers]
     fine = base.grid
     if scene.grid.crs != fine.crs:  # metres, then; no window of it will find a partner, and its fault says why
-        fine = _square(base.layers[0])
-        grids = [_square(layer) for layer in scene.layers]
+        if base.layers[0].gsd_m is None or scene.layers[0].gsd_m is None:
+            return tuple(layer.ratio for layer in scene.layers)
+        fine, *grids = (_square(layer) for layer in (base.layers[0], *scene.layers))
     try:
         return tuple(ratio(fine, grid) for grid in grids)
     except ValueError as error:
@@ -89,7 +90,7 @@ def ratios_to(base: Scene, scenes: Sequence[Scene]) -> tuple[Fraction, ...]:
 
 
 def _square(layer: Layer) -> Grid:
-    side = layer.gsd_m or 1.0
+    side = layer.gsd_m or 0.0
     return Grid(None, 0.0, 0.0, side, -side, 1, 1)
 
 

@@ -1,0 +1,365 @@
+"""GeoTiff: law 1 for tiles, exact cover, filters, real scenes where they are at hand."""
+
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from fakes.geotiff import noise, write_band_folder, write_file, write_s1, write_vrt
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from laws import check_record
+from rasterio.windows import Window, from_bounds
+
+from rspretrain.archives import open_archive
+from rspretrain.archives.geotiff import GeoTiff
+from rspretrain.archives.windows import close_files
+from rspretrain.patch import KEY_PATTERN, PatchError, PatchExcluded
+from rspretrain.shardset.record import NAME_LIMIT, encode, fixed_layout, follows
+
+REAL = Path(__file__).parents[2].parent / "shared/data"
+real = pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    close_files()
+
+
+def check_tiles(archive, faults_expected, slack_px=0.01):
+    """Law 1 for tiles: one order, unique keys that fit, pixels equal to rasterio's at the tile's bounds, faults named.
+
+    Returns the patches. `slack_px`: how far a coarse or foreign window may lie off the bounds, in its own pixels.
+    """
+    entries, faults = archive.entries()
+    again = pickle.loads(pickle.dumps(archive)).entries()
+    assert ([entry.key for entry in entries], faults) == ([entry.key for entry in again[0]], again[1])
+    assert len({entry.key for entry in entries}) == len({entry.name for entry in entries}) == len(entries)
+    found = {fault.name: fault.reason for fault in faults}
+    assert len(found) == len(faults)
+    patches = []
+    layout = fixed_layout(archive.groups, False, archive.metadata_bytes)
+    for entry in entries:
+        assert KEY_PATTERN.fullmatch(entry.key)
+        try:
+            patch = archive.read(pickle.loads(pickle.dumps(entry)))
+        except PatchError as error:
+            found[entry.name] = str(error)
+            continue
+        assert list(patch.images) == [group.name for group in archive.groups]
+        check_record(archive, patch)
+        assert follows(encode(patch, archive.groups, {}, archive.metadata_bytes), layout)
+        for scene in (entry.source.scene, *entry.source.partners):
+            groups = [group for group in archive.groups if group.sensor == scene.sensor]
+            for group, layer in zip(groups, scene.layers, strict=True):
+                image = patch.images[group.name]
+                assert (image.dtype, image.shape) == (group.dtype, (len(group.bands), *group.shape))
+                assert len(f"{entry.key}.{group.name}.npy") <= NAME_LIMIT
+                assert np.array_equal(image, pixels_at(patch, layer, group.shape, slack_px))
+        patches.append(patch)
+    assert found.keys() == faults_expected.keys(), found
+    for name, part in faults_expected.items():
+        assert part in found[name], found[name]
+    return patches
+
+
+def pixels_at(patch, layer, shape, slack_px):
+    """What rasterio reads of a layer at the patch's bounds."""
+    images = []
+    for path, bands in layer.files:
+        with rasterio.open(path) as source:
+            row, col = patch.attributes["row"], patch.attributes["col"]
+            if patch.bounds is not None:
+                place = from_bounds(*patch.bounds, source.transform)
+                row, col = round(place.row_off), round(place.col_off)
+                assert max(abs(place.row_off - row), abs(place.col_off - col)) <= slack_px
+            images.append(source.read(list(bands), window=Window(col, row, *reversed(shape))))
+    return np.concatenate(images)
+
+
+def test_law_of_band_folders(tmp_path):
+    for number in range(3):
+        write_band_folder(tmp_path / f"S2A_MSIL2A_2022070{number + 1}T085611", height=48, width=60, seed=10 * number)
+    archive = GeoTiff(tmp_path, window=24)
+    assert [(group.name, group.bands, group.shape, group.gsd_m) for group in archive.groups] == [
+        ("s2_10m", ("B02", "B04"), (24, 24), 10.0),
+        ("s2_20m", ("B8A",), (12, 12), 20.0),
+        ("s2_60m", ("B01",), (4, 4), 60.0),
+    ]
+    patches = check_tiles(archive, {})
+    assert len(patches) == 3 * 2 * 3
+    first = patches[0]
+    assert (first.key, first.crs) == ("s2a_msil2a_20220701t085611_0_0", "EPSG:32633")
+    assert first.bounds == (500_000.0, 4_999_760.0, 500_240.0, 5_000_000.0)
+    assert first.attributes == {
+        "scene": "s2/S2A_MSIL2A_20220701T085611", "row": 0, "col": 0, "s2_date": "2022-07-01T08:56:11",
+        "season": "summer", "cloud": None, "nodata": 0.0,
+    }  # fmt: skip
+
+
+def test_law_of_pairs(tmp_path):
+    write_band_folder(tmp_path / "s2/scene")
+    write_s1(tmp_path / "s1/deep/S1A_20220701.TIF", height=100, width=100, left=499_900.0, top=5_000_300.0)
+    archive = GeoTiff(tmp_path / "s2", tmp_path / "s1", window=24)
+    assert [group.name for group in archive.groups] == ["s1_10m", "s2_10m", "s2_20m", "s2_60m"]
+    (patch, *_), count = check_tiles(archive, {}), len(archive.entries()[0])
+    assert (count, patch.attributes["s1_scene"]) == (6, "s1/deep/S1A_20220701.TIF")
+    assert patch.attributes["s1_date"] == "2022-07-01T00:00:00"
+    assert archive.groups[0].units == "db"
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG"])
+def test_law_of_one_file_with_many_bands(tmp_path, driver):
+    names = ("B12", "B2", "B8a")
+    write_file(tmp_path / "a/scene.tif", noise(3, 300, 280), names=names, driver=driver, compress="deflate")
+    write_file(tmp_path / "b/scene.tif", noise(3, 130, 128, seed=1), names=names, driver=driver)
+    archive = GeoTiff(tmp_path, window=128)
+    assert archive.groups[0].bands == ("B02", "B8A", "B12")
+    assert len(check_tiles(archive, {})) == 9 + 2
+    assert np.array_equal(
+        archive.read(archive.entries()[0][0]).images["s2_10m"], noise(3, 300, 280)[[1, 2, 0], :128, :128]
+    )
+
+
+def test_law_of_a_vrt(tmp_path):
+    folder = write_band_folder(tmp_path / "scene", {"B02": 1, "B03": 1})
+    write_vrt(folder / "stack.vrt", [folder / "B02.tif", folder / "B03.tif"])
+    archive = GeoTiff(tmp_path, window=24)
+    assert [entry.name for entry in archive.entries()[0]][:2] == ["s2/scene/stack.vrt[0,0]", "s2/scene/stack.vrt[0,24]"]
+    assert len(check_tiles(archive, {})) == 6
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # of the test's own reading
+def test_law_of_scenes_without_a_place(tmp_path):
+    write_file(tmp_path / "x.tif", noise(3, 40, 40, "uint8"), crs=None)
+    archive = GeoTiff(rgb=tmp_path, window=20)
+    (group,) = archive.groups
+    assert (group.name, group.bands, group.units, group.gsd_m) == ("rgb", ("R", "G", "B"), "grey", None)
+    assert {patch.bounds for patch in check_tiles(archive, {})} == {None}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(4, 12), st.integers(4, 12), st.integers(1, 4), st.floats(0, 0.8), st.sampled_from(["shift", "drop"]))
+def test_tiles_make_up_the_scene(tmp_path, height, width, window, overlap, edge):
+    shutil.rmtree(tmp_path / "scene", ignore_errors=True)
+    close_files()
+    write_band_folder(tmp_path / "scene", height=6 * height, width=6 * width)
+    archive = GeoTiff(tmp_path, window=6 * window, overlap=overlap, edge=edge)
+    for group, times in zip(archive.groups, (1, 2, 6), strict=True):
+        whole = np.zeros((len(group.bands), 6 * height // times, 6 * width // times), np.uint16)
+        seen = np.zeros(whole.shape[1:], int)
+        for entry in archive.entries()[0]:
+            row, col = entry.source.row // times, entry.source.col // times
+            place = np.s_[..., row : row + group.shape[0], col : col + group.shape[1]]
+            whole[place] = archive.read(entry).images[group.name]
+            seen[place] += 1
+        expected = np.concatenate([rasterio.open(tmp_path / f"scene/{band}.tif").read() for band in group.bands])
+        assert np.array_equal(whole, np.where(seen > 0, expected, 0))
+        assert edge == "drop" or seen.min() > 0
+        assert edge == "shift" or overlap > 0 or seen.max() <= 1
+
+
+def test_tiles_with_too_little_data_are_excluded(tmp_path):
+    pixels = noise(2, 40, 40)
+    pixels[1, :5, :20] = 0  # a quarter of the first window of 20, in one of two bands
+    write_file(tmp_path / "scene.tif", pixels, names=("B02", "B03"), nodata=0)
+    reason = "has 0.2500 of the pixels of s2_10m without data, more than max_nodata=0"
+    check_tiles(GeoTiff(tmp_path, window=20), {"s2/scene.tif[0,0]": reason})
+    with pytest.raises(PatchExcluded, match=r"more than max_nodata=0\.2$"):
+        GeoTiff(tmp_path, window=20, max_nodata=0.2).read(GeoTiff(tmp_path, window=20).entries()[0][0])
+    patches = check_tiles(GeoTiff(tmp_path, window=20, max_nodata=0.25), {})
+    assert [patch.attributes["nodata"] for patch in patches] == [0.25, 0, 0, 0]
+    assert GeoTiff(tmp_path, window=20).groups[0].nodata == 0.0
+
+
+def test_nodata_of_files_without_a_tag(tmp_path):
+    pixels = noise(1, 20, 20)
+    pixels[0, 0, 0] = 0
+    write_file(tmp_path / "B02.tif", pixels)
+    assert len(check_tiles(GeoTiff(tmp_path, window=20), {})) == 1
+    archive = GeoTiff(tmp_path, window=20, nodata=0)
+    check_tiles(archive, {f"s2/{tmp_path.name}[0,0]": "has 0.0025 of the pixels of s2_10m without data"})
+    assert archive.groups[0].nodata == 0.0
+
+
+def test_nan_is_left_out_or_filled_but_never_stored(tmp_path):
+    pixels = noise(2, 20, 40, "float32")
+    pixels[1, 0, :2], pixels[0, 0, 39] = np.nan, -np.inf
+    write_file(tmp_path / "scene.tif", pixels, nodata=np.nan)
+    excluded = "has 0.0050 of the pixels of s1_10m without data, more than max_nodata=0"
+    names = {"s1/scene.tif[0,0]": excluded, "s1/scene.tif[0,20]": excluded.replace("50", "25")}
+    check_tiles(GeoTiff(s1=tmp_path, window=20), names)
+    broken = (
+        "group s1_10m has NaN or infinite pixels (below max_nodata=0.1), which cannot be stored. Give --option fill="
+    )
+    archive = GeoTiff(s1=tmp_path, window=20, max_nodata=0.1)
+    check_tiles(archive, dict.fromkeys(names, broken))
+    with pytest.raises(PatchError) as caught:
+        archive.read(archive.entries()[0][0])
+    assert not isinstance(caught.value, PatchExcluded)
+    filling = GeoTiff(s1=tmp_path, window=20, max_nodata=0.1, fill=-50)
+    assert filling.groups[0].nodata == -50
+    image = filling.read(filling.entries()[0][0]).images["s1_10m"]
+    assert np.array_equal(image[0], pixels[0, :, :20])  # valid pixels stay, also where the other band has none
+    assert (image[1, 0, :2] == -50).all()
+    assert np.array_equal(image[1, 1:], pixels[1, 1:, :20])
+
+
+def test_a_mask_of_the_files_own_is_missing_data(tmp_path):
+    path = write_file(tmp_path / "scene.tif", noise(3, 20, 40, "uint8"))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
+        target.write_mask(np.arange(40)[None].repeat(20, 0) < 30)
+    check_tiles(
+        GeoTiff(rgb=tmp_path, window=20), {"rgb/scene.tif[0,20]": "has 0.5000 of the pixels of rgb_10m without"}
+    )
+
+
+def test_clouds(tmp_path):
+    write_band_folder(tmp_path / "scene")
+    mask = np.zeros((1, 48, 60), np.uint8)
+    mask[0, :12, :24], mask[0, 12:24, :24] = 1, 3  # half of the first window each
+    write_file(tmp_path / "scene/cloud_mask.tif", mask)
+    assert [patch.attributes["cloud"] for patch in check_tiles(GeoTiff(tmp_path, window=24), {})] == [1, 0, 0, 0, 0, 0]
+    over = "has 1.0000 of its pixels under clouds, more than max_cloud=0.6"
+    check_tiles(GeoTiff(tmp_path, window=24, max_cloud=0.6), {"s2/scene[0,0]": over})
+    archive = GeoTiff(tmp_path, window=24, max_cloud=0.6, cloud_values=(1, 2))
+    assert check_tiles(archive, {})[0].attributes["cloud"] == 0.5
+    with pytest.raises(PatchExcluded):
+        GeoTiff(tmp_path, window=24, max_cloud=0.6).read(archive.entries()[0][0])
+
+
+def test_a_coarse_cloud_mask(tmp_path):
+    write_band_folder(tmp_path / "scene")
+    mask = np.zeros((1, 8, 10), np.uint8)
+    mask[0, 0, 0] = 1
+    write_file(tmp_path / "scene/cloud_mask.tif", mask, 60.0)
+    assert check_tiles(GeoTiff(tmp_path, window=24), {})[0].attributes["cloud"] == 1 / 16
+
+
+def test_cloud_masks_that_are_missing_or_elsewhere(tmp_path):
+    write_band_folder(tmp_path / "a")
+    missing = "has no cloud mask for max_cloud. Add it, or correct --option cloud_mask."
+    check_tiles(GeoTiff(tmp_path, window=24, max_cloud=0.5), {"s2/a": missing})
+    write_file(tmp_path / "a/cloud_mask.tif", noise(1, 48, 60, "uint8"), left=600_000.0)
+    archive = GeoTiff(tmp_path, window=48, edge="drop")
+    check_tiles(
+        archive, {"s2/a[0,0]": "cloud_mask.tif: the cloud mask does not cover the window. Repair or remove it."}
+    )
+    write_file(tmp_path / "a/cloud_mask.tif", noise(1, 48, 60, "uint8"), 15.0)
+    with pytest.raises(
+        PatchError, match=r"the cloud mask has pixels of 15 x 15, expected a multiple of 10 x 10\. Warp"
+    ):
+        archive.read(GeoTiff(tmp_path, window=48).entries()[0][0])
+
+
+def test_small_and_broken_scenes_are_named(tmp_path):
+    write_band_folder(tmp_path / "a")
+    write_band_folder(tmp_path / "b", height=12, width=60)
+    write_band_folder(tmp_path / "c")
+    path = tmp_path / "c/B04.tif"
+    path.write_bytes(path.read_bytes()[:3000])
+    broken = {f"s2/c[{row},{col}]": "B04.tif: cannot be read whole (" for row in (0, 24) for col in (0, 24, 36)}
+    small = {"s2/b": "is 12 x 60 pixels, smaller than window=24. Lower --option window."}
+    check_tiles(GeoTiff(tmp_path, window=24), small | broken)
+
+
+def test_two_scenes_of_one_key_and_long_names(tmp_path):
+    for name in ("A b", "a-b", "c", "x" * 90 + "/y"):
+        write_file(tmp_path / name / "B02.tif", noise(1, 20, 20))
+    keys = [entry.key for entry in GeoTiff(tmp_path, window=20).entries()[0]]
+    assert [re.sub(r"[0-9a-f]{10}", "#", key) for key in keys] == [
+        "a-b-#_0_0",
+        "a-b-#_0_0",
+        "c_0_0",
+        "x" * 47 + "-y-#_0_0",
+    ]
+    check_tiles(GeoTiff(tmp_path, window=20), {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["window=256"], r"geotiff got window=256, expected a multiple of 6: the coarsest pixels are 6 of the finest "
+         r"wide\. Take --option window=252 or 258\."),
+        (["window=4"], r"Take --option window=6\."),
+        (["overlap=1"], r"geotiff got overlap=1, expected 0 to 0\.99\. Correct --option overlap\."),
+        (["max_cloud=2"], r"geotiff got max_cloud=2, expected 0 to 1\. Correct"),
+        (["edge=cut"], r"geotiff got the option edge='cut': Input should be 'shift' or 'drop'"),
+        (["cloud_values=1,x"], r"geotiff got the option cloud_values='1,x': Input should be a valid integer"),
+    ],
+)  # fmt: skip
+def test_options_out_of_range(tmp_path, options, message):
+    write_band_folder(tmp_path / "scene")
+    with pytest.raises(ValueError, match=message):
+        open_archive("geotiff", [f"s2={tmp_path}"], options)
+
+
+def test_options_from_the_command_line(tmp_path):
+    write_band_folder(tmp_path / "scene")
+    options = ["window=24", "overlap=0.5", "s2_bands=B02,B04", "cloud_values=1,2", "nodata=0", "max_offset=0.5"]
+    archive = open_archive("geotiff", [f"s2={tmp_path}"], options)
+    assert (archive.groups[0].bands, archive.groups[0].nodata, len(archive.groups)) == (("B02", "B04"), 0.0, 1)
+    assert (len(archive.entries()[0]), archive.options["overlap"]) == (3 * 4, "0.5")
+
+
+def test_sources_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"geotiff got no source, expected s2, s1, rgb or other\. Add --source s2="):
+        GeoTiff()
+    with pytest.raises(ValueError, match=r"none is no folder, expected one with GeoTIFF, COG or VRT files\. Give its"):
+        GeoTiff(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"holds no scene of s2, expected GeoTIFF, COG or VRT\.$"):
+        GeoTiff(tmp_path)
+    (tmp_path / "a.tif").write_text("nothing")
+    with pytest.raises(ValueError, match=r"expected GeoTIFF, COG or VRT; s2/a\.tif: .*a\.tif: cannot be read whole"):
+        GeoTiff(tmp_path)
+
+
+@real
+def test_major_tom():
+    archive = GeoTiff(REAL / "major-tom", window=264, overlap=0.5)
+    patches = check_tiles(archive, {})
+    assert len(patches) == 8 * 8  # 7 at a stride of 132 and one more at the border: 1068 = 6 x 132 + 264 + 12
+    assert [group.shape for group in archive.groups] == [(264, 264), (132, 132), (44, 44)]
+    assert {patch.attributes["cloud"] for patch in patches} == {0.0}
+    assert patches[0].attributes["s2_date"] == "2022-07-06T08:56:11"
+
+
+@real
+def test_ssl4eo_s12():
+    with pytest.raises(
+        ValueError, match=r"B1\.tif: the edges of its grid lie up to 0\.42 of its pixels off those of B2"
+    ):
+        GeoTiff(REAL / "ssl4eo-s12/s2c", window=264)
+    archive = GeoTiff(REAL / "ssl4eo-s12/s2c", window=264, max_offset=0.5)
+    patches = check_tiles(archive, {}, slack_px=0.5)
+    assert [group.shape for group in archive.groups] == [(264, 264), (132, 132), (44, 44)]
+    assert patches[0].attributes["s2_60m_offset_px"] == pytest.approx(2.5 / 6, abs=1e-4)
+    whole = GeoTiff(REAL / "ssl4eo-s12/s2c", REAL / "ssl4eo-s12/s1", window=264, max_offset=4)
+    entries, faults = whole.entries()
+    assert (len(entries), faults) == (2, [])
+    patch = whole.read(entries[1])
+    assert patch.attributes["s1_scene"].endswith("S1A_IW_GRDH_1SDV_20200903T131212_20200903T131237_034195_03F8F5_AC1C")
+    assert patch.attributes["s1_10m_offset_px"] == pytest.approx(3.9593)
+
+
+@real
+def test_sen1floods11():
+    archive = GeoTiff(REAL / "sen1floods11/S2", REAL / "sen1floods11/S1", window=256)
+    assert [(group.name, len(group.bands), group.dtype, group.nodata) for group in archive.groups] == [
+        ("s1_10m", 2, "float32", None), ("s2_10m", 13, "int16", 0.0),
+    ]  # fmt: skip
+    assert len(check_tiles(archive, {})) == 4
+
+
+@real
+def test_other_archives_by_pattern():
+    sen12ms = GeoTiff(REAL / "sen12ms/*_s2_*", REAL / "sen12ms/*_s1_*", window=128)
+    assert len(check_tiles(sen12ms, {})) == 4
+    root = REAL / "bigearthnet-v1"
+    ben = GeoTiff(root / "BigEarthNet-v1.0", root / "BigEarthNet-S1-v1.0", window=120)
+    patches = check_tiles(ben, {}, slack_px=0.5)
+    assert [patch.attributes["s1_scene"][-6:] for patch in patches] == ["_87_48", "_36_85", "_69_24"]
