@@ -13,14 +13,9 @@ import numpy as np
 
 from rspretrain.archives.base import Nomenclature
 from rspretrain.archives.raster import Raster
-from rspretrain.archives.rois import Kind, Rois, Source
+from rspretrain.archives.rois import DFC2020_FILE, Kind, Rois, Source
 from rspretrain.patch import type_of_attribute
 
-# Two releases call the one scene of the validation set "validation" and "0", in folders and in file names.
-FILE_NAME = re.compile(
-    r"(?P<roi>ROIs\d+_(?P<part>validation|test))_(?P<kind>s1|s2|lc|dfc)_(?P<scene>0|validation|test)"
-    r"_p(?P<patch>\d+)\.(?i:tiff?)"
-)
 # Code on disk of every class. Savanna (3) and snow and ice (8) are invalid as 0 is, in both public code bases.
 CODES = {
     "Forest": 1, "Shrubland": 2, "Grassland": 4, "Wetlands": 5, "Croplands": 6, "Urban": 7, "Barren": 9, "Water": 10,
@@ -42,7 +37,7 @@ class Dfc2020(Rois):
         if not sensors or len(set(sensors)) != len(sensors):
             raise ValueError(f"DFC2020 got sensors {sensors}, expected s1, s2 or both once. Give sensors=s1,s2.")
         self.name = "dfc2020"
-        self.pattern, self.example = FILE_NAME, "ROIs0000_validation_s1_0_p12.tif"
+        self.pattern, self.example = DFC2020_FILE, "ROIs0000_validation_s1_0_p12.tif"
         images: tuple[Kind, ...] = tuple(sorted(sensors))
         coarse: tuple[Kind, ...] = ("lc",) if lc else ()
         super().__init__(

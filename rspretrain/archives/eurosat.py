@@ -21,10 +21,11 @@ CLASSES = (
 )  # fmt: skip
 BANDS_ON_DISK = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
 _CANONICAL = [BANDS_ON_DISK.index(band) for band in BAND_ORDER["s2"]]
-# Where the downloads put the class folders, below the folder that they were unpacked into.
+# Where the downloads put the class folders, below the folder that they were unpacked into or any on the way.
+_DEEP = ("ds", "images", "remote_sensing", "otherDatasets", "sentinel_2", "tif")
 PLACES = (
-    "", "EuroSAT_MS", "EuroSAT_RGB", "2750", "EuroSAT", "EuroSATallBands", "EuroSAT/2750", "EuroSAT/allBands", "tif",
-    "ds/images/remote_sensing/otherDatasets/sentinel_2/tif",
+    "", "EuroSAT_MS", "EuroSAT_RGB", "2750", "EuroSAT", "EuroSATallBands", "EuroSAT/2750", "EuroSAT/allBands",
+    *("/".join(_DEEP[level:]) for level in range(len(_DEEP))),
 )  # fmt: skip
 _SUFFIXES = {".tif": "ms", ".tiff": "ms", ".jpg": "rgb", ".jpeg": "rgb", ".png": "rgb"}
 

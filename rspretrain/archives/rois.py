@@ -24,6 +24,14 @@ Kind = Literal["s1", "s2", "lc", "dfc"]
 GSD_M = 10.0  # 20 m, 60 m and 500 m sources were resampled to it by the archives' authors
 MOST_HEADERS = 256  # files of a kind whose headers decide the group's shape; all of them in a small archive
 MOST_LEVELS = 6  # folders below the root: a link that leads back up must end somewhere
+# DFC2020: two releases call the one scene of the validation set "validation" and "0", in folders and in file names.
+SEN12MS_FILE = re.compile(
+    r"(?P<roi>ROIs\d+_(?P<part>spring|summer|fall|winter))_(?P<kind>s1|s2|lc)_(?P<scene>\d+)_p(?P<patch>\d+)\.(?i:tiff?)"
+)
+DFC2020_FILE = re.compile(
+    r"(?P<roi>ROIs\d+_(?P<part>validation|test))_(?P<kind>s1|s2|lc|dfc)_(?P<scene>0|validation|test)"
+    r"_p(?P<patch>\d+)\.(?i:tiff?)"
+)
 _IGBP = ("igbp", "lccs_cover", "lccs_use", "lccs_hydrology")
 
 
@@ -137,6 +145,8 @@ class Rois(Archive):
         found: dict[str, Source] = {}
         for path, file in _rasters(str(self.root), "", MOST_LEVELS):
             match = self.pattern.fullmatch(file)
+            if match is None and any(pattern.fullmatch(file) for pattern in (SEN12MS_FILE, DFC2020_FILE)):
+                continue  # both archives may lie in one folder, as the papers' code has them
             if match is None:
                 faults.append(Fault(path, f"the file name is none of the archive's, expected one like {self.example}"))
                 continue

@@ -13,12 +13,9 @@ import numpy as np
 
 from rspretrain.archives.base import Nomenclature
 from rspretrain.archives.raster import Raster
-from rspretrain.archives.rois import Kind, Rois, Source
+from rspretrain.archives.rois import SEN12MS_FILE, Kind, Rois, Source
 from rspretrain.patch import type_of_attribute
 
-FILE_NAME = re.compile(
-    r"(?P<roi>ROIs\d+_(?P<part>spring|summer|fall|winter))_(?P<kind>s1|s2|lc)_(?P<scene>\d+)_p(?P<patch>\d+)\.(?i:tiff?)"
-)
 # splits/SEN12MS_holdOutScenes.txt of schmitt-muc/SEN12MS: 18,106 patches.
 HOLD_OUT = {
     "spring": {15, 17, 63, 97, 124, 146},
@@ -65,7 +62,7 @@ class Sen12Ms(Rois):
         if not sensors or len(set(sensors)) != len(sensors):
             raise ValueError(f"SEN12MS got sensors {sensors}, expected s1, s2 or both once. Give sensors=s1,s2.")
         self.name = "sen12ms"
-        self.pattern, self.example = FILE_NAME, "ROIs1868_summer_s1_19_p30.tif"
+        self.pattern, self.example = SEN12MS_FILE, "ROIs1868_summer_s1_19_p30.tif"
         images: tuple[Kind, ...] = tuple(sorted(sensors))
         super().__init__(
             Path(root),

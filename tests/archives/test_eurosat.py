@@ -45,6 +45,12 @@ def test_thirteen_bands_from_every_layout(tmp_path, below):
     assert (patch.crs, patch.bounds) == ("EPSG:32635", (400_640.0, 3_999_360.0, 401_280.0, 4_000_000.0))
 
 
+def test_any_folder_on_the_way_to_the_classes(tmp_path):
+    root = write_eurosat(tmp_path, DEEP, per_class=1)
+    for below in ("ds", "ds/images/remote_sensing", DEEP):
+        assert len(EuroSat(root / below).entries()[0]) == 10
+
+
 @rgb_law
 @pytest.mark.parametrize("below", ["EuroSAT_RGB", "2750", ""])
 def test_pictures_from_every_layout(tmp_path, below):

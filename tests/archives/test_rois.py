@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 import rasterio
-from fakes.rois import write_kind, write_sen12ms
+from fakes.rois import write_dfc2020, write_kind, write_sen12ms
 from laws import check_archive
 
+from rspretrain.archives.dfc2020 import Dfc2020
 from rspretrain.archives.sen12ms import Sen12Ms
 from rspretrain.patch import PatchError
 
@@ -39,6 +40,13 @@ def test_law_in_every_folder_layout(tmp_path, folder):
 def test_one_season_is_an_archive(tmp_path):
     root = write_sen12ms(tmp_path)
     assert len(Sen12Ms(root / "ROIs1158_spring").entries()[0]) == 2
+
+
+def test_both_archives_in_one_folder(tmp_path):
+    root = write_dfc2020(write_sen12ms(tmp_path))
+    for archive, count in ((Sen12Ms(root), 6), (Dfc2020(root), 8)):
+        check_archive(archive, {}, files(archive))
+        assert len(archive.entries()[0]) == count
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("s1", "float64"), ("s1", "int16"), ("s2", "int16"), ("lc", "uint16")])
