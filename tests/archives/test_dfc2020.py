@@ -8,7 +8,10 @@ from laws import check_archive, check_record
 
 from rspretrain.archives import open_archive
 from rspretrain.archives.dfc2020 import CODES, Dfc2020, dfc_labels
+from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.index import open_shards
 from rspretrain.shardset.record import check_patch
+from rspretrain.shardset.verify import verify
 
 
 def files(archive):
@@ -94,3 +97,19 @@ def test_invalid_pixels_vote_and_count(tmp_path):
     check_patch(patch, archive.groups, archive.nomenclatures)
     assert patch.labels == {"dfc_multi": ()}
     assert (patch.images["dfc_10m"] == 3).all()
+
+
+def test_a_patch_without_a_class_through_the_shards(tmp_path):
+    """Its record has no `.cls`, its row no class: it can be pretrained on and is left out of the probe."""
+    write_dfc2020(tmp_path / "archive", patches=2)
+    path = tmp_path / "archive/ROIs0000_test/dfc_0/ROIs0000_test_dfc_0_p1.tif"
+    with rasterio.open(path, "r+") as target:
+        target.write(np.zeros((1, 32, 32), dtype=np.uint8))
+    report = build_shards(Dfc2020(tmp_path / "archive"), tmp_path / "out", shuffle=False)
+    assert (report.written, report.faults) == (4, [])
+    shards = open_shards(tmp_path / "out")
+    assert shards.labels("dfc").sum(axis=1).tolist() == [1, 0, 1, 1]
+    assert shards.labels("dfc_multi").sum(axis=1).tolist() == [2, 0, 2, 2]
+    assert (shards.read(1)[0]["dfc_10m"] == 0).all()
+    assert shards.manifest.splits == {"test": 2, "train": 2}
+    assert verify(shards) == []
