@@ -1,6 +1,6 @@
 """Which files below a folder make up which scene: one file with many bands, or one file a band at mixed resolutions.
 
-Only headers are read: about 0.3 ms a file. A scene is a list of layers, one for every pixel grid, finest first.
+Only headers are read: 0.65 ms a file. A scene is a list of layers, one for every pixel grid, finest first.
 """
 
 import fnmatch
@@ -48,7 +48,7 @@ class Layer:
     dtype: str
     nodata: float | None  # a finite number; NaN is missing in any case
     gsd_m: float | None  # nominal
-    masked: bool  # whether a file has a mask of its own
+    masked: bool  # whether a file has a mask of its own, or an alpha band
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,13 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
         root, pattern = root.parent, root.name
     if not root.is_dir():
         raise ValueError(f"{source} is no folder, expected one with GeoTIFF, COG or VRT files. Give its path.")
-    found = []
-    for folder, folders, names in os.walk(root):
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder that was there already, perhaps around in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in names:
             path = Path(folder, name)

@@ -25,7 +25,12 @@ from rspretrain.archives.tiling import Grid
 from rspretrain.patch import PatchError
 
 # No look at a file's neighbours (far slower on a network), and no sidecar that changes what a file says of itself.
-_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+# A JPEG block that ends early is an error: GDAL's default fills in what is missing.
+_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
+}
 # Files open at once in a process: the 13 band files of some 20 scenes, under the usual limit of 1024 descriptors.
 MAX_OPEN = 256
 _COLOURS = {ColorInterp.red: "R", ColorInterp.green: "G", ColorInterp.blue: "B"}
@@ -41,7 +46,7 @@ class Profile:
     nodata: float | None  # the file's tag; NaN where that is the tag
     names: tuple[str, ...]  # of every band: its description, else its colour, else ""
     parts: tuple[Path, ...]  # other files that it is made of (VRT)
-    masked: bool  # whether it has a mask of its own for all bands (no alpha band)
+    masked: bool  # whether it has a mask or an alpha band
 
     @property
     def count(self) -> int:
@@ -60,7 +65,7 @@ def read_profile(path: Path) -> Profile:
             kinds, tags = set(source.dtypes), {str(tag) for tag in source.nodatavals}
             nodata = None if source.nodata is None else float(source.nodata)
             files = tuple(Path(os.path.abspath(file)) for file in source.files if Path(file) != path)
-            masked = source.mask_flag_enums[0] == [MaskFlags.per_dataset]
+            masked = MaskFlags.per_dataset in source.mask_flag_enums[0]
             size = source.width, source.height
     except (RasterioError, CRSError, OSError) as error:
         raise _unreadable(path, error) from error
@@ -88,7 +93,7 @@ def read_window(path: Path, bands: tuple[int, ...], row: int, col: int, height: 
 
 
 def read_mask(path: Path, row: int, col: int, height: int, width: int) -> NDArray[np.bool_]:
-    """[H W], true where the file's own mask says that there is data. PatchError where it cannot be read."""
+    """[H W], true where the file's own mask or alpha band says that there is data. PatchError where it has none."""
     try:
         with rasterio.Env(**_OPTIONS):
             return np.asarray(_opened(path).dataset_mask(window=Window(col, row, width, height)) != 0)

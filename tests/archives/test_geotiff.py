@@ -218,6 +218,16 @@ def test_a_mask_of_the_files_own_is_missing_data(tmp_path):
     )
 
 
+def test_an_alpha_band_is_a_mask(tmp_path):
+    pixels = noise(4, 20, 40, "uint8")
+    pixels[3] = np.where(np.arange(40) < 30, 255, 0)
+    write_file(tmp_path / "scene.tif", pixels, photometric="RGB", alpha="YES")
+    with pytest.raises(ValueError, match=r"has 4 band\(s\) without names of rgb.*--option rgb_bands=R,G,B,… in the"):
+        GeoTiff(rgb=tmp_path, window=20)
+    archive = GeoTiff(rgb=tmp_path, window=20, rgb_bands=("R", "G", "B", "-"))
+    check_tiles(archive, {"rgb/scene.tif[0,20]": "has 0.5000 of the pixels of rgb_10m without"})
+
+
 def test_clouds(tmp_path):
     write_band_folder(tmp_path / "scene")
     mask = np.zeros((1, 48, 60), np.uint8)
@@ -353,6 +363,15 @@ def test_sen1floods11():
         ("s1_10m", 2, "float32", None), ("s2_10m", 13, "int16", 0.0),
     ]  # fmt: skip
     assert len(check_tiles(archive, {})) == 4
+
+
+@real
+def test_a_raster_of_labels_is_another_sensor():
+    root = REAL / "sen1floods11"
+    archive = GeoTiff(root / "S2", root / "S1", other=root / "Labels", other_bands=("flood",), window=256)
+    assert [(group.name, group.bands) for group in archive.groups][2:] == [("other_10m", ("flood",))]
+    patches = check_tiles(archive, {})
+    assert {int(value) for patch in patches for value in np.unique(patch.images["other_10m"])} == {-1, 0, 1}
 
 
 @real

@@ -135,6 +135,14 @@ def test_hidden_files_are_not_looked_at(tmp_path):
     assert (list(find("s2", tmp_path)[0]), find("s2", tmp_path)[1]) == (["s2/scene"], {})
 
 
+def test_links_are_followed_once(tmp_path):
+    write_band_folder(tmp_path / "elsewhere/scene")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/circle").symlink_to(tmp_path / "here")
+    assert list(find("s2", tmp_path / "here")[0]) == ["s2/link/scene"]
+
+
 def test_the_parts_of_a_vrt_are_no_scenes(tmp_path):
     parts = [write_file(tmp_path / "parts" / f"{band}.tif", noise()) for band in ("B02", "B03")]
     write_vrt(tmp_path / "scene.vrt", parts)
