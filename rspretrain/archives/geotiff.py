@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from rspretrain.archives.base import Archive, Entry, Nomenclature
 from rspretrain.archives.pairing import Footprints, Misfit
-from rspretrain.archives.scene_files import Layer, Scene, Source, find_scenes
+from rspretrain.archives.scene_files import UNUSED, Layer, Scene, Source, band_name, find_scenes
 from rspretrain.archives.scene_groups import even, groups_of, ratios_to, scene_ids
 from rspretrain.archives.tiling import Edge, cut, offsets, ratio, stride_of
 from rspretrain.archives.windows import read_mask, read_window
 from rspretrain.patch import Fault, Patch, PatchError, PatchExcluded, type_of_attribute
-from rspretrain.sensors import Group
+from rspretrain.sensors import BAND_ORDER, Group
 
 _GROUP_ORDER = ("s1", "s2", "rgb", "other")
 _PRIMARY_ORDER = ("s2", "s1", "rgb", "other")  # the first that is there is tiled, the others are its partners
@@ -83,7 +83,7 @@ class GeoTiff(Archive):
         paths = {"s1": s1, "s2": s2, "rgb": rgb, "other": other}
         names = {"s1": s1_bands, "s2": s2_bands, "rgb": rgb_bands, "other": other_bands}
         self.sources = {
-            sensor: Source(sensor, Path(path), names[sensor], cloud_mask, nodata)
+            sensor: Source(sensor, Path(path), _bands(sensor, names[sensor]), cloud_mask, nodata)
             for sensor in _GROUP_ORDER
             if (path := paths[sensor]) is not None
         }
@@ -191,6 +191,7 @@ class GeoTiff(Archive):
     def _tiles(self, scene: Scene, footprints: list[Footprints]) -> tuple[list[Tile], list[Fault]]:
         """The windows of one scene; one fault for all of them where none has a partner."""
         height, width = scene.grid.height, scene.grid.width
+        near = [each.around(scene) for each in footprints]
         rows = offsets(height, self.window, self._stride, self.edge)
         cols = offsets(width, self.window, self._stride, self.edge)
         if not rows or not cols:
@@ -198,7 +199,6 @@ class GeoTiff(Archive):
             return [], [Fault(scene.name, reason)]
         if self.max_cloud < 1 and scene.mask is None:
             return [], [Fault(scene.name, "has no cloud mask for max_cloud. Add it, or correct --option cloud_mask.")]
-        near = [each.around(scene) for each in footprints]
         if misfit := next((each for each in near if isinstance(each, Misfit)), None):
             return [], [Fault(scene.name, misfit.reason)]
         tiles, faults = [], []
@@ -274,6 +274,19 @@ def _about(tile: Tile) -> dict[str, type_of_attribute]:
 
 def _tile_name(scene: Scene, row: int, col: int) -> str:
     return f"{scene.name}[{row},{col}]"
+
+
+def _bands(sensor: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical names of the option's bands. ValueError where one is unknown or named twice."""
+    bands = tuple(band_name(sensor, name) for name in names)
+    known = BAND_ORDER.get(sensor, bands)
+    wrong = [name for name in bands if name != UNUSED and (name not in known or bands.count(name) > 1)]
+    if wrong:
+        raise ValueError(
+            f"geotiff got {sensor}_bands={','.join(names)}, expected each of {','.join(known)} once at most ({UNUSED} "
+            f"for a band that is left out). Correct {wrong[0]!r}."
+        )
+    return bands
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,4 +1,7 @@
-"""Which scene of another sensor shows the same place: by footprint, then by date. Nothing is resampled for it."""
+"""Which scene of another sensor shows the same place: by footprint, then by date. Nothing is resampled for it.
+
+Every window has one partner a sensor; further scenes of the same place (other dates) are not used, which is no fault.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

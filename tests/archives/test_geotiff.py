@@ -299,6 +299,9 @@ def test_two_scenes_of_one_key_and_long_names(tmp_path):
         (["overlap=1"], r"geotiff got overlap=1, expected 0 to 0\.99\. Correct --option overlap\."),
         (["max_cloud=2"], r"geotiff got max_cloud=2, expected 0 to 1\. Correct"),
         (["edge=cut"], r"geotiff got the option edge='cut': Input should be 'shift' or 'drop'"),
+        (["s2_bands=B2,B99"], r"geotiff got s2_bands=B2,B99, expected each of B01,.*B12 once at most \(- for a band "
+         r"that is left out\)\. Correct 'B99'\."),
+        (["s2_bands=B02,b2"], r"expected each of B01,.* once at most .*\. Correct 'B02'\."),
         (["cloud_values=1,x"], r"geotiff got the option cloud_values='1,x': Input should be a valid integer"),
     ],
 )  # fmt: skip
@@ -310,7 +313,7 @@ def test_options_out_of_range(tmp_path, options, message):
 
 def test_options_from_the_command_line(tmp_path):
     write_band_folder(tmp_path / "scene")
-    options = ["window=24", "overlap=0.5", "s2_bands=B02,B04", "cloud_values=1,2", "nodata=0", "max_offset=0.5"]
+    options = ["window=24", "overlap=0.5", "s2_bands=b2,B04", "cloud_values=1,2", "nodata=0", "max_offset=0.5"]
     archive = open_archive("geotiff", [f"s2={tmp_path}"], options)
     assert (archive.groups[0].bands, archive.groups[0].nodata, len(archive.groups)) == (("B02", "B04"), 0.0, 1)
     assert (len(archive.entries()[0]), archive.options["overlap"]) == (3 * 4, "0.5")
