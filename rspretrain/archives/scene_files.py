@@ -7,7 +7,6 @@ import fnmatch
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -147,20 +146,19 @@ def _is_mask(source: Source, path: Path) -> bool:
     return bool(source.cloud_mask) and fnmatch.fnmatchcase(path.name.lower(), source.cloud_mask.lower())
 
 
-def _bundles(source: Source, root: Path, profiles: Iterable[Profile], faults: list[Fault]) -> dict[str, list[_Member]]:
+def _bundles(source: Source, root: Path, profiles: list[Profile], faults: list[Fault]) -> dict[str, list[_Member]]:
     """Scene name -> (band, file, band number) in canonical order."""
     bundles: dict[str, dict[str, tuple[Profile, int]]] = {}
-    for profile in profiles:
-        stem = _TOKEN.fullmatch(profile.path.stem)
-        band = band_name(source.sensor, stem["band"]) if stem else ""
-        if profile.count == 1 and stem and band in (BAND_ORDER.get(source.sensor) or source.bands):
-            folder, prefix = profile.path.parent, stem["prefix"] or ""
+    tokens = [_token(source, profile) for profile in profiles]
+    for profile, token in zip(profiles, tokens, strict=True):
+        if token is not None:
+            (prefix, band), folder = token, profile.path.parent
             scene = _label(source, root, folder if prefix == folder.name else folder / prefix)
             names: tuple[str, ...] = (band if not source.bands or band in source.bands else UNUSED,)
         else:
             scene = _label(source, root, profile.path)
             try:
-                names = _names(source, profile)
+                names = _names(source, profile, one_a_band=any(tokens))
             except PatchError as error:
                 faults.append(Fault(scene, str(error)))
                 continue
@@ -179,6 +177,15 @@ def _bundles(source: Source, root: Path, profiles: Iterable[Profile], faults: li
     }
 
 
+def _token(source: Source, profile: Profile) -> tuple[str, str] | None:
+    """Prefix and band of the stem of a file with one band; None where it ends with no known band."""
+    stem = _TOKEN.fullmatch(profile.path.stem)
+    if stem is None or profile.count > 1:
+        return None
+    band = band_name(source.sensor, stem["band"])
+    return (stem["prefix"] or "", band) if band in (BAND_ORDER.get(source.sensor) or source.bands) else None
+
+
 def band_name(sensor: str, text: str) -> str:
     """The canonical name of a band: B2 and b02 are B02, vv is VV, red is R. Unknown sensors keep their names."""
     if sensor not in BAND_ORDER:
@@ -189,27 +196,35 @@ def band_name(sensor: str, text: str) -> str:
     return _COLOURS.get(name, name)
 
 
-def _names(source: Source, profile: Profile) -> tuple[str, ...]:
-    """A name for every band of a file: by the option, its descriptions, or its count. PatchError where none tells."""
+def _names(source: Source, profile: Profile, one_a_band: bool) -> tuple[str, ...]:
+    """A name for every band of a file: by its descriptions, the option, or its count. PatchError where none tells.
+
+    Where the source has one file a band, no other file takes its names from the option: it may be a mask or a preview.
+    """
     known = BAND_ORDER.get(source.sensor)
     described = tuple(band_name(source.sensor, name) for name in profile.names)
     if len(set(described)) < len(described) or (known and not set(described) <= set(known)):
         described = ()
     if source.bands and set(source.bands) - {UNUSED} <= set(described):
         return tuple(name if name in source.bands else UNUSED for name in described)
-    if len(source.bands) == profile.count:
+    if len(source.bands) == profile.count and not one_a_band:
         return source.bands
-    if source.bands:
-        found = f"has {profile.count} bands ({', '.join(name or '?' for name in profile.names)})"
+    found = f"has {profile.count} band(s) ({', '.join(name or '?' for name in profile.names)})"
+    if source.bands and not one_a_band:
         raise PatchError(f"{found}, expected the {len(source.bands)} of {source.sensor}_bands. Correct the option.")
     named = described if described and all(described) else _BY_COUNT.get((source.sensor, profile.count), ())
     if not named and known is None:
         named = tuple(f"b{number}" for number in range(1, profile.count + 1))
-    if not named:
+    if not named and one_a_band:
         raise PatchError(
-            f"has {profile.count} band(s) without names of {source.sensor}, expected a band at the end of its file "
-            f"name, descriptions, or a number of bands that tells. Name them: --option {source.sensor}_bands="
-            f"{','.join([*(known or ())[: profile.count - 1], '…'])} in the file's order ({UNUSED} leaves a band out)."
+            f"{found}, its name ends with none of {source.sensor}, as others' here do. Rename it, or leave it out with "
+            f"a pattern: --source {source.sensor}='<folder>/*{(known or source.bands)[0][:1]}*.tif'."
+        )
+    if not named:
+        names = ",".join([*(known or ())[: profile.count - 1], "…"])
+        raise PatchError(
+            f"{found}, expected names of {source.sensor} in its descriptions, at the end of its file name, or by their "
+            f"number. Name them: --option {source.sensor}_bands={names} in the file's order ({UNUSED} leaves one out)."
         )
     return named
 

@@ -222,7 +222,9 @@ def test_an_alpha_band_is_a_mask(tmp_path):
     pixels = noise(4, 20, 40, "uint8")
     pixels[3] = np.where(np.arange(40) < 30, 255, 0)
     write_file(tmp_path / "scene.tif", pixels, photometric="RGB", alpha="YES")
-    with pytest.raises(ValueError, match=r"has 4 band\(s\) without names of rgb.*--option rgb_bands=R,G,B,… in the"):
+    with pytest.raises(
+        ValueError, match=r"has 4 band\(s\) \(R, G, B, \?\), expected names of rgb.*rgb_bands=R,G,B,… in"
+    ):
         GeoTiff(rgb=tmp_path, window=20)
     archive = GeoTiff(rgb=tmp_path, window=20, rgb_bands=("R", "G", "B", "-"))
     check_tiles(archive, {"rgb/scene.tif[0,20]": "has 0.5000 of the pixels of rgb_10m without"})

@@ -100,12 +100,24 @@ def test_an_option_chooses_among_band_files(tmp_path):
 def test_bands_that_nothing_names(tmp_path):
     write_file(tmp_path / "scene.tif", noise(5, 8, 8))
     assert fault("s2", tmp_path) == (
-        "has 5 band(s) without names of s2, expected a band at the end of its file name, descriptions, or a number of "
-        "bands that tells. Name them: --option s2_bands=B01,B02,B03,B04,… in the file's order (- leaves a band out)."
+        "has 5 band(s) (?, ?, ?, ?, ?), expected names of s2 in its descriptions, at the end of its file name, or by "
+        "their number. Name them: --option s2_bands=B01,B02,B03,B04,… in the file's order (- leaves one out)."
     )
-    assert "has 5 bands (?, ?, ?, ?, ?), expected the 2 of s2_bands. Correct" in fault(
-        "s2", tmp_path, bands=("B02", "B03")
-    )
+    reason = fault("s2", tmp_path, bands=("B02", "B03"))
+    assert reason == "has 5 band(s) (?, ?, ?, ?, ?), expected the 2 of s2_bands. Correct the option."
+
+
+@pytest.mark.parametrize("option", [(), ("B02",)])
+def test_files_beside_bands_that_are_none(tmp_path, option):
+    write_band_folder(tmp_path / "scene")
+    write_file(tmp_path / "scene/SCL.tif", noise(dtype="uint8"))
+    scenes, faults = find("s2", tmp_path, bands=option)
+    assert list(scenes) == ["s2/scene"]
+    assert faults == {
+        "s2/scene/SCL.tif": "has 1 band(s) (?), its name ends with none of s2, as others' here do. Rename it, or leave "
+        "it out with a pattern: --source s2='<folder>/*B*.tif'."
+    }
+    assert find("s2", tmp_path / "*B*.tif", bands=option)[1] == {}
 
 
 def test_other_instruments_take_any_names(tmp_path):
