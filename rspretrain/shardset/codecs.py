@@ -2,8 +2,12 @@
 
 A member is the bytes of an .npy file: as they are (`.npy`), as a Zstandard frame (`.npy.zst`, RFC 8878), or as a Blosc
 buffer (`.npy.blosc`, version 1) in which the bits of the numbers are sorted by significance before they are compressed.
-What each costs and saves: benchmarks/compression.py. The bytes follow from the array and from numcodecs' version, which
-requirements/ pins.
+The bytes follow from the array and from numcodecs' version, which requirements/ pins.
+
+On real BigEarthNet-MM pairs (276 kB), per core, by benchmarks/compression.py: raw is copied at 63,000 pairs/s;
+bitshuffle-lz4 leaves 72 % and decodes 14,000 pairs/s; bitshuffle-zstd 70 % at 6,300; zstd alone 83 % at 4,700. Raw is for
+shards that fit into memory or lie on a fast local disk: their records have one stride. bitshuffle-lz4 is for all that
+comes over a network or from a slow disk. bitshuffle-zstd saves more where there is structure (EuroSAT 42 % against 48 %).
 
 A user of stock webdataset needs numcodecs and five lines, tested in tests/shardset/test_codecs.py:
 
@@ -83,7 +87,7 @@ CODECS: dict[str, Codec] = {
     "zstd": Codec(
         "npy.zst", lambda data, itemsize: numcodecs.zstd.compress(data, 3), _zstd_size, numcodecs.zstd.decompress
     ),
-    "bitshuffle-lz4": _bitshuffled(b"lz4", 5),
+    "bitshuffle-lz4": _bitshuffled(b"lz4", 9),
     "bitshuffle-zstd": _bitshuffled(b"zstd", 5),
 }
 

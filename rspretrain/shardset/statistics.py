@@ -58,7 +58,7 @@ class BandStatistics(Settings):
 
 @final
 class Tally:
-    """The pixels of some images of an archive, counted band by band. Takes about 4 MB a band."""
+    """The pixels of some images of an archive, counted band by band. Takes 0.5 MB a band of integers, 3 of float32."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = tuple(groups)
