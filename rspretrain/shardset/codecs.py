@@ -5,9 +5,9 @@ buffer (`.npy.blosc`, version 1) in which the bits of the numbers are sorted by 
 The bytes follow from the array and from numcodecs' version, which requirements/ pins.
 
 On real BigEarthNet-MM pairs (276 kB), per core, by benchmarks/compression.py: raw is copied at 63,000 pairs/s;
-bitshuffle-lz4 leaves 72 % and decodes 14,000 pairs/s; bitshuffle-zstd 70 % at 6,300; zstd alone 83 % at 4,700. Raw is for
-shards that fit into memory or lie on a fast local disk: their records have one stride. bitshuffle-lz4 is for all that
-comes over a network or from a slow disk. bitshuffle-zstd saves more where there is structure (EuroSAT 42 % against 48 %).
+bitshuffle-lz4 leaves 72 % and decodes 14,000 pairs/s, bitshuffle-zstd 70 % at 6,300, zstd alone 83 % at 4,700. Raw is
+for shards that fit into memory or lie on a fast local disk: their records have one stride. bitshuffle-lz4 is for all
+that comes over a network or from a slow disk. bitshuffle-zstd is for keeping (EuroSAT: 42 % against 48 %).
 
 A user of stock webdataset needs numcodecs and five lines, tested in tests/shardset/test_codecs.py:
 
