@@ -4,8 +4,9 @@ One `Tally` a shard counts while the shard is built, and tallies merge: however 
 workers and machines, the merged tally has the same bytes, because nothing is rounded before the end (counting.py).
 
 Definition: all pixels of all images weigh the same, at each band's own resolution (nothing is resampled); pixels equal
-to the group's nodata are left out; std is the population's. That is the definition of the numbers published for
-BigEarthNet: v1 in `bigearthnet_common`, v2 in ConfigILM's `BENv2_utils`, whose "nearest" std is that of native pixels.
+to the group's nodata are left out; std is the population's. The numbers published for BigEarthNet v2 are of this kind
+(ConfigILM's `BENv2_utils`: its "nearest" std is that of native pixels). Those of v1 come without their script; they
+are within a few percent of v2's. No complete archive was at hand to compare with.
 """
 
 import json
