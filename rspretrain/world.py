@@ -140,6 +140,15 @@ def sum_over_ranks(local: Tensor) -> Tensor:
     return total
 
 
+def max_over_ranks(local: Tensor) -> Tensor:
+    """The largest of a tensor's elements over all ranks, without gradient."""
+    if size() == 1:
+        return local.detach()
+    largest = local.detach().clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
 def barrier() -> None:
     """Wait for every rank."""
     if size() > 1:

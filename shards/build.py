@@ -1,7 +1,10 @@
-"""Convert an archive into a shard set.
+"""Convert an archive into a shard set. Killed at any moment, the same command goes on where it was.
 
-python shards/build.py bigearthnet --source S2=… S1=… splits=… --out shards/ben
-python shards/build.py ucmerced|aid|folder --source ROOT --out shards/ucm
+python shards/build.py bigearthnet --source S2=… S1=… splits=… --out shards/ben --workers 8
+python shards/build.py ucmerced --source ROOT --out shards/ucm
+python shards/build.py bigearthnet --source … --out part1 --part 1/4     one node's share; shards/merge.py joins them
+
+What each archive's sources and options are: docs/archives.md.
 """
 
 import sys
@@ -12,18 +15,20 @@ sys.path[0] = __file__.rpartition("/shards/")[0]
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 from rspretrain.archives import ARCHIVES, open_archive
 from rspretrain.archives.base import Archive
-from rspretrain.shardset.build import REPORT_NAME, BuildReport, build_shards
+from rspretrain.observe.progress import Countdown
+from rspretrain.shardset.assemble import REPORT_NAME, BuildReport
+from rspretrain.shardset.build import Part, build_shards
+from rspretrain.shardset.codecs import CODECS
+from rspretrain.shardset.record import RAW
 
-EXIT_BAD_INPUT, EXIT_LEFT_OUT = 2, 3
+EXIT_STOPPED, EXIT_BAD_INPUT, EXIT_LEFT_OUT = 1, 2, 3
 SHOWN_FAULTS = 20
 
 
 def main() -> int:
-    """Parse, build, report. Exit code 0: all converted; 2: bad input; 3: patches were left out."""
+    """Parse, build, report. Exit code 0: all converted; 1: stopped on the way; 2: bad input; 3: patches left out."""
     args = parse()
     try:
         archive = open_archive(args.archive, args.source, args.option)
@@ -31,7 +36,10 @@ def main() -> int:
     except ValueError as error:
         print(f"shards/build.py: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    tell(report)
+    except (OSError, RuntimeError) as error:
+        print(f"shards/build.py: {error}\nThe same command goes on with what is finished.", file=sys.stderr)
+        return EXIT_STOPPED
+    tell(report, args.part)
     return EXIT_LEFT_OUT if report.faults and not args.allow_skips else 0
 
 
@@ -44,25 +52,40 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the shard set")
     parser.add_argument("--samples-per-shard", type=int, default=1024)
     parser.add_argument("--order", choices=("shuffled", "archive"), default="shuffled", help="of samples over shards")
+    parser.add_argument("--codec", choices=list(CODECS), default=RAW, help="of the arrays (default raw)")
     parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on it")
+    parser.add_argument(
+        "--part", type=part, default=Part(), metavar="i/n", help="build every n-th shard, from the i-th"
+    )
     parser.add_argument("--allow-skips", action="store_true", help="exit 0 although patches were left out")
     return parser.parse_args()
 
 
+def part(text: str) -> Part:
+    """`2/4` as a part."""
+    number, _, of = text.partition("/")
+    try:
+        return Part(int(number), int(of))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
 def build(archive: Archive, args: argparse.Namespace) -> BuildReport:
-    """Build with a progress bar (on a terminal)."""
-    with tqdm(desc=f"building {args.out}", unit=" samples", disable=None) as bar:
+    """Build with one progress bar (on a terminal): samples, rate, time left."""
+    with Countdown(f"building {args.out}", "samples") as progress:
         return build_shards(
             archive,
             args.out,
             samples_per_shard=args.samples_per_shard,
             shuffle=args.order == "shuffled",
+            codec=args.codec,
             workers=args.workers,
-            progress=bar.update,
+            part=args.part,
+            progress=progress,
         )
 
 
-def tell(report: BuildReport) -> None:
+def tell(report: BuildReport, part: Part) -> None:
     """What was written, and by name what was not."""
     for fault in report.faults[:SHOWN_FAULTS]:
         print(f"left out: {fault.name}: {fault.reason}")
@@ -70,8 +93,10 @@ def tell(report: BuildReport) -> None:
         print(f"… and {len(report.faults) - SHOWN_FAULTS} more in {report.out / REPORT_NAME}")
     print(
         f"{report.out}: {report.written} of {report.found} patches in {report.shards} shards, "
-        f"{report.bytes / 1e6:.1f} MB; {len(report.faults)} left out"
+        f"{report.bytes / 1e6:.1f} MB; {len(report.faults)} left out, {len(report.excluded)} excluded by options"
     )
+    if part.of > 1:
+        print(f"This is part {part.number} of {part.of}: join all of them with shards/merge.py PART … --out SET")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What is inside a shard set: numbers, one sample, pictures. Needs no torch.
 
-python shards/inspect.py shards/ben                                    what is inside
+python shards/inspect.py shards/ben                                    what is inside, and statistics of every band
 python shards/inspect.py shards/ben --png sheet.png [--rows 6]         and a contact sheet
+python shards/inspect.py shards/ben --statistics bands.png             and the histograms of all bands
 python shards/inspect.py shards/ben --sample KEY [--png sample.png]    one sample: metadata, statistics, picture
 """
 
@@ -13,8 +14,11 @@ sys.path[0] = sys.path[0].rpartition("/")[0]
 import argparse
 from pathlib import Path
 
+from rspretrain.shardset.charts import draw_statistics, statistics_lines
 from rspretrain.shardset.index import CorruptSampleError, open_shards
 from rspretrain.shardset.preview import describe, draw_sample, draw_sheet, row_of, summary
+
+OVER = {"train": "the samples of split train", "all": "all samples"}
 
 
 def main() -> int:
@@ -22,6 +26,7 @@ def main() -> int:
     args = parse()
     try:
         shards = open_shards(args.shards)
+        groups = list(shards.groups.values())
         if args.sample is not None:
             row = row_of(shards, args.sample)
             print(describe(shards, row))
@@ -29,6 +34,10 @@ def main() -> int:
                 draw_sample(shards, row, args.png)
         else:
             print(summary(shards))
+            print("\n" + "\n".join(statistics_lines(groups, shards.manifest.statistics)))
+            print(f"over {OVER[shards.manifest.statistics_over]}, every pixel at its own resolution")
+            if args.statistics:
+                draw_statistics(groups, shards.manifest.statistics, args.statistics, title=str(args.shards))
             if args.png:
                 num = min(args.rows, len(shards))
                 draw_sheet(shards, [i * len(shards) // num for i in range(num)], args.png)
@@ -38,8 +47,8 @@ def main() -> int:
     except CorruptSampleError as error:
         print(f"shards/inspect.py: {error}", file=sys.stderr)
         return 1
-    if args.png:
-        print(f"\npicture: {args.png}")
+    for picture in filter(None, (args.png, args.statistics)):
+        print(f"picture: {picture}")
     return 0
 
 
@@ -49,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("shards", type=Path, help="folder of a shard set")
     parser.add_argument("--sample", metavar="KEY", help="one sample by its key")
     parser.add_argument("--png", type=Path, help="write a picture here")
+    parser.add_argument("--statistics", type=Path, metavar="PNG", help="draw the histograms of all bands here")
     parser.add_argument("--rows", type=int, default=4, help="samples on the contact sheet, evenly over the set")
     args = parser.parse_args()
     if args.rows < 1:

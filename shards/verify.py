@@ -11,9 +11,8 @@ sys.path[0] = __file__.rpartition("/shards/")[0]
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
-from rspretrain.shardset.index import open_shards
+from rspretrain.observe.progress import Countdown
+from rspretrain.shardset.manifest import read_content
 from rspretrain.shardset.verify import verify
 
 
@@ -21,19 +20,20 @@ def main() -> int:
     """Parse, verify, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path)
-    path = parser.parse_args().shards
+    parser.add_argument("--workers", type=int, default=2, help="threads (default 2)")
+    args = parser.parse_args()
     try:
-        shards = open_shards(path)
+        content = read_content(args.shards)
     except ValueError as error:
         print(f"shards/verify.py: {error}", file=sys.stderr)
         return 2
-    with tqdm(desc=f"verifying {path}", total=len(shards), unit=" samples", disable=None) as bar:
-        faults = verify(shards, bar.update)
+    with Countdown(f"verifying {args.shards}", "samples") as progress:
+        faults = verify(args.shards, args.workers, progress)
     for fault in faults:
         print(f"damaged: {fault.name}: {fault.reason}")
-    total = sum(entry.bytes for entry in shards.manifest.shards)
+    size = sum(path.stat().st_size for path in args.shards.glob("*.tar"))
     verdict = f"{len(faults)} faults" if faults else "every byte as it was built"
-    print(f"{path}: {len(shards)} samples, {len(shards.manifest.shards)} shards, {total / 1e6:.1f} MB: {verdict}")
+    print(f"{args.shards}: {content.get('samples')} samples, {size / 1e6:.1f} MB: {verdict}")
     return 1 if faults else 0
 
 

@@ -14,8 +14,7 @@ from rspretrain.archives.base import Archive, Entry
 from rspretrain.batch import Batch
 from rspretrain.objectives.base import Objective
 from rspretrain.patch import KEY_PATTERN, Patch, PatchError
-from rspretrain.shardset.index import decode_npy
-from rspretrain.shardset.record import encode
+from rspretrain.shardset.record import decode_array, encode
 from rspretrain.streaming.order import Order, rank_slice
 
 
@@ -47,7 +46,7 @@ def check_record(archive: Archive, patch: Patch) -> None:
     assert record == again
     for group in archive.groups:
         span = record.members[group.name]
-        decoded = decode_npy(record.data[span.offset : span.offset + span.bytes])
+        decoded = decode_array(record.data[span.offset : span.offset + span.bytes])
         assert decoded.dtype == patch.images[group.name].dtype
         assert decoded.tobytes() == patch.images[group.name].tobytes()
     span = record.members["json"]

@@ -23,7 +23,8 @@ class Entry:
 
     key: str
     name: str
-    source: Any  # picklable; the archive's own
+    # The archive's own; picklable. Its repr is part of a build's fingerprint, so paths are relative to the sources.
+    source: Any
 
 
 class Archive(ABC):

@@ -24,6 +24,7 @@ from rspretrain.observe.progress import Progress
 from rspretrain.observe.sinks import Sinks
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StepReport
+from rspretrain.streaming.quarantine import told
 
 Say = Callable[[str], None]
 
@@ -164,6 +165,7 @@ class _Loop:
         finish = Finish(step, self.job.total_steps, {})
         if finish.is_complete:
             finish = Finish(step, self.job.total_steps, self._export(step))
+        quarantined = self._quarantined()
         if self.job.world.is_first:
             write_json(
                 self.run_dir / "summary.json",
@@ -173,11 +175,26 @@ class _Loop:
                     "complete": finish.is_complete,
                     "refused": step - self.strategy.updates,
                     "exports": {sensor: str(path) for sensor, path in finish.exports.items()},
+                    "quarantined": quarantined,
                     **self.meter.totals(step),
                     "last": self.meter.latest,
                 },
             )
         return finish
+
+    def _quarantined(self) -> list[dict[str, str]]:
+        """What any rank has found damaged since this process began, and what stood in for it; collective."""
+        quarantine = self.job.loader.quarantine
+        if quarantine is None:
+            return []
+        found = torch.zeros(len(self.job.shards), dtype=torch.int64)  # row of the stand-in + 1, 0 for sound samples
+        for row, stand_in in quarantine.stand_ins.items():
+            found[row] = stand_in + 1
+        found = world.max_over_ranks(found)
+        damaged = {int(row): int(found[row]) - 1 for row in found.nonzero()}
+        if damaged:
+            self.say(f"{len(damaged)} damaged samples were quarantined; summary.json names them.")
+        return told(self.job.shards, damaged)
 
     def _export(self, step: int) -> dict[str, Path]:
         if self.job.world.is_first:

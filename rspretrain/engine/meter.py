@@ -36,6 +36,9 @@ class Meter:
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
+        if self._job.loader.quarantine is not None:
+            replaced = torch.tensor(self._job.loader.num_replaced)
+            self.latest["data/replaced"] = float(world.sum_over_ranks(replaced))
         self._sinks.write(step, self.latest)
         self._progress.update(
             step,

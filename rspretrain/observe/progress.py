@@ -2,7 +2,8 @@
 
 import sys
 import time
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
 from tqdm import tqdm
 
@@ -15,6 +16,47 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Countdown:
+    """Shows how much of some work is done, at what rate, and how long it will take: call it with (done, total).
+
+    The first call says where the work starts, so that the rate of a resumed build is that of what is left.
+    """
+
+    def __init__(self, what: str, unit: str, stream: TextIO | None = None, interval_s: float = 10.0) -> None:
+        self._what, self._unit, self._interval_s = what, unit, interval_s
+        self._stream = stream or sys.stderr
+        self._bar: tqdm | None = None
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` units are done."""
+        if self._first is None:
+            self._first, self._started = done, time.monotonic()
+            self._next_line = self._started + self._interval_s
+            if self._stream.isatty():
+                self._bar = tqdm(
+                    desc=self._what, unit=f" {self._unit}", initial=done, total=total, file=self._stream,
+                    dynamic_ncols=True,
+                )  # fmt: skip
+        elif self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + self._interval_s
+            pace = (done - self._first) / (time.monotonic() - self._started)
+            left = duration((total - done) / pace) if pace else "unknown time"
+            figures = f"{done}/{total} {self._unit}, {pace:.1f} {self._unit}/s, {left} left"
+            print(f"{self._what}: {figures}", file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Progress:

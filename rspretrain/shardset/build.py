@@ -1,61 +1,50 @@
-"""Archive to shards: chunk the entries, write one tar a chunk, then the index, and the manifest last of all.
+"""Archive to shards: chunk the entries, write one tar and one receipt a chunk, and assemble the set when all are there.
 
-A chunk depends on nothing but its own entries, so chunks can be built by any number of processes and the bytes are the
-same. Whatever cannot be converted whole is left out, named in build_report.json, and counted.
+A chunk depends on nothing but its own entries, so it may be built by any process of any node, at any time, twice: the
+bytes are the same. Whatever cannot be converted whole is left out, named in build_report.json, and counted.
 """
 
 import hashlib
-import json
+import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
-from collections import Counter
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import xxhash
+from rspretrain.archives.base import Archive, Entry
+from rspretrain.patch import Fault, PatchError, PatchExcluded
+from rspretrain.shardset.assemble import BuildReport, assemble, report_on
+from rspretrain.shardset.files import atomic
+from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
+from rspretrain.shardset.plan import Listing, Plan, list_entries, plan_build
+from rspretrain.shardset.receipt import REST, TRAIN, Receipt, is_finished, read_receipt, write_receipt
+from rspretrain.shardset.record import END_OF_TAR, RAW, check_patch, encode, follows
+from rspretrain.shardset.rows import Row, index_row, shard_table
+from rspretrain.shardset.site import claim, finished_report, leave, read_listing_faults
+from rspretrain.shardset.statistics import Tally
 
-from rspretrain.archives.base import Archive, Entry, Nomenclature
-from rspretrain.patch import Fault, PatchError
-from rspretrain.shardset.index import Row, index_row, index_table
-from rspretrain.shardset.manifest import (
-    INDEX_NAME,
-    MANIFEST_NAME,
-    GroupEntry,
-    Manifest,
-    NomenclatureEntry,
-    ShardEntry,
-    dump_manifest,
-)
-from rspretrain.shardset.record import END_OF_TAR, check_patch, encode, fixed_layout, follows
-
-REPORT_NAME = "build_report.json"
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class BuildReport:
-    """What a build did: `faults` are the patches that were left out, by name and reason."""
+class Part:
+    """The share of a build that one node has: every `of`-th shard, from `number` (counted from 1) on."""
 
-    out: Path
-    found: int
-    written: int
-    faults: list[Fault]
-    shards: int
-    bytes: int
+    number: int = 1
+    of: int = 1
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise ValueError(f"part {self.number}/{self.of} does not exist, expected i/n with 1 <= i <= n.")
 
-@dataclass(frozen=True)
-class _Shard:
-    """One finished tar: its line of the manifest, its rows of the index, and what was left out of it."""
-
-    entry: ShardEntry
-    rows: list[Row]
-    faults: list[Fault]
-    max_shapes: dict[str, tuple[int, int]]
+    def shards(self, plan: Plan) -> range:
+        """The numbers of this part's shards."""
+        return range(self.number - 1, plan.num_shards, self.of)
 
 
 def build_shards(
@@ -64,143 +53,160 @@ def build_shards(
     *,
     samples_per_shard: int = 1024,
     shuffle: bool = True,
+    codec: str = RAW,
     workers: int = 1,
-    progress: Callable[[int], None] = lambda samples: None,
+    part: Part = Part(),
+    progress: Progress = lambda done, total: None,
 ) -> BuildReport:
-    """Build a shard set from an archive. `shuffle` mixes the entries by their keys, so that a shard is a fair sample.
+    """Build a shard set from an archive, go on with an unfinished one, or do nothing about a finished one.
 
-    The result is a function of the archive, `samples_per_shard` and `shuffle`; not of `workers`. `progress` is called
-    with the number of entries done. ValueError where `out` holds anything already, or nothing could be converted.
+    The bytes are a function of the archive, `samples_per_shard`, `shuffle` and `codec`; not of `workers`, parts and
+    interruptions. `shuffle` mixes the entries by their keys, so that a shard is a fair sample. A part has shards and
+    receipts, but no manifest; `merge_parts` joins parts. `progress` gets the entries done so far and those there are.
+    ValueError where `out` holds something else, another process builds there, or nothing could be converted.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(
-            f"{out} is not empty: it holds {sorted(p.name for p in out.iterdir())[:3]}. A shard set is built into a "
-            "new or empty folder; choose another --out, or remove this one."
-        )
-    entries, faults = archive.entries()
-    found = len(entries) + len(faults)
-    if shuffle:
-        entries.sort(key=lambda entry: (xxhash.xxh3_64_intdigest(entry.key.encode()), entry.key))
-    out.mkdir(parents=True, exist_ok=True)
-    chunks = [entries[i : i + samples_per_shard] for i in range(0, len(entries), samples_per_shard)]
-    shards = []
-    for shard in _map(_build_shard, [(archive, out, number, chunk) for number, chunk in enumerate(chunks)], workers):
-        shards.append(shard)
-        faults += shard.faults
-        progress(len(shard.rows) + len(shard.faults))
-    written = sum(len(shard.rows) for shard in shards)
-    report = BuildReport(out, found, written, faults, len(shards), sum(shard.entry.bytes for shard in shards))
-    _write_atomically(out / REPORT_NAME, _report_json(archive, report))
-    if not written:
-        raise ValueError(_nothing_written(report))
-    _write_index_and_manifest(archive, out, shards)
+    listing = list_entries(archive, shuffle=shuffle, samples_per_shard=samples_per_shard)
+    plan = plan_build(archive, listing, samples_per_shard=samples_per_shard, shuffle=shuffle, codec=codec)
+    if (report := finished_report(out, plan)) is not None:
+        progress(plan.entries, plan.entries)
+        return report
+    with claim(out, plan, listing.faults, exclusive=part.of == 1):
+        _build_missing(_Job(archive, plan, out), listing, part, workers, progress)
+        receipts = [read_receipt(out, plan.shard_name(number), archive.groups) for number in part.shards(plan)]
+        whole = [receipt for receipt in receipts if receipt is not None]
+        assert len(whole) == len(receipts), "every shard of the part has just been finished"
+        if part.of > 1:
+            return report_on(out, listing.faults if part.number == 1 else [], whole)
+        report = assemble(plan, whole, read_listing_faults(out), out)
+        leave(out)
     return report
 
 
-def _nothing_written(report: BuildReport) -> str:
-    first = f"; the first was {report.faults[0].name}: {report.faults[0].reason}" if report.faults else ""
-    return (
-        f"No patch could be converted: {report.found} found, {len(report.faults)} left out{first}. Expected at least "
-        f"one whole patch; check the source folder against the archive's layout ({REPORT_NAME} lists every reason)."
-    )
+@dataclass(frozen=True)
+class _Job:
+    """What a worker process has to know."""
+
+    archive: Archive
+    plan: Plan
+    out: Path
 
 
-def _map(
-    function: Callable[..., _Shard], arguments: list[tuple[Archive, Path, int, list[Entry]]], workers: int
-) -> Iterator[_Shard]:
-    """`function` over `arguments`, in order; in processes of their own where there are several workers."""
+def _build_missing(job: _Job, listing: Listing, part: Part, workers: int, progress: Progress) -> None:
+    size = job.plan.samples_per_shard
+    chunks = {number: listing.entries[number * size : (number + 1) * size] for number in part.shards(job.plan)}
+    missing = [number for number in chunks if not is_finished(job.out, job.plan.shard_name(number))]
+    total = sum(map(len, chunks.values()))
+    done = total - sum(len(chunks[number]) for number in missing)
+    progress(done, total)
+    for count in _run(job, [(number, chunks[number]) for number in missing], workers):
+        done += count
+        progress(done, total)
+
+
+def _run(job: _Job, tasks: list[tuple[int, list[Entry]]], workers: int) -> Iterator[int]:
+    """Build shards, yielding the number of entries of each as it gets ready; in processes where there are several."""
     if workers <= 1:
-        yield from (function(*each) for each in arguments)
+        yield from (_build_shard(job, number, entries) for number, entries in tasks)
         return
     # spawn, not fork: GDAL keeps threads and locks that a forked child would inherit in an unknown state.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(function, *zip(*arguments, strict=True))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks) or 1), context, initializer=_die_with_parent) as pool:
+        queue = iter(tasks)
+        # Few tasks at a time: a list of millions of entries is not copied into a pipe before it is needed.
+        running: set[Future[int]] = set()
+        try:
+            while True:
+                ahead = itertools.islice(queue, 2 * workers - len(running))
+                running |= {pool.submit(_build_shard, job, number, entries) for number, entries in ahead}
+                if not running:
+                    return
+                ready, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in ready)
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "A worker process died; the kernel ends processes when memory runs out. Start the same command again, "
+                "perhaps with fewer --workers: finished shards stay."
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _build_shard(archive: Archive, out: Path, number: int, entries: list[Entry]) -> _Shard:
-    name = f"{archive.name}-{number:06d}.tar"
-    layout = fixed_layout(archive.groups, single_label(archive.nomenclatures), archive.metadata_bytes)
-    rows: list[Row] = []
-    faults: list[Fault] = []
-    max_shapes = {group.name: (0, 0) for group in archive.groups}
-    digest, position, uniform = hashlib.sha256(), 0, layout is not None
-    temporary = out / f"{name}.tmp"
-    with temporary.open("wb") as file:
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would wait for ever: end it, whatever it is doing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a child only"
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@dataclass
+class _Shard:
+    """A shard that is being written: what its receipt will say."""
+
+    job: _Job
+    number: int
+    rows: list[Row] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    excluded: list[Fault] = field(default_factory=list)
+    uniform: bool = True
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        groups = self.job.archive.groups
+        self.tallies: dict[str, Tally] = {}
+        self.max_shapes = {group.name: (0, 0) for group in groups}
+
+    def take(self, entry: Entry) -> bytes | None:
+        """The record to be written next; None, noted by name, where the entry cannot or shall not be converted."""
+        archive = self.job.archive
+        try:
+            patch = archive.read(entry)
+            check_patch(patch, archive.groups, archive.nomenclatures)
+            record = encode(patch, archive.groups, archive.nomenclatures, archive.metadata_bytes, self.job.plan.codec)
+            row = index_row(patch, record, shard=self.number, record_number=len(self.rows), offset=self.size)
+        except PatchExcluded as reason:
+            self.excluded.append(Fault(entry.name, str(reason)))
+            return None
+        except PatchError as reason:
+            self.faults.append(Fault(entry.name, str(reason)))
+            return None
+        self.rows.append(row)
+        share = TRAIN if patch.split == TRAIN else REST
+        if share not in self.tallies:
+            self.tallies[share] = Tally(archive.groups)
+        self.tallies[share].add(patch.images)
+        for group, image in patch.images.items():
+            height, width = self.max_shapes[group]
+            self.max_shapes[group] = max(height, image.shape[1]), max(width, image.shape[2])
+        self.uniform = self.uniform and follows(record, self.job.plan.layout)
+        self.size += len(record.data)
+        return record.data
+
+
+def _build_shard(job: _Job, number: int, entries: list[Entry]) -> int:
+    """Write one tar and its receipt; returns the number of entries that it took care of."""
+    name = job.plan.shard_name(number)
+    shard = _Shard(job, number)
+    digest = hashlib.sha256()
+    with atomic(job.out / name, temporary=job.out / BUILD_FOLDER / f"{name}.{os.getpid()}.tmp") as file:
         for entry in entries:
-            try:
-                patch = archive.read(entry)
-                check_patch(patch, archive.groups, archive.nomenclatures)
-                record = encode(patch, archive.groups, archive.nomenclatures, archive.metadata_bytes)
-            except PatchError as error:
-                faults.append(Fault(entry.name, str(error)))
-                continue
-            rows.append(index_row(patch, record, shard=number, record_number=len(rows), offset=position))
-            for group, image in patch.images.items():
-                height, width = max_shapes[group]
-                max_shapes[group] = max(height, image.shape[1]), max(width, image.shape[2])
-            uniform = uniform and follows(record, layout)
-            file.write(record.data)
-            digest.update(record.data)
-            position += len(record.data)
+            if (record := shard.take(entry)) is not None:
+                file.write(record)
+                digest.update(record)
         file.write(END_OF_TAR)
         digest.update(END_OF_TAR)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(out / name)
-    size = position + len(END_OF_TAR)
-    line = ShardEntry(name=name, samples=len(rows), bytes=size, sha256=digest.hexdigest(), uniform=uniform)
-    return _Shard(line, rows, faults, max_shapes)
-
-
-def single_label(nomenclatures: dict[str, Nomenclature]) -> bool:
-    """Whether records of an archive hold a `.cls` member."""
-    return any(not nomenclature.multi for nomenclature in nomenclatures.values())
-
-
-def _write_index_and_manifest(archive: Archive, out: Path, shards: list[_Shard]) -> None:
-    rows = [row for shard in shards for row in shard.rows]
-    buffer = pa.BufferOutputStream()
-    pq.write_table(index_table(rows), buffer, compression="zstd")
-    index_bytes = buffer.getvalue().to_pybytes()
-    _write_atomically(out / INDEX_NAME, index_bytes)
-    manifest = Manifest(
-        format="rspretrain-shards",
-        version=1,
-        archive=archive.name,
-        samples=len(rows),
-        groups=tuple(_group_entry(archive, number, shards) for number in range(len(archive.groups))),
-        nomenclatures={
-            name: NomenclatureEntry(names=n.names, multi=n.multi) for name, n in archive.nomenclatures.items()
-        },
-        splits=dict(sorted(Counter(row["split"] for row in rows if row["split"] is not None).items())),
-        layout=fixed_layout(archive.groups, single_label(archive.nomenclatures), archive.metadata_bytes),
-        shards=tuple(shard.entry for shard in shards),
-        index_sha256=hashlib.sha256(index_bytes).hexdigest(),
+    line = ShardEntry(
+        name=name,
+        samples=len(shard.rows),
+        bytes=shard.size + len(END_OF_TAR),
+        sha256=digest.hexdigest(),
+        uniform=shard.uniform,
     )
-    _write_atomically(out / MANIFEST_NAME, dump_manifest(manifest))
-
-
-def _group_entry(archive: Archive, number: int, shards: list[_Shard]) -> GroupEntry:
-    group = archive.groups[number]
-    shapes = [shard.max_shapes[group.name] for shard in shards]
-    return GroupEntry(**vars(group), max_shape=(max(height for height, _ in shapes), max(width for _, width in shapes)))
-
-
-def _report_json(archive: Archive, report: BuildReport) -> bytes:
-    content: dict[str, Any] = {
-        "archive": archive.name,
-        "found": report.found,
-        "written": report.written,
-        "left_out": len(report.faults),
-        "faults": [vars(fault) for fault in report.faults],
-    }
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    table = shard_table(shard.rows)
+    write_receipt(job.out, Receipt(line, table, shard.faults, shard.excluded, shard.max_shapes, shard.tallies))
+    return len(entries)

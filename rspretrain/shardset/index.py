@@ -1,13 +1,10 @@
-"""index.parquet and the open shard set: one row a sample, in shard order; splits and labels are arithmetic on it.
+"""The open shard set: its manifest and its index, on which splits, filters and labels are arithmetic.
 
-Columns: key, shard, record, offset, bytes, checksum (XXH3 of the record), offset_<member> and bytes_<member> (payloads,
-from the start of the shard), split, labels_<nomenclature> (lists of names), crs, left, bottom, right, top, and the
-archive's own attributes. pandas and DuckDB open it as it is.
+`rows` says what the columns of index.parquet are. pandas and DuckDB open it as it is.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,53 +16,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from rspretrain.archives.base import Nomenclature
-from rspretrain.patch import Patch
 from rspretrain.sensors import Group
+from rspretrain.shardset.filter import matching_rows
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
-from rspretrain.shardset.record import Record, npy_header_bytes, parse_npy_header
+from rspretrain.shardset.record import decode_array
 
-Row = dict[str, Any]
-_PLACE = {"shard": pa.int32(), "record": pa.int32(), "offset": pa.int64(), "bytes": pa.int64(), "checksum": pa.uint64()}
 HOLD_OUT = 5  # every fifth sample
-_BOUNDS = ("left", "bottom", "right", "top")
 
 
 class CorruptSampleError(RuntimeError):
     """Bytes of a shard that are not what was written: names shard, key and place."""
-
-
-def index_row(patch: Patch, record: Record, *, shard: int, record_number: int, offset: int) -> Row:
-    """One row of the index: where a sample lies, its checksum, and everything that may select it."""
-    row: Row = {"key": patch.key, "shard": shard, "record": record_number, "offset": offset}
-    row |= {"bytes": len(record.data), "checksum": record.checksum}
-    for name, span in record.members.items():
-        row |= {f"offset_{name}": offset + span.offset, f"bytes_{name}": span.bytes}
-    row["split"] = patch.split
-    row |= {f"labels_{name}": list(labels) for name, labels in patch.labels.items()}
-    row["crs"] = patch.crs
-    row |= dict(zip(_BOUNDS, patch.bounds or (None,) * 4, strict=True))
-    return row | patch.attributes
-
-
-def index_table(rows: Sequence[Row]) -> pa.Table:
-    """The rows as a table whose column types do not depend on the values of any one row."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: pa.array([row.get(name) for row in rows], _type(name, rows)) for name in names})
-
-
-def _type(name: str, rows: Sequence[Row]) -> pa.DataType:
-    if name in _PLACE:
-        return _PLACE[name]
-    if name.startswith(("offset_", "bytes_")):
-        return pa.int64()
-    if name.startswith("labels_"):
-        return pa.list_(pa.string())
-    if name in _BOUNDS:
-        return pa.float64()
-    kinds = {type(row[name]) for row in rows if row.get(name) is not None}
-    if kinds <= {int}:
-        return pa.int64() if kinds else pa.string()
-    return pa.float64() if kinds <= {int, float} else pa.string()
 
 
 class ShardSet:
@@ -127,6 +87,21 @@ class ShardSet:
         """key -> row."""
         return {key: row for row, key in enumerate(self.keys())}
 
+    def select(self, split: str | None, filter: str | None = None) -> NDArray[np.int64]:
+        """The rows of a split that a filter expression keeps (see `filter`), ascending. ValueError where none is left.
+
+        ValueError, too, where the split or a column of the expression is unknown.
+        """
+        rows = self.split_rows(split)
+        if filter is not None:
+            rows = rows[matching_rows(self, filter)[rows]]
+        if not len(rows):
+            raise ValueError(
+                f"{self.path} has no sample left in split {split!r} with the filter {filter!r}, expected one at least. "
+                "Correct the expression; shards/inspect.py shows what the columns hold."
+            )
+        return rows
+
     def split_rows(self, split: str | None) -> NDArray[np.int64]:
         """The rows of a split, ascending; all rows for None. ValueError names the splits that there are.
 
@@ -183,7 +158,8 @@ class ShardSet:
         for name in (*self.groups, "json"):
             start = int(self.numbers(f"offset_{name}")[row]) - place["offset"]
             members[name] = data[start : start + int(self.numbers(f"bytes_{name}")[row])]
-        return {name: decode_npy(members[name]) for name in self.groups}, json.loads(members["json"])
+        codec = self.manifest.codec
+        return {name: decode_array(members[name], codec) for name in self.groups}, json.loads(members["json"])
 
 
 def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -192,13 +168,6 @@ def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
     for each in np.unique(class_of):
         chosen[np.flatnonzero(class_of == each)[HOLD_OUT - 1 :: HOLD_OUT]] = True
     return chosen
-
-
-def decode_npy(member: bytes) -> NDArray[Any]:
-    """The array of an .npy member; never unpickles."""
-    length = npy_header_bytes(member[:10])
-    dtype, shape = parse_npy_header(member[:length])
-    return np.frombuffer(member, dtype, offset=length).reshape(shape)
 
 
 def corrupt_message(shards: ShardSet, row: int) -> str:

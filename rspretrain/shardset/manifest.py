@@ -1,33 +1,41 @@
 """manifest.json: what a shard set holds, and the fingerprints that tell a whole one from a damaged one."""
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
 from rspretrain.archives.base import Nomenclature
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
+from rspretrain.shardset.statistics import BandStatistics
 
-FORMAT = "rspretrain-shards"
-VERSION = 1
+FORMAT: Final = "rspretrain-shards"
+VERSION: Final = 2
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
+BUILD_FOLDER = ".build"  # of an unfinished build: its plan, and a receipt for every finished shard
 
 
-class GroupEntry(Settings):
-    """One group (see sensors.Group) as it stands in the manifest."""
+class GroupSpec(Settings):
+    """One group (see sensors.Group), as far as the archive tells it before anything is read."""
 
     name: str
     sensor: str
     bands: tuple[str, ...]
     dtype: str
     shape: tuple[int, int] | None  # None where images differ in size
-    max_shape: tuple[int, int]  # the largest height and the largest width of all samples
     gsd_m: float | None
     units: str
-    nodata: float | None = None
+    nodata: float | None
+
+
+class GroupEntry(GroupSpec):
+    """One group as it stands in the manifest."""
+
+    max_shape: tuple[int, int]  # the largest height and the largest width of all samples
 
 
 class NomenclatureEntry(Settings):
@@ -65,15 +73,21 @@ class Manifest(Settings):
     """The whole of manifest.json."""
 
     format: Literal["rspretrain-shards"]
-    version: Literal[1]
+    version: Literal[2]
     archive: str
+    options: dict[str, str]  # what the archive was told beside its folders
+    plan_sha256: str  # of the plan that was built: the same command on the same archive has the same
+    codec: str  # of the arrays in the tars: "raw", "zstd", "bitshuffle-zstd"
     samples: int
     groups: tuple[GroupEntry, ...]
     nomenclatures: dict[str, NomenclatureEntry]
     splits: dict[str, int]  # split -> samples; samples without a split are not counted
+    statistics_over: Literal["train", "all"]  # the samples that `statistics` were taken over
+    statistics: dict[str, dict[str, BandStatistics]]  # group -> band
     layout: Layout | None  # None where no shard is uniform
     shards: tuple[ShardEntry, ...]
     index_sha256: str
+    checksum: str  # SHA-256 of this file with an empty checksum
 
     def group(self, name: str) -> Group:
         """The group of that name, as the rest of the package knows it."""
@@ -87,30 +101,65 @@ class Manifest(Settings):
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
-    """Deterministic JSON: the same manifest gives the same bytes."""
+    """Deterministic JSON with its own checksum: the same manifest gives the same bytes."""
+    return _json(manifest.model_copy(update={"checksum": checksum_of(manifest)}))
+
+
+def checksum_of(manifest: Manifest) -> str:
+    """SHA-256 of a manifest's JSON with an empty checksum."""
+    return hashlib.sha256(_json(manifest.model_copy(update={"checksum": ""}))).hexdigest()
+
+
+def _json(manifest: Manifest) -> bytes:
     return (json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n").encode()
 
 
-def load_manifest(folder: Path) -> tuple[Manifest, bytes]:
-    """The manifest of a shard set and its bytes. ValueError where there is none, or of another version."""
+def read_content(folder: Path) -> dict[str, Any]:
+    """manifest.json as JSON, of whatever version. ValueError where there is none, or it is no manifest of ours."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise ValueError(
-            f"{folder} is not a shard set: it has no {MANIFEST_NAME}. Expected a folder that shards/build.py finished "
-            "(the manifest is written last, so an interrupted build has none); build it again into a new folder."
-        )
-    data = path.read_bytes()
+        raise ValueError(_why_not(folder))
     try:
-        content = json.loads(data)
+        content = json.loads(path.read_bytes())
         found = (content.get("format"), content.get("version"))
     except (ValueError, AttributeError):
         raise ValueError(f"{path} is not JSON. Restore it from a copy, or build the set again.") from None
-    if found != (FORMAT, VERSION):
-        raise ValueError(
-            f"{path} has format {found[0]!r} version {found[1]!r}; this package reads {FORMAT!r} version {VERSION}. "
-            "Use the release of rspretrain that wrote it, or build the set again with shards/build.py."
+    if found[0] != FORMAT:
+        raise ValueError(f"{path} has format {found[0]!r}, expected {FORMAT!r}. Give the folder of a shard set.")
+    return dict(content)
+
+
+def _why_not(folder: Path) -> str:
+    if (folder / BUILD_FOLDER).is_dir():
+        return (
+            f"{folder} is an unfinished build: the manifest is written last. Start the same shards/build.py command "
+            "again and it goes on; the parts of a build are joined by shards/merge.py."
         )
+    return (
+        f"{folder} is not a shard set: it has no {MANIFEST_NAME}. Expected a folder that shards/build.py finished; "
+        "check the path."
+    )
+
+
+def load_manifest(folder: Path) -> tuple[Manifest, bytes]:
+    """The manifest of a shard set and its bytes. ValueError where there is none, it is damaged, or another version."""
+    path = folder / MANIFEST_NAME
+    content = read_content(folder)
+    version = content.get("version")
+    if version != VERSION:
+        older = isinstance(version, int) and version < VERSION
+        remedy = f"Run shards/upgrade.py {folder}" if older else "Use the release of rspretrain that wrote it"
+        raise ValueError(f"{path} has version {version!r} of the format; this package reads {VERSION}. {remedy}.")
     try:
-        return Manifest.model_validate(content), data
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{path} does not have the fields of version {VERSION}: {error}") from None
+        raise ValueError(
+            f"{path} does not have the fields of version {VERSION} ({error.error_count()}, the first "
+            f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}). Restore it from a copy, or build the set again."
+        ) from None
+    if manifest.checksum != checksum_of(manifest):
+        raise ValueError(
+            f"{path} was changed after the build: its content has the checksum {checksum_of(manifest)[:12]}…, it says "
+            f"{manifest.checksum[:12]}…. Restore it from a copy, or build the set again."
+        )
+    return manifest, path.read_bytes()

@@ -7,6 +7,8 @@ JSON carries a checksum of every array, so that damage can be named down to the 
 
 import io
 import json
+import math
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +22,15 @@ from numpy.typing import NDArray
 from rspretrain.archives.base import Nomenclature
 from rspretrain.patch import KEY_PATTERN, Patch, PatchError
 from rspretrain.sensors import Group
+from rspretrain.shardset import codecs
 from rspretrain.shardset.manifest import Layout, Span
 
 BLOCK = 512  # tar's unit
 END_OF_TAR = bytes(2 * BLOCK)
+RAW = "raw"  # the codec that stores arrays as they are
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([<|][uifb][1248])', 'fortran_order': False, 'shape': \(((?:\d{1,9}, ?)*(?:\d{1,9})?)\), \} *\n"
+)
 NAME_LIMIT = 100  # bytes of a plain ustar name
 
 
@@ -51,15 +58,15 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 @lru_cache(maxsize=4096)
 def parse_npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """dtype and shape from the first bytes of an .npy file; cached, because shards repeat few headers."""
-    stream = io.BytesIO(header)
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"npy version {version}, expected (1, 0)")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if fortran or dtype.hasobject:
-        raise ValueError(f"npy array of dtype {dtype}, fortran order {fortran}; expected plain numbers in C order")
-    return dtype, shape
+    """dtype and shape from the first bytes of an .npy file; cached, because shards repeat few headers.
+
+    ValueError for everything but plain little-endian numbers in C order. Nothing is evaluated: numpy's own reader
+    hands the text to Python's parser, which damaged bytes can make fail in many ways.
+    """
+    found = _NPY_HEADER.fullmatch(header[10:])
+    if found is None:
+        raise ValueError(f"array header {header[10:70]!r}, expected plain little-endian numbers in C order")
+    return np.dtype(found[1].decode()), tuple(int(size) for size in found[2].split(b",") if size.strip())
 
 
 def npy_header_bytes(start: bytes) -> int:
@@ -67,6 +74,16 @@ def npy_header_bytes(start: bytes) -> int:
     if start[:8] != b"\x93NUMPY\x01\x00":
         raise ValueError(f"not an .npy member: it starts with {start[:8]!r}")
     return 10 + int.from_bytes(start[8:10], "little")
+
+
+def decode_array(member: bytes | memoryview, codec: str = RAW) -> NDArray[Any]:
+    """The array of a member, a view of its bytes if they are raw; never unpickles. ValueError where it is damaged."""
+    data = member if codec == RAW else codecs.decode(codec, bytes(member))
+    length = npy_header_bytes(bytes(data[:10]))
+    dtype, shape = parse_npy_header(bytes(data[:length]))
+    if length + math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"array of {shape} {dtype} in {len(data)} bytes")
+    return np.frombuffer(data, dtype, offset=length).reshape(shape)
 
 
 def padded(size: int) -> int:
@@ -81,7 +98,7 @@ def check_patch(patch: Patch, groups: Sequence[Group], nomenclatures: Mapping[st
     if sorted(patch.images) != sorted(group.name for group in groups):
         raise PatchError(f"has groups {sorted(patch.images)}, expected {sorted(group.name for group in groups)}")
     for group in groups:
-        _check_image(patch.images[group.name], group)
+        check_image(patch.images[group.name], group)
     for name, labels in patch.labels.items():
         known = nomenclatures[name]
         if unknown := [label for label in labels if label not in known.names]:
@@ -90,7 +107,8 @@ def check_patch(patch: Patch, groups: Sequence[Group], nomenclatures: Mapping[st
             raise PatchError(f"has labels {list(labels)} in the single-label nomenclature {name!r}, expected one")
 
 
-def _check_image(image: NDArray[Any], group: Group) -> None:
+def check_image(image: NDArray[Any], group: Group) -> None:
+    """PatchError where an image [C H W] is not what its group promises."""
     if image.dtype != np.dtype(group.dtype):
         raise PatchError(f"group {group.name} has dtype {image.dtype}, expected {group.dtype}")
     if image.ndim != 3 or image.shape[0] != len(group.bands):
@@ -105,7 +123,11 @@ def _check_image(image: NDArray[Any], group: Group) -> None:
 
 
 def encode(
-    patch: Patch, groups: Sequence[Group], nomenclatures: Mapping[str, Nomenclature], metadata_bytes: int
+    patch: Patch,
+    groups: Sequence[Group],
+    nomenclatures: Mapping[str, Nomenclature],
+    metadata_bytes: int,
+    codec: str = RAW,
 ) -> Record:
     """The record of a patch that `check_patch` accepts. PatchError where its key is too long for a tar header."""
     payloads: dict[str, bytes] = {}
@@ -113,13 +135,15 @@ def encode(
     for group in groups:
         image = np.ascontiguousarray(patch.images[group.name], dtype=np.dtype(group.dtype).newbyteorder("<"))
         payload = npy_header(group.dtype, image.shape) + image.tobytes()
+        if codec != RAW:
+            payload = codecs.encode(codec, payload, image.dtype.itemsize)
         payloads[group.name] = payload
         checksums[group.name] = xxhash.xxh3_64_hexdigest(payload)
     single = next((name for name, n in nomenclatures.items() if not n.multi and name in patch.labels), None)
     if single is not None:
         payloads["cls"] = str(nomenclatures[single].names.index(patch.labels[single][0])).encode()
     payloads["json"] = _metadata(patch, groups, checksums).ljust(metadata_bytes)
-    return _join(patch.key, payloads)
+    return _join(patch.key, payloads, codec)
 
 
 def _metadata(patch: Patch, groups: Sequence[Group], checksums: dict[str, str]) -> bytes:
@@ -136,21 +160,26 @@ def _metadata(patch: Patch, groups: Sequence[Group], checksums: dict[str, str]) 
     return json.dumps(content, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _join(key: str, payloads: dict[str, bytes]) -> Record:
+def _join(key: str, payloads: dict[str, bytes], codec: str) -> Record:
     parts: list[bytes] = []
     members: dict[str, Span] = {}
     position = 0
     for name, payload in payloads.items():
-        parts += [_tar_header(f"{key}.{member_suffix(name)}", len(payload)), payload]
+        parts += [_tar_header(f"{key}.{member_suffix(name, codec)}", len(payload)), payload]
         parts.append(bytes(padded(len(payload)) - len(payload)))
         members[name] = Span(offset=position + BLOCK, bytes=len(payload))
         position += BLOCK + padded(len(payload))
     return Record(b"".join(parts), members)
 
 
-def member_suffix(name: str) -> str:
+def member_suffix(name: str, codec: str = RAW) -> str:
     """The part of a member's file name after the key: arrays are .npy, `cls` and `json` stand for themselves."""
-    return name if name in ("cls", "json") else f"{name}.npy"
+    return name if name in ("cls", "json") else f"{name}.{codecs.codec_of(codec).suffix}"
+
+
+def single_label(nomenclatures: Mapping[str, Nomenclature]) -> bool:
+    """Whether records of an archive hold a `.cls` member."""
+    return any(not nomenclature.multi for nomenclature in nomenclatures.values())
 
 
 def _tar_header(name: str, size: int) -> bytes:

@@ -10,17 +10,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rspretrain.batch import Batch
 from rspretrain.keyed import sample_seeds
 from rspretrain.settings import Settings
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.order import Order, rank_slice
+from rspretrain.streaming.quarantine import Quarantine
 from rspretrain.streaming.reader import Buffers, Reader
 from rspretrain.world import World
 
@@ -32,12 +34,25 @@ class DataSettings(Settings):
 
     shards: Path = Field(description="folder of the shard set")
     split: str | None = Field(None, description="one of the archive's own splits; none: every sample")
+    filter: str | None = Field(None, description="samples to keep: \"country == 'Finland' and season == 'summer'\"")
     streams: int = Field(1, ge=1, description="canonical streams S; a multiple of the nodes gives each its own shards")
     window: int = Field(16, ge=1, description="shards whose samples are shuffled among each other")
     threads: int = Field(2, ge=1, description="threads that gather batches, in every rank")
     prefetch: int = Field(4, ge=1, description="batches gathered ahead, in every rank")
     verify: bool = Field(True, description="check every sample's checksum when a run first touches it")
+    on_corrupt: Literal["stop", "quarantine"] = Field(
+        "stop", description="a damaged sample ends the run, or is left out by name and replaced by another"
+    )
+    quarantine_limit: float = Field(0.01, ge=0, le=1, description="share of damaged samples that ends the run anyway")
     ledger: bool = Field(False, description="write the keys of every global batch to ledger.jsonl")
+
+    @model_validator(mode="after")
+    def _quarantine_needs_checksums(self) -> Self:
+        if self.on_corrupt == "quarantine" and not self.verify:
+            raise ValueError(
+                "on_corrupt is 'quarantine' and verify is off: only checksums find damaged samples. Set data.verify."
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,7 @@ class _Work:
 
     rows: Ints
     seeds: Ints
+    replaced: int = 0  # rows of a gathered batch that stand in for damaged ones
 
 
 @dataclass
@@ -66,6 +82,7 @@ class _Pipeline:
         self._ahead = prefetch
         self._slots = [_new_slot(reader, batch_size, device) for _ in range(prefetch + 1)]
         self.wait_s = 0.0
+        self.num_replaced = 0
 
     def run(self, work: Iterator[_Work]) -> Iterator[Batch]:
         """A batch's tensors are valid until the next one is asked for (on a GPU: for good, they are copies)."""
@@ -91,10 +108,11 @@ class _Pipeline:
     def _gather(self, item: _Work, slot: _Slot) -> tuple[_Work, _Slot]:
         if slot.copied is not None:
             slot.copied.synchronize()
-        self._reader.gather(item.rows, slot.buffers)
-        return item, slot
+        rows = self._reader.gather(item.rows, slot.buffers)
+        return _Work(rows, item.seeds, int(np.count_nonzero(rows != item.rows))), slot
 
     def _deliver(self, item: _Work, slot: _Slot) -> Batch:
+        self.num_replaced += item.replaced
         count = len(item.rows)
         images = {name: tensor[:count] for name, tensor in slot.tensors.items()}
         sizes = {name: tensor[:count] for name, tensor in slot.sizes.items()}
@@ -133,18 +151,22 @@ class Loader:
         self._shards, self._settings, self._seed, self._world = shards, settings, seed, world
         self._global_batch = global_batch
         self._slice = rank_slice(global_batch, world.rank, world.size)
-        self._rows = shards.split_rows(settings.split)  # sorted by shard: rows of the index are
+        self._rows = shards.select(settings.split, settings.filter)  # sorted by shard: rows of the index are
         sizes = np.bincount(shards.numbers("shard")[self._rows], minlength=len(shards.manifest.shards))
         self._order = Order(sizes.astype(np.int64), seed=seed, streams=settings.streams, window=settings.window)
         self.num_samples = len(self._order)
         self.steps_per_epoch, self.dropped = divmod(self.num_samples, global_batch)
         if not self.steps_per_epoch:
             raise ValueError(
-                f"{shards.path} has {self.num_samples} samples in split {settings.split!r}, fewer than one global "
+                f"{shards.path} has {self.num_samples} samples in split {settings.split!r} with the filter "
+                f"{settings.filter!r}, fewer than one global "
                 f"batch of {global_batch}. Lower train.global_batch."
             )
+        self.quarantine = (
+            Quarantine(shards, self._rows, settings.quarantine_limit) if settings.on_corrupt == "quarantine" else None
+        )
         self._pipeline = _Pipeline(
-            Reader(shards, groups, verify=settings.verify),
+            Reader(shards, groups, verify=settings.verify, quarantine=self.quarantine),
             global_batch // world.size,
             threads=settings.threads,
             prefetch=settings.prefetch,
@@ -155,6 +177,11 @@ class Loader:
     def wait_s(self) -> float:
         """Seconds that the consumer has waited for data since the start."""
         return self._pipeline.wait_s
+
+    @property
+    def num_replaced(self) -> int:
+        """How many samples of the batches so far stood in for damaged ones."""
+        return self._pipeline.num_replaced
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """This rank's batches from a global step on, over all epochs; the last, short batch of an epoch is dropped."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from rspretrain.sensors import Group
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message
-from rspretrain.shardset.record import npy_header, npy_header_bytes, parse_npy_header
+from rspretrain.shardset.record import decode_array, npy_header
+from rspretrain.streaming.quarantine import Quarantine
 
 Array = NDArray[Any]
 
@@ -40,7 +41,9 @@ class _Mapped:
 class Reader:
     """Gathers rows of a shard set into buffers. Threads may share one reader, each with buffers of its own."""
 
-    def __init__(self, shards: ShardSet, groups: Sequence[str], *, verify: bool = True) -> None:
+    def __init__(
+        self, shards: ShardSet, groups: Sequence[str], *, verify: bool = True, quarantine: Quarantine | None = None
+    ) -> None:
         missing = [name for name in groups if name not in shards.groups]
         if missing:
             raise ValueError(f"{shards.path} has no groups {missing}; it has {sorted(shards.groups)}.")
@@ -53,6 +56,9 @@ class Reader:
         self._opening = threading.Lock()
         # Threads may check a sample twice, which is harmless; none is ever left out.
         self._unchecked = np.full(len(shards), verify)
+        self._quarantine = quarantine
+        self._damaged: set[int] = set()
+        self._codec = shards.manifest.codec
 
     def shapes(self) -> dict[str, tuple[tuple[int, int, int], np.dtype[Any]]]:
         """group -> ([C H W] of its canvas, dtype), from which buffers are made."""
@@ -64,12 +70,14 @@ class Reader:
         """Whether the images of a group differ in size, so that a batch must say each one's."""
         return self._shards.groups[name].shape is None
 
-    def gather(self, rows: NDArray[np.int64], buffers: Buffers) -> None:
-        """Copy the samples of `rows` into the first len(rows) places of the buffers.
+    def gather(self, rows: NDArray[np.int64], buffers: Buffers) -> NDArray[np.int64]:
+        """Copy the samples of `rows` into the first len(rows) places of the buffers; returns the rows that are there.
 
-        RuntimeError where a shard is missing or has another size than its manifest says, CorruptSampleError where a
-        sample's checksum does not hold.
+        They are `rows` unless there is a quarantine. RuntimeError where a shard is missing or has another size than
+        its manifest says, CorruptSampleError where a sample's checksum does not hold.
         """
+        if self._quarantine is not None:
+            rows = self._quarantine.replace(rows, self._is_sound)
         shard_of = self._shard_of[rows]
         by_shard = np.argsort(shard_of, kind="stable")
         cuts = np.flatnonzero(np.diff(shard_of[by_shard])) + 1
@@ -79,6 +87,15 @@ class Reader:
             for row in here[self._unchecked[here]]:
                 self._check(mapped, int(row))
             self._copy(mapped, places, here, buffers)
+        return rows
+
+    def _is_sound(self, row: int) -> bool:
+        if self._unchecked[row] and row not in self._damaged:
+            try:
+                self._check(self._map(int(self._shard_of[row])), row)
+            except CorruptSampleError:
+                self._damaged.add(row)
+        return row not in self._damaged
 
     def _copy(self, mapped: _Mapped, places: NDArray[np.intp], rows: NDArray[np.int64], buffers: Buffers) -> None:
         slots, records = places.tolist(), self._record_of[rows].tolist()
@@ -86,16 +103,22 @@ class Reader:
             out = buffers.images[group.name]
             if group.name not in mapped.pixels:
                 for place, row in zip(places, rows, strict=True):
-                    _copy_image(self._member(mapped, group.name, int(row)), out, buffers, group.name, int(place))
+                    image = self._image(mapped, group, int(row))
+                    _, height, width = image.shape
+                    out[place, :, :height, :width] = image  # what lies beyond keeps whatever was there
+                    if group.name in buffers.sizes:
+                        buffers.sizes[group.name][place] = height, width
                 continue
             source = mapped.pixels[group.name]
             flat = out.reshape(len(out), -1).view(np.uint8)
             for place, record in zip(slots, records, strict=True):
                 flat[place] = source[record]  # numpy copies a row without the interpreter's lock
 
-    def _member(self, mapped: _Mapped, name: str, row: int) -> NDArray[np.uint8]:
-        start = int(self._shards.numbers(f"offset_{name}")[row])
-        return mapped.data[start : start + int(self._shards.numbers(f"bytes_{name}")[row])]
+    def _image(self, mapped: _Mapped, group: Group, row: int) -> Array:
+        """One image [C H W] of any size and codec."""
+        start = int(self._shards.numbers(f"offset_{group.name}")[row])
+        member = mapped.data[start : start + int(self._shards.numbers(f"bytes_{group.name}")[row])]
+        return decode_array(member.data, self._codec)
 
     def _check(self, mapped: _Mapped, row: int) -> None:
         start = int(self._shards.numbers("offset")[row])
@@ -120,10 +143,14 @@ class Reader:
             with path.open("rb") as file:
                 data = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), dtype=np.uint8)
         except (OSError, ValueError) as error:
+            if self._quarantine is not None:
+                return _Mapped(np.empty(0, np.uint8), {})
             raise RuntimeError(
                 f"Shard {path} cannot be opened ({error}). Its manifest promises {entry.samples} samples; restore "
                 "it from a copy."
             ) from None
+        if len(data) != entry.bytes and self._quarantine is not None:
+            return _Mapped(data, {})  # the checksums tell which samples are there
         if len(data) != entry.bytes:
             raise RuntimeError(
                 f"Shard {path} has {len(data)} bytes, its manifest says {entry.bytes}: it was cut off or replaced. "
@@ -142,13 +169,3 @@ class Reader:
             header = len(npy_header(group.dtype, (len(group.bands), *group.shape)))
             pixels[group.name] = table[:, span.offset + header : span.offset + span.bytes]
         return pixels
-
-
-def _copy_image(member: NDArray[np.uint8], out: Array, buffers: Buffers, group: str, place: int) -> None:
-    """One image of any size into the upper left of its canvas; what lies beyond keeps whatever was there."""
-    header = npy_header_bytes(member[:10].tobytes())
-    dtype, (bands, height, width) = parse_npy_header(member[:header].tobytes())
-    image = member[header:].view(dtype).reshape(bands, height, width)
-    out[place, :, :height, :width] = image
-    if group in buffers.sizes:
-        buffers.sizes[group][place] = height, width

@@ -112,4 +112,4 @@ def test_a_patch_without_a_class_through_the_shards(tmp_path):
     assert shards.labels("dfc_multi").sum(axis=1).tolist() == [2, 0, 2, 2]
     assert (shards.read(1)[0]["dfc_10m"] == 0).all()
     assert shards.manifest.splits == {"test": 2, "train": 2}
-    assert verify(shards) == []
+    assert verify(shards.path) == []

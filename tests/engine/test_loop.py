@@ -63,3 +63,26 @@ def test_a_run_folder_is_never_overwritten_nor_mixed(tmp_path):
     with pytest.raises(ConfigError, match=r"data.shards: .* has a manifest of SHA-256 .* expected that of the run"):
         train(job(path, f"data.shards={tmp_path}/other/shards"), resume=True, say=print)
     assert train(job(path, "train.steps=4"), resume=True, say=print).step == 4
+
+
+def test_damaged_samples_are_replaced_and_named_in_the_summary(tmp_path):
+    path = write_config(tmp_path, samples=32)
+    shard = tmp_path / "shards/memory-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(data)
+    train(job(path, "data.on_corrupt=quarantine", "train.epochs=1"), resume=False, say=print)
+    (lost,) = json.loads((tmp_path / "run/summary.json").read_text())["quarantined"]
+    assert lost["shard"] == "memory-000000.tar"
+    keys = [key for line in whole_lines(tmp_path / "run/ledger.jsonl") for key in line["keys"]]
+    assert lost["key"] not in keys
+    assert keys.count(lost["replaced_by"]) == 2
+    assert whole_lines(tmp_path / "run/metrics.jsonl")[-1]["data/replaced"] == 1
+
+
+def test_a_filter_chooses_the_samples(tmp_path):
+    path = write_config(tmp_path, samples=64)
+    train(job(path, "data.filter=country == 'Finland' and left < 400", "train.epochs=1"), resume=False, say=print)
+    keys = {key for line in whole_lines(tmp_path / "run/ledger.jsonl") for key in line["keys"]}
+    assert len(keys) == 16  # of the 20 odd numbers below 40, whole batches of 8
+    assert all(int(key[-5:]) % 2 and int(key[-5:]) < 40 for key in keys)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from rspretrain.archives.base import Archive, Entry, Nomenclature
-from rspretrain.patch import Fault, Patch, PatchError
+from rspretrain.patch import Fault, Patch, PatchError, PatchExcluded
 from rspretrain.sensors import Group
 from rspretrain.shardset.build import build_shards
 from rspretrain.shardset.index import ShardSet, open_shards
@@ -23,7 +23,8 @@ CLASSES = ("field", "forest", "water")
 
 @dataclass
 class MemoryArchive(Archive):
-    """`samples` patches, every fifth of split "test". `broken`: entry number -> "nan", "dtype" or "unreadable"."""
+    """`samples` patches, every fifth of split "test". `broken`: entry number -> "nan", "dtype",
+    "unreadable" or "cloudy"."""
 
     samples: int = 40
     groups: tuple[Group, ...] = PAIR_GROUPS
@@ -43,6 +44,8 @@ class MemoryArchive(Archive):
         fault = self.broken.get(number)
         if fault == "unreadable":
             raise PatchError("Patch.tif: cannot be read whole")
+        if fault == "cloudy":
+            raise PatchExcluded("clouds cover 80 %, more than max_cloud 50 %")
         images = {group.name: self.pixels(number, group) for group in self.groups}
         if fault == "nan":
             images["s1_10m"][1, 0, 0] = np.nan

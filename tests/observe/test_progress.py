@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from rspretrain.observe.progress import Progress, duration
+from rspretrain.observe.progress import Countdown, Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -40,6 +40,23 @@ def test_other_ranks_are_silent() -> None:
     progress.update(1, 0.5, 10.0, 0.0)
     progress.close()
     assert screen.getvalue() == ""
+
+
+def test_a_countdown_in_a_log_has_rate_and_time_left() -> None:
+    log = io.StringIO()
+    with Countdown("building shards/ben", "samples", stream=log, interval_s=0.0) as countdown:
+        countdown(40, 100)  # a resumed build
+        countdown(70, 100)
+    assert re.fullmatch(r"building shards/ben: 70/100 samples, \d+\.\d samples/s, 0 s left\n", log.getvalue())
+
+
+def test_a_countdown_on_a_terminal_is_a_bar_that_starts_where_the_work_resumes() -> None:
+    screen = Terminal()
+    with Countdown("building", "samples", stream=screen) as countdown:
+        countdown(40, 100)
+        countdown(100, 100)
+    assert "40/100" in screen.getvalue()
+    assert "100/100" in screen.getvalue()
 
 
 @pytest.mark.parametrize(

