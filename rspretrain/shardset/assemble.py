@@ -60,12 +60,17 @@ def assemble(plan: Plan, receipts: Sequence[Receipt], listing_faults: list[Fault
     write_atomically(out / REPORT_NAME, report_json(plan.archive, report))
     if not report.written:
         raise ValueError(_nothing_written(report))
+    finish(plan, receipts, out)
+    return report
+
+
+def finish(plan: Plan, receipts: Sequence[Receipt], out: Path) -> None:
+    """Write the index, then the manifest."""
     table = finished_table([receipt.rows for receipt in receipts if receipt.entry.samples])
     index = index_bytes(table)
     write_atomically(out / INDEX_NAME, index)
     manifest = manifest_of(plan, receipts, table, hashlib.sha256(index).hexdigest())
     write_atomically(out / MANIFEST_NAME, dump_manifest(manifest))
-    return report
 
 
 def index_bytes(table: pa.Table) -> bytes:

@@ -22,11 +22,10 @@ from rspretrain.shardset.assemble import BuildReport, assemble, report_on
 from rspretrain.shardset.files import atomic
 from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
 from rspretrain.shardset.plan import Listing, Plan, list_entries, plan_build
-from rspretrain.shardset.receipt import REST, TRAIN, Receipt, is_finished, read_receipt, write_receipt
+from rspretrain.shardset.receipt import Census, Receipt, is_finished, read_receipt, write_receipt
 from rspretrain.shardset.record import END_OF_TAR, RAW, check_patch, encode, follows
 from rspretrain.shardset.rows import Row, index_row, shard_table
 from rspretrain.shardset.site import claim, finished_report, leave, read_listing_faults
-from rspretrain.shardset.statistics import Tally
 
 Progress = Callable[[int, int], None]
 
@@ -157,9 +156,7 @@ class _Shard:
     size: int = 0
 
     def __post_init__(self) -> None:
-        groups = self.job.archive.groups
-        self.tallies: dict[str, Tally] = {}
-        self.max_shapes = {group.name: (0, 0) for group in groups}
+        self.census = Census(self.job.archive.groups)
 
     def take(self, entry: Entry) -> bytes | None:
         """The record to be written next; None, noted by name, where the entry cannot or shall not be converted."""
@@ -176,13 +173,7 @@ class _Shard:
             self.faults.append(Fault(entry.name, str(reason)))
             return None
         self.rows.append(row)
-        share = TRAIN if patch.split == TRAIN else REST
-        if share not in self.tallies:
-            self.tallies[share] = Tally(archive.groups)
-        self.tallies[share].add(patch.images)
-        for group, image in patch.images.items():
-            height, width = self.max_shapes[group]
-            self.max_shapes[group] = max(height, image.shape[1]), max(width, image.shape[2])
+        self.census.add(patch.split, patch.images)
         self.uniform = self.uniform and follows(record, self.job.plan.layout)
         self.size += len(record.data)
         return record.data
@@ -207,6 +198,6 @@ def _build_shard(job: _Job, number: int, entries: list[Entry]) -> int:
         sha256=digest.hexdigest(),
         uniform=shard.uniform,
     )
-    table = shard_table(shard.rows)
-    write_receipt(job.out, Receipt(line, table, shard.faults, shard.excluded, shard.max_shapes, shard.tallies))
+    table, census = shard_table(shard.rows), shard.census
+    write_receipt(job.out, Receipt(line, table, shard.faults, shard.excluded, census.max_shapes, census.tallies))
     return len(entries)

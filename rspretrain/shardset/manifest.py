@@ -44,6 +44,10 @@ class NomenclatureEntry(Settings):
     names: tuple[str, ...]
     multi: bool
 
+    def nomenclature(self) -> Nomenclature:
+        """As the rest of the package knows it."""
+        return Nomenclature(self.names, self.multi)
+
 
 class Span(Settings):
     """Where the payload of a member lies in a record, in bytes from the record's start."""
@@ -96,8 +100,7 @@ class Manifest(Settings):
 
     def nomenclature(self, name: str) -> Nomenclature:
         """The nomenclature of that name, as the rest of the package knows it."""
-        entry = self.nomenclatures[name]
-        return Nomenclature(entry.names, entry.multi)
+        return self.nomenclatures[name].nomenclature()
 
 
 def dump_manifest(manifest: Manifest) -> bytes:

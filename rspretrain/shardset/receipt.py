@@ -5,12 +5,14 @@ built again; one with a receipt is never touched.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rspretrain.patch import Fault
 from rspretrain.sensors import Group
@@ -19,6 +21,25 @@ from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
 from rspretrain.shardset.statistics import Tally
 
 TRAIN, REST = "train", "rest"  # statistics are taken over the training split, or over everything where there is none
+
+
+class Census:
+    """What is counted over the images of a shard: statistics by share of the split, and the largest shapes."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = groups
+        self.tallies: dict[str, Tally] = {}  # TRAIN, REST -> statistics of these samples, where there are any
+        self.max_shapes = {group.name: (0, 0) for group in groups}
+
+    def add(self, split: str | None, images: Mapping[str, NDArray[Any]]) -> None:
+        """Count one sample: [C H W] of every group."""
+        share = TRAIN if split == TRAIN else REST
+        if share not in self.tallies:
+            self.tallies[share] = Tally(self._groups)
+        self.tallies[share].add(images)
+        for name, image in images.items():
+            height, width = self.max_shapes[name]
+            self.max_shapes[name] = max(height, image.shape[1]), max(width, image.shape[2])
 
 
 @dataclass(frozen=True)
@@ -30,7 +51,7 @@ class Receipt:
     faults: list[Fault]
     excluded: list[Fault]  # left out because the user asked for it
     max_shapes: dict[str, tuple[int, int]]
-    tallies: dict[str, Tally]  # TRAIN, REST -> statistics of these samples, where there are any
+    tallies: dict[str, Tally]
 
 
 def receipt_path(folder: Path, shard: str) -> Path:

@@ -1,6 +1,7 @@
 """The scripts of shards/ as a user starts them: what they print, what they leave, and their exit codes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from fakes.bigearthnet import band_files, write_bigearthnet
 from fakes.scenes import write_folder
 
 from rspretrain.archives.bigearthnet import BigEarthNet
+from rspretrain.shardset.index import open_shards
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,3 +131,49 @@ def test_verify_says_it_by_its_exit_code(tmp_path):
     assert damaged.returncode == 1
     assert f"damaged: {shard.name}:" in damaged.stdout
     assert script("verify", tmp_path).returncode == 2
+
+
+def test_parts_merge_and_go_on(tmp_path):
+    root = write_folder(tmp_path / "pictures", per_class=10)
+    build = ("build", "folder", "--source", root, "--samples-per-shard", 4)
+    for part in ("1/2", "2/2"):
+        built = script(*build, "--out", tmp_path / f"part{part[0]}", "--part", part)
+        assert built.returncode == 0, built.stderr
+        assert f"This is part {part[0]} of 2: join all of them with shards/merge.py" in built.stdout
+    joined = script("merge", tmp_path / "part1", tmp_path / "part2", "--out", tmp_path / "joined")
+    assert joined.returncode == 0, joined.stderr
+    assert "20 of 20 patches in 5 shards" in joined.stdout
+    alone = script(*build, "--out", tmp_path / "alone", "--workers", 2)
+    assert alone.returncode == 0
+    for path in (tmp_path / "alone").iterdir():
+        assert (tmp_path / "joined" / path.name).read_bytes() == path.read_bytes()
+    assert script("merge", tmp_path / "part1", "--out", tmp_path / "half").returncode == 2
+    assert script(*build, "--out", tmp_path / "bad", "--part", "3/2").returncode == 2
+    again = script(*build, "--out", tmp_path / "alone")
+    assert again.stdout == alone.stdout
+
+
+@pytest.mark.parametrize("codec", ["zstd", "bitshuffle-lz4", "bitshuffle-zstd"])
+def test_compressed_shards_have_the_same_pixels(tmp_path, codec):
+    root = write_bigearthnet(tmp_path / "archive", pairs=10)
+    for name in ("raw", codec):
+        built = script("build", "bigearthnet", *sources(root), "--out", tmp_path / name, "--codec", name)
+        assert built.returncode == 0, built.stderr
+    one, other = open_shards(tmp_path / "raw"), open_shards(tmp_path / codec)
+    assert other.manifest.codec == codec
+    assert one.manifest.statistics == other.manifest.statistics
+    for row in range(10):
+        (images, told), (packed, also_told) = one.read(row), other.read(row)
+        assert all(np.array_equal(images[name], packed[name]) for name in images)
+        assert {**told, "xxh3": None} == {**also_told, "xxh3": None}
+    assert script("verify", tmp_path / codec).returncode == 0
+
+
+def test_upgrade(tmp_path):
+    shutil.copytree(ROOT / "tests/golden/v1/pairs", tmp_path / "old")
+    assert "Run shards/upgrade.py" in script("inspect", tmp_path / "old").stderr
+    done = script("upgrade", tmp_path / "old")
+    assert (done.returncode, "version 2, upgraded from version 1" in done.stdout) == (0, True)
+    assert "nothing to do" in script("upgrade", tmp_path / "old").stdout
+    assert script("verify", tmp_path / "old").returncode == 0
+    assert script("upgrade", tmp_path).returncode == 2
