@@ -67,7 +67,10 @@ class RunSettings(Settings):
 # Where a resumed run must be what it was, because the mathematics would change; and the keys in there that may differ.
 # The shard set itself is compared by the SHA-256 of its manifest, so its folder may have moved.
 BINDING = ("run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch")
-FREE = {"data.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger"}
+FREE = {
+    "data.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger", "data.on_corrupt",
+    "data.quarantine_limit",
+}  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):

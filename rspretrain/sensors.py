@@ -57,7 +57,8 @@ class Scaling:
 _INF = float("inf")
 
 
-def _standard(statistics: dict[str, tuple[float, float]]) -> dict[str, Scaling]:
+def standard(statistics: dict[str, tuple[float, float]]) -> dict[str, Scaling]:
+    """Band -> (mean, std) as scalings that clip nothing."""
     return {band: Scaling(-_INF, _INF, mean, std) for band, (mean, std) in statistics.items()}
 
 
@@ -92,15 +93,18 @@ SCALINGS: dict[str, dict[str, Scaling]] = {
         **{band: Scaling(-25.0, 0.0, -25.0, 1.0) for band in BAND_ORDER["s1"]},
         **{band: Scaling(0.0, 1e4, 0.0, 1.0) for band in BAND_ORDER["s2"]},
     },
-    "bigearthnet": _standard(_BIGEARTHNET),
-    "imagenet": _standard({band: (255.0 * mean, 255.0 * std) for band, (mean, std) in _IMAGENET.items()}),
+    "bigearthnet": standard(_BIGEARTHNET),
+    "imagenet": standard({band: (255.0 * mean, 255.0 * std) for band, (mean, std) in _IMAGENET.items()}),
 }
+
+
+MEASURED = "measured"  # not a table: the means and deviations of the shard set that a run trains on
 
 
 def scalings_for(name: str, bands: tuple[str, ...]) -> tuple[Scaling, ...]:
     """The scaling of every band in `bands`, in that order. ValueError where `name` does not cover them all."""
     if name not in SCALINGS:
-        raise ValueError(f"Unknown normalisation {name!r}; known are {sorted(SCALINGS)}.")
+        raise ValueError(f"Unknown normalisation {name!r}; known are {[*sorted(SCALINGS), MEASURED]}.")
     table = SCALINGS[name]
     missing = [band for band in bands if band not in table]
     if missing:

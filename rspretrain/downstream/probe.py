@@ -19,6 +19,7 @@ from rspretrain.downstream.samples import ProbeData, Rows, every_fifth
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.weights import normalise_of
 from rspretrain.objectives.views import SensorInput, SensorSettings
+from rspretrain.sensors import MEASURED
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.loader import evaluation_batches
 
@@ -74,7 +75,8 @@ def headline(scores: Scores) -> list[tuple[str, float]]:
 
 def sensor_input_of(contract: dict[str, Any], shards: ShardSet) -> SensorInput:
     """From a shard set into an exported backbone. ValueError where sensor, bands or units are not those it needs."""
-    settings = SensorSettings(bands=tuple(contract["bands"]), normalise=contract["normalise"]["name"])
+    statistics = {band["name"]: (band["mean"], band["std"]) for band in contract["normalise"]["bands"]}
+    settings = SensorSettings(bands=tuple(contract["bands"]), normalise=MEASURED, statistics=statistics)
     sensor_input = SensorInput(contract["sensor"], settings, list(shards.groups.values()))
     if sensor_input.normalise.units != contract["units"]:
         raise ValueError(

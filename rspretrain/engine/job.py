@@ -10,7 +10,9 @@ from rspretrain.draws import purpose_id
 from rspretrain.keyed import mix
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective
+from rspretrain.objectives.views import SensorSettings
 from rspretrain.schedules import warmup_cosine
+from rspretrain.sensors import MEASURED
 from rspretrain.shardset.index import ShardSet, open_shards
 from rspretrain.strategies import resolve
 from rspretrain.streaming.loader import Loader
@@ -42,6 +44,9 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
         update={"strategy": resolve(settings.strategy, world, settings.optim, deepspeed_launcher)}
     )
     shards = open_shards(settings.data.shards)
+    settings = settings.model_copy(
+        update={"sensors": {name: _measured(name, sensor, shards) for name, sensor in settings.sensors.items()}}
+    )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(shards.groups.values()))
     train = settings.train
@@ -49,6 +54,20 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
         shards, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
     )
     return Job(settings, world, shards, objective, loader, train.steps or train.epochs * loader.steps_per_epoch)
+
+
+def _measured(name: str, settings: SensorSettings, shards: ShardSet) -> SensorSettings:
+    """The statistics of the shard set's manifest, where a sensor asks for them and the configuration has none."""
+    if settings.normalise != MEASURED or settings.statistics is not None:
+        return settings
+    found = {
+        band: (statistics.mean, statistics.std)
+        for group in shards.groups.values()
+        if group.sensor == name
+        for band, statistics in shards.manifest.statistics.get(group.name, {}).items()
+        if band in settings.bands
+    }
+    return settings.model_copy(update={"statistics": found})
 
 
 def seed_torch(*words: int) -> None:

@@ -5,6 +5,7 @@ after, where there are fewer pixels. Preset `hsg` divides by the crop's own maxi
 """
 
 import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -24,10 +25,13 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, bands: tuple[str, ...], units: str) -> None:
+    def __init__(
+        self, name: str, bands: tuple[str, ...], units: str, scalings: Sequence[Scaling] | None = None
+    ) -> None:
+        """`scalings` of the bands in their order; None: those of sensors.SCALINGS[name]."""
         super().__init__()
         self.name, self.bands, self.units = name, bands, units
-        self.scalings: tuple[Scaling, ...] = scalings_for(name, bands)
+        self.scalings = scalings_for(name, bands) if scalings is None else tuple(scalings)
         self.per_image_max = name == "hsg"
         self.clips = any(math.isfinite(s.low) or math.isfinite(s.high) for s in self.scalings)
         for field in ("low", "high", "mean", "std"):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.card import model_card
 from rspretrain.nn.normalise import HSG_EPSILON, Normalise
+from rspretrain.sensors import Scaling
 
 CONTRACT_VERSION = 1
 
@@ -152,11 +153,13 @@ def load_backbone(folder: str | Path, bands: tuple[str, ...] | None = None) -> t
 
 def normalise_of(contract: dict[str, Any]) -> Normalise:
     """The normalisation that a contract's numbers describe, whatever sensors.SCALINGS says today."""
-    normalise = Normalise(contract["normalise"]["name"], tuple(contract["bands"]), contract["units"])
-    for field, missing in (("low", -math.inf), ("high", math.inf), ("mean", 0.0), ("std", 1.0)):
-        for index, band in enumerate(contract["normalise"]["bands"]):
-            getattr(normalise, field)[index] = missing if band[field] is None else band[field]
-    return normalise
+    scaling = contract["normalise"]
+    low, high = -math.inf, math.inf
+    scalings = [
+        Scaling(low if b["low"] is None else b["low"], high if b["high"] is None else b["high"], b["mean"], b["std"])
+        for b in scaling["bands"]
+    ]
+    return Normalise(scaling["name"], tuple(contract["bands"]), contract["units"], scalings)
 
 
 def _finite(limit: float) -> float | None:

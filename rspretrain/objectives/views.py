@@ -16,7 +16,7 @@ from rspretrain.batch import Batch
 from rspretrain.draws import uniform
 from rspretrain.nn.normalise import Normalise
 from rspretrain.objectives.resample import Geometry, full_geometry, resample
-from rspretrain.sensors import Group
+from rspretrain.sensors import MEASURED, Group, Scaling, standard
 from rspretrain.settings import Settings
 
 
@@ -24,7 +24,26 @@ class SensorSettings(Settings):
     """What of a sensor a backbone sees."""
 
     bands: tuple[str, ...] = Field(min_length=1, description="band names, in the order of the backbone's channels")
-    normalise: str = Field(default="fixed", description="a key of sensors.SCALINGS: fixed, hsg, bigearthnet, imagenet")
+    normalise: str = Field(
+        default="fixed",
+        description="fixed, hsg, bigearthnet, imagenet (sensors.SCALINGS), or measured: the shard set's own statistics",
+    )
+    statistics: dict[str, tuple[float, float]] | None = Field(
+        default=None,
+        description="band -> (mean, std) for normalise: measured; None: taken from the shard set's manifest",
+    )
+
+    def scalings(self) -> list[Scaling] | None:
+        """The scalings of `statistics`; None where `normalise` names a table. ValueError where a band has none."""
+        if self.normalise != MEASURED:
+            return None
+        table = standard(self.statistics or {})
+        if missing := [band for band in self.bands if band not in table]:
+            raise ValueError(
+                f"normalise is {MEASURED!r}, but there are no statistics of bands {missing}, only of {sorted(table)}. "
+                "Give them as statistics: {band: [mean, std]}, or choose another normalise."
+            )
+        return [table[band] for band in self.bands]
 
 
 @final
@@ -46,7 +65,7 @@ class SensorInput(nn.Module):
             for group, places in zip(self.sources, self.places, strict=True)
         ]
         self.groups: tuple[str, ...] = tuple(group.name for group in self.sources)
-        self.normalise = Normalise(settings.normalise, self.bands, self.sources[0].units)
+        self.normalise = Normalise(settings.normalise, self.bands, self.sources[0].units, settings.scalings())
 
     def shapes(self, batch: Batch) -> dict[str, Tensor]:
         """Group name -> [B 2] (or [1 2] where all are equal) int64 height and width of the images on that grid."""

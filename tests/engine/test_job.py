@@ -46,3 +46,16 @@ def test_description(tmp_path):
 def test_parameter_counts_add_up(tmp_path):
     counts = parameter_counts(job(write_config(tmp_path, samples=16)).objective)
     assert counts.pop("total") == sum(counts.values())
+
+
+def test_measured_statistics_are_those_of_the_shard_set(tmp_path):
+    path = write_config(tmp_path)
+    made = job(path, "sensors.s1.normalise=measured")
+    found = made.shards.manifest.statistics["s1_10m"]
+    normalise = made.objective.inputs()["s1"].normalise
+    assert [(s.mean, s.std) for s in normalise.scalings] == [(found[b].mean, found[b].std) for b in ("VV", "VH")]
+    assert made.settings.sensors["s1"].statistics["VH"] == (found["VH"].mean, found["VH"].std)  # saved with the run
+    given = job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5], VH: [-19, 6]}")
+    assert [s.std for s in given.objective.inputs()["s1"].normalise.scalings] == [5, 6]
+    with pytest.raises(ValueError, match=r"there are no statistics of bands \['VH'\], only of \['VV'\]. Give them"):
+        job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5]}")
