@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
@@ -118,8 +119,12 @@ class ShardSet:
                 f"{self.path} has no split {split!r}; it has {self.manifest.splits or 'none'} of its own. Name one of "
                 "these, holdout:train or holdout:test (every fifth sample), or leave it out to use every sample."
             )
-        mask = np.asarray(self.column("split").to_numpy(zero_copy_only=False) == split)
-        return np.flatnonzero(mask)
+        # As numbers of a few words: ten million words as Python objects would take a gigabyte.
+        words = pq.read_table(self._index, columns=["split"], read_dictionary=["split"]).column(0).unify_dictionaries()
+        number = pc.index_in(pa.scalar(split), words.chunk(0).dictionary).as_py()
+        return np.flatnonzero(
+            np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in words.chunks]) == number
+        )
 
     @cached_property
     def _held_out(self) -> NDArray[np.bool_]:
