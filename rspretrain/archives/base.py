@@ -1,11 +1,14 @@
 """What every archive offers: a cheap, ordered list of entries, and a reader that turns one entry into one patch."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rspretrain.patch import Fault, Patch
+import xxhash
+
+from rspretrain.patch import Fault, Patch, key_of
 from rspretrain.sensors import Group
 
 
@@ -45,3 +48,19 @@ class Archive(ABC):
     @abstractmethod
     def read(self, entry: Entry) -> Patch:
         """The patch, pixels equal to rasterio's. PatchError, naming the file, where it cannot be had whole."""
+
+
+def unique_keys(wanted: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Name -> key, from the text that each name wants as its key; with a hash of the name where keys would be equal or
+    longer than `limit` bytes. Names outside ASCII become dashes, so equal keys are common in some languages.
+    """
+    keys = {name: key_of(text) for name, text in wanted.items()}
+    count = Counter(keys.values())
+    return {
+        name: key if count[key] == 1 and len(key) <= limit else _hashed(name, key, limit) for name, key in keys.items()
+    }
+
+
+def _hashed(name: str, key: str, limit: int) -> str:
+    digest = xxhash.xxh3_64_hexdigest(name.encode())[:10]
+    return f"{key[-(limit - len(digest) - 1) :]}-{digest}"  # the end of a path tells more than its start

@@ -19,6 +19,8 @@ SPLITS = ("train", "val", "test")
 Flag = Literal["snow", "cloud"]
 FLAG_FILES: dict[Flag, str] = {"snow": "patches_with_seasonal_snow", "cloud": "patches_with_cloud_and_shadow"}
 
+_NO_PART_OF_NAMES = str.maketrans("", "", ' \t"')
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -76,14 +78,17 @@ def _csv(folder: Path, stem: str) -> Path | None:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str | None]]:
-    """(S2 name, S1 name or None) of each row, whichever comes first; a header has neither and is passed over."""
-    raw = path.read_bytes()
-    text = (bz2.decompress(raw) if path.suffix == ".bz2" else raw).decode()
-    for number, line in enumerate(text.split()):
-        first, _, second = line.partition(",")
-        if first.startswith("S2"):
-            yield first, second or None
-        elif second.startswith("S2"):
-            yield second, first
-        elif number:
-            raise ValueError(f"{path}, line {number + 1}: {line!r}, expected s2_name,s1_name. Repair the file.")
+    """(S2 name, S1 name or None) of each row, in whichever columns; a header has neither and is passed over."""
+    try:
+        raw = path.read_bytes()
+        text = (bz2.decompress(raw) if path.suffix == ".bz2" else raw).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}), expected CSV or bzip2. Download it again.") from None
+    for number, line in enumerate(text.translate(_NO_PART_OF_NAMES).splitlines(), 1):
+        s2 = s1 = None
+        for cell in line.split(","):
+            s2, s1 = (cell if cell.startswith("S2") else s2), (cell if cell.startswith("S1") else s1)
+        if s2:
+            yield s2, s1
+        elif line.strip(",") and (number > 1 or s1):
+            raise ValueError(f"{path}, line {number}: {line!r}, expected s2_name,s1_name. Repair the file.")

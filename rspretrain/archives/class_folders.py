@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from rspretrain.archives.base import Archive, Entry, Nomenclature
+from rspretrain.archives.base import Archive, Entry, Nomenclature, unique_keys
 from rspretrain.archives.headers import Header, common_shape, read_header
 from rspretrain.archives.raster import Raster, read_rgb
 from rspretrain.patch import Fault, Patch, key_of
 from rspretrain.sensors import Group
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-SIDECAR_SUFFIXES = (".txt", ".csv", ".md", ".xml", ".json", ".db", ".ini", ".tfw", ".jgw", ".pgw", ".html", ".pdf")
+SIDECAR_SUFFIXES = (
+    ".txt", ".csv", ".md", ".xml", ".json", ".db", ".ini", ".tfw", ".jgw", ".pgw", ".html", ".pdf", ".aux", ".ovr",
+)  # fmt: skip
+DOCUMENTS = ("readme", "license", "licence", "copying", "citation")  # with or without a suffix
+LONGEST_KEY = 80  # bytes; with ".rgb.npy" and a codec's suffix below the 100 of a tar name
 WHOLE: Mapping[str, str | None] = {"": None}  # an archive that is not delivered in split folders
 
 
@@ -46,11 +50,6 @@ class Multilabels:
     whole: bool
 
 
-def stem_key(source: Source) -> str:
-    """The key of a picture whose stem is unique: `agricultural00`."""
-    return key_of(source.stem)
-
-
 def load_rgb(path: Path) -> Raster:
     """An RGB picture, which lies nowhere. PatchError where it is broken or is no RGB."""
     return Raster(read_rgb(path), None, None)
@@ -59,8 +58,9 @@ def load_rgb(path: Path) -> Raster:
 class ClassFolders(Archive):
     """Pictures in `root/<top>/<class>/` for every top folder, or in `root/<top>/` where `flat`; labels by class.
 
-    `tops` says the split of each top folder; `split_of` (by stem), where given, says it instead. Who derives from this
-    sets `name` and `groups`.
+    `tops` says the split of each top folder; `split_of` (by stem), where given, says it instead. Pictures of an archive
+    are `named` so that no stem repeats, and the stem is the key; else split, class and stem are, made unique by a hash
+    where they are not. Who derives from this sets `name` and `groups`.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class ClassFolders(Archive):
         split_of: Mapping[str, str] | None = None,
         multilabels: Multilabels | None = None,
         flat: bool = False,
-        key: Callable[[Source], str] = stem_key,
+        named: bool = True,
         load: Callable[[Path], Raster] = load_rgb,
     ) -> None:
         self.root, self.classes, self.tops, self.split_of = root, classes, tops, split_of
-        self.multilabels, self.flat, self.key, self.load = multilabels, flat, key, load
+        self.multilabels, self.flat, self.named, self.load = multilabels, flat, named, load
         self.nomenclatures = {"class": Nomenclature(classes, multi=False)}
         if multilabels is not None:
             self.nomenclatures["multilabel"] = Nomenclature(multilabels.names, multi=True)
@@ -99,8 +99,10 @@ class ClassFolders(Archive):
         """Pictures by key; files that are no pictures, folders of no known class and repeated keys are faults."""
         faults: list[Fault] = []
         entries: dict[str, Entry] = {}
-        for source in self._pictures(faults):
-            key = self.key(source)
+        sources = list(self._pictures(faults))
+        keys = {} if self.named else unique_keys({source.path: _long_name(source) for source in sources}, LONGEST_KEY)
+        for source in sources:
+            key = keys.get(source.path) or key_of(source.stem)
             if key in entries:
                 faults.append(
                     Fault(source.path, f"has the same key {key!r} as {entries[key].name}; the first one stays")
@@ -143,7 +145,7 @@ class ClassFolders(Archive):
                         yield from self._picture(each, path / each.name, item.name, split, faults)
                 elif self.flat:
                     yield from self._picture(item, path, re.sub(r"[_-]?\d+$", "", path.stem), split, faults)
-                elif _is_foreign(item.name):
+                elif path.suffix.lower() in IMAGE_SUFFIXES:
                     faults.append(Fault(self._below(path), "lies in no class folder; move or remove it"))
 
     def _picture(
@@ -151,7 +153,9 @@ class ClassFolders(Archive):
     ) -> Iterator[Source]:
         """The source that an item is, if it is one."""
         below, known = self._below(path), self._class_of(label)
-        if item.is_dir():
+        if not is_text(below):
+            faults.append(Fault(ascii(below)[1:-1], "its name is no UTF-8 text; rename it"))
+        elif item.is_dir():
             faults.append(Fault(below, "is a folder inside a class folder, expected pictures; move it up or remove it"))
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
             if _is_foreign(item.name):
@@ -188,13 +192,24 @@ def listed(folder: Path) -> list[os.DirEntry[str]]:
         )
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, not bytes of another encoding: no JSON can hold these."""
+    return name == name.encode(errors="replace").decode()
+
+
 def holds_folders(folder: Path) -> bool:
     """Whether there is any visible folder inside."""
     return any(item.is_dir() for item in listed(folder))
 
 
 def _is_foreign(name: str) -> bool:
-    return Path(name).suffix.lower() not in SIDECAR_SUFFIXES
+    path = Path(name.lower())
+    return path.suffix not in SIDECAR_SUFFIXES and path.stem not in DOCUMENTS
+
+
+def _long_name(source: Source) -> str:
+    """Class and stem, after the split where there is one."""
+    return "_".join(filter(None, (source.split, source.label, source.stem)))
 
 
 def _plain(name: str) -> str:

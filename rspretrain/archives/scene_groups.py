@@ -7,11 +7,11 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 
 import numpy as np
-import xxhash
 
+from rspretrain.archives.base import unique_keys
 from rspretrain.archives.scene_files import SUFFIXES, Layer, Scene
 from rspretrain.archives.tiling import Grid, ratio
-from rspretrain.patch import Fault, key_of
+from rspretrain.patch import Fault
 from rspretrain.sensors import Group
 
 _ID_BYTES = 60  # with "_<row>_<col>.<group>.npy" below the 100 bytes of a tar name
@@ -119,14 +119,4 @@ def scene_ids(scenes: Sequence[Scene]) -> dict[str, str]:
     for scene in scenes:
         path = PurePosixPath(scene.name.partition("/")[2])
         paths[scene.name] = str(path.with_suffix("") if path.suffix.lower() in SUFFIXES else path)
-    short = {name: key_of(path) for name, path in paths.items()}
-    count = Counter(short.values())
-    return {
-        name: each if count[each] == 1 and len(each) <= _ID_BYTES else _hashed(name, each)
-        for name, each in short.items()
-    }
-
-
-def _hashed(name: str, short: str) -> str:
-    digest = xxhash.xxh3_64_hexdigest(name.encode())[:10]
-    return f"{short[-(_ID_BYTES - len(digest) - 1) :]}-{digest}"  # the end of a path tells more than its start
+    return unique_keys(paths, _ID_BYTES)

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import final
 
-from rspretrain.archives.class_folders import ClassFolders, Multilabels, Source, holds_folders, inner, listed
-from rspretrain.archives.tables import SPLITS, read_multilabels, read_splits
-from rspretrain.patch import key_of
+from rspretrain.archives.class_folders import ClassFolders, Multilabels, holds_folders, inner, is_text, listed
+from rspretrain.archives.tables import read_multilabels, read_splits
 
 UCMERCED_CLASSES = (
     "agricultural", "airplane", "baseballdiamond", "beach", "buildings", "chaparral", "denseresidential", "forest",
@@ -37,6 +36,7 @@ RESISC45_CLASSES = (
 RSSCN7_CLASSES = ("aGrass", "bField", "cIndustry", "dRiverLake", "eForest", "fResident", "gParking")
 _UCMERCED_TABLES = ("LandUse_Multilabeled.txt", "multilabels.txt")
 _AID_TABLES = ("multilabel.csv",)
+_SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _AID_TOPS = {"images_tr": "train", "images_test": "test"}
 
 
@@ -115,24 +115,22 @@ class Rsscn7(ClassFolders):
 
 @final
 class Folder(ClassFolders):
-    """Any pictures in class folders; folders named train, val, test above them (and nothing else) are splits."""
+    """Any pictures in class folders; folders named train, val (or valid, validation) and test above them are splits."""
 
     def __init__(self, root: Path) -> None:
         self.name = "folder"
         top = inner(Path(root), ())
         names = [item.name for item in listed(top) if item.is_dir()]
-        tops = {split: split for split in SPLITS if split in names} if set(names) <= set(SPLITS) else {}
+        tops = {name: _SPLIT_OF.get(name.lower()) for name in names}
+        tops = tops if all(tops.values()) else {}
         folders = [top / split for split in tops] or [top]
         classes = sorted({item.name for folder in folders for item in listed(folder) if item.is_dir()})
         if not classes:
             raise ValueError(f"{root} holds no class folders, expected <class>/<picture>. Give the folder above them.")
-        super().__init__(top, tuple(classes), {**tops} or {"": None}, key=_long_key)
+        if unreadable := [name for name in classes if not is_text(name)]:
+            raise ValueError(f"{top} has the class {unreadable[0]!a}, expected UTF-8 text. Rename the folder.")
+        super().__init__(top, tuple(classes), tops or {"": None}, named=False)
         self.groups = (self.rgb_group(None),)
-
-
-def _long_key(source: Source) -> str:
-    """Class and stem, after the split where there is one: stems repeat in such archives."""
-    return key_of("_".join(filter(None, (source.split, source.label, source.stem))))
 
 
 def _multilabels(root: Path, images: Path, files: tuple[str, ...], *, whole: bool) -> Multilabels | None:

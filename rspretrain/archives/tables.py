@@ -6,6 +6,14 @@ from pathlib import Path, PurePosixPath
 SPLITS = ("train", "val", "test")
 
 
+def read_text(path: Path) -> str:
+    """UTF-8 text with or without a byte order mark. ValueError where it is something else."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {error}, expected UTF-8 text. Save it as UTF-8.") from None
+
+
 def read_splits(folder: Path, prefix: str) -> dict[str, str]:
     """Stem -> split from `<prefix>-train.txt`, `-val`, `-test`: one file name a line, its folder and suffix ignored.
 
@@ -23,8 +31,8 @@ def read_splits(folder: Path, prefix: str) -> dict[str, str]:
         )
     split_of: dict[str, str] = {}
     for split, path in paths.items():
-        for line in path.read_text().splitlines() if path.is_file() else ():
-            stem = PurePosixPath(line.strip()).stem
+        for line in read_text(path).splitlines() if path.is_file() else ():
+            stem = PurePosixPath(line.strip().replace("\\", "/")).stem  # lists from Windows
             earlier = split_of.setdefault(stem, split) if stem else split
             if earlier != split:
                 raise ValueError(f"{path}: {stem} is in {earlier} too, expected disjoint splits. Repair the lists.")
@@ -34,19 +42,21 @@ def read_splits(folder: Path, prefix: str) -> dict[str, str]:
 def read_multilabels(path: Path, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Stem -> its labels in the order of `names`. Tabs or commas, `_` or `-`; columns are found by name.
 
-    ValueError where the columns are others than `names`, or a row is not of zeros and ones.
+    ValueError where the columns are others than `names`, a row is not of zeros and ones, or two of a stem differ.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).splitlines()
     rows = [[cell.strip() for cell in re.split(r"[\t,]", line.strip())] for line in lines if line.strip()]
     columns = [name.lower().replace("_", "-") for name in rows[0][1:]] if rows else []
     if sorted(columns) != sorted(names):
         raise ValueError(f"{path} has the columns {columns}, expected {list(names)}. Restore the file.")
-    table = {}
+    table: dict[str, tuple[str, ...]] = {}
     for row in rows[1:]:
         if len(row) != len(rows[0]) or not set(row[1:]) <= {"0", "1"}:
             raise ValueError(
                 f"{path}, row {row[0]!r}: {row[1:]}, expected {len(columns)} zeros or ones. Restore the file."
             )
         present = {name for name, value in zip(columns, row[1:], strict=True) if value == "1"}
-        table[PurePosixPath(row[0]).stem] = tuple(name for name in names if name in present)
+        stem, labels = PurePosixPath(row[0]).stem, tuple(name for name in names if name in present)
+        if table.setdefault(stem, labels) != labels:
+            raise ValueError(f"{path} has two rows {stem!r} that differ, expected one. Restore the file.")
     return table

@@ -27,6 +27,29 @@ def test_rows_of_either_sensor_first_with_and_without_a_header(tmp_path):
     assert read_lists(tmp_path, partners=False).partner_of == {}
 
 
+@pytest.mark.parametrize("text", ["\ufeffS2A_1,S1A_1\r\nS2A_2,S1A_2\r\n", '"S2A_1", "S1A_1"\n\n0, S1A_2 ,S2A_2'])
+def test_rows_that_other_programs_wrote(tmp_path, text):
+    """A byte order mark makes no header of the first row; nothing is lost without a word."""
+    write(tmp_path, train=text)
+    lists = read_lists(tmp_path)
+    assert lists.split_of == {"S2A_1": "train", "S2A_2": "train"}
+    assert lists.partner_of == {"S1A_1": "S2A_1", "S1A_2": "S2A_2"}
+
+
+def test_lists_that_are_broken(tmp_path):
+    write(tmp_path, patches_with_seasonal_snow="S2A_1\n")
+    path = tmp_path / "patches_with_seasonal_snow.csv.bz2"
+    for content in (path.read_bytes()[:-3], b"S2A_1\n", bz2.compress(b"\xe9")):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"snow\.csv\.bz2: cannot be read \(.*\), expected CSV or bzip2\. Download"
+        ):
+            read_lists(tmp_path)
+    write(tmp_path, train="S1A_1\n")
+    with pytest.raises(ValueError, match=r"train\.csv, line 1: 'S1A_1', expected s2_name,s1_name\. Repair the file"):
+        read_lists(tmp_path)
+
+
 def test_flags_are_known_where_their_list_is(tmp_path):
     write(tmp_path, patches_with_seasonal_snow="S2A_1\n")
     lists = read_lists(tmp_path)

@@ -1,5 +1,6 @@
 """Scenes: UC-Merced and AID with their multi-labels, NWPU-RESISC45, RSSCN7, and any folder."""
 
+import os
 import re
 from pathlib import Path
 
@@ -90,8 +91,10 @@ def test_faults_of_a_class_folder_archive(tmp_path):
     write_picture(images / "airplane" / "more" / "a.tif")
     write_picture(images / "loose.tif")
     (images / "airplane" / "notes.doc").touch()
-    for ignored in ("Thumbs.db", "airplane.txt", ".DS_Store"):
+    for ignored in ("Thumbs.db", "airplane.txt", ".DS_Store", "README", "License.doc", "airplane00.tif.aux.xml"):
         (images / "airplane" / ignored).touch()
+    for ignored in ("README", "UCMerced_LandUse.zip"):
+        (images / ignored).touch()
     cut = images / "agricultural" / "agricultural01.tif"
     cut.write_bytes(cut.read_bytes()[:5000])
     faults = {
@@ -218,6 +221,33 @@ def test_folders_that_are_none(tmp_path):
     ):
         Aid(tmp_path / "none")
     with pytest.raises(ValueError, match=r"holds no class folders, expected <class>/<picture>\. Give the folder above"):
+        Folder(tmp_path)
+
+
+@pytest.mark.parametrize("val", ["valid", "validation", "Val"])
+def test_folder_knows_the_usual_names_of_splits(tmp_path, val):
+    archive = Folder(write_folder(tmp_path, splits=("Train", val, "test")))
+    check(archive, {})
+    assert {archive.read(entry).split for entry in archive.entries()[0]} == {"train", "val", "test"}
+
+
+def test_folder_keeps_every_picture_whatever_its_name(tmp_path):
+    """Keys are ASCII without capitals: equal ones, and those too long for a tar, get a hash of the picture's path."""
+    names = ["森林/图0.png", "草地/图0.png", "café/A.png", "café/a.png", "café/a.jpg", f"wet land/{'n' * 200}.png"]
+    for seed, name in enumerate([*names, "wet/x.png"]):
+        write_picture(tmp_path / name, seed=seed)
+    archive = Folder(tmp_path)
+    check(archive, {})
+    keys = {entry.name: entry.key for entry in archive.entries()[0]}
+    assert (len(set(keys.values())), max(map(len, keys.values())), keys["wet/x.png"]) == (7, 80, "wet_x")
+
+
+def test_names_that_are_no_text(tmp_path):
+    write_folder(tmp_path)
+    write_picture(tmp_path / "wet" / os.fsdecode(b"\xe9.png"))
+    check(Folder(tmp_path), {r"wet/\udce9.png": "its name is no UTF-8 text; rename it"})
+    (tmp_path / "wet").rename(tmp_path / os.fsdecode(b"w\xe9t"))
+    with pytest.raises(ValueError, match=r"has the class 'w\\udce9t', expected UTF-8 text\. Rename the folder"):
         Folder(tmp_path)
 
 

@@ -14,6 +14,16 @@ def test_splits_by_stem(tmp_path):
     assert read_splits(tmp_path, "a") == expected
 
 
+def test_splits_from_windows(tmp_path):
+    """A byte order mark would be part of the first name, and a backslash of all of them."""
+    for split, line in (("train", "A\\x_1.jpg"), ("test", "A\\x_2.jpg")):
+        (tmp_path / f"a-{split}.txt").write_bytes(f"\ufeff{line}\r\n".encode())
+    assert read_splits(tmp_path, "a") == {"x_1": "train", "x_2": "test"}
+    (tmp_path / "a-val.txt").write_bytes(b"\xe9.jpg")
+    with pytest.raises(ValueError, match=r"a-val\.txt: .*0xe9.*, expected UTF-8 text\. Save it as UTF-8"):
+        read_splits(tmp_path, "a")
+
+
 def test_a_file_listed_twice_in_one_split_is_one(tmp_path):
     assert read_splits(write_splits(tmp_path, "a", train=["x.jpg", "x.jpg"], test=["y"]), "a")["x"] == "train"
 
@@ -49,6 +59,7 @@ def test_multilabels_that_are_none(tmp_path):
         ("I\ta\nx\t1", "has the columns ['a'], expected ['a', 'b']. Restore the file."),
         ("I\ta\tb\nx\t1", "row 'x': ['1'], expected 2 zeros or ones. Restore the file."),
         ("I\ta\tb\nx\t1\t2", "row 'x': ['1', '2'], expected 2 zeros or ones. Restore the file."),
+        ("I\ta\tb\nx\t1\t1\nx\t1\t0", "has two rows 'x' that differ, expected one. Restore the file."),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=re.escape(message)):
