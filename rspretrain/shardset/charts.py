@@ -13,6 +13,7 @@ from matplotlib.patches import Patch as Swatch
 from numpy.typing import NDArray
 
 from rspretrain.sensors import Group
+from rspretrain.shardset.pictures import code_colour, code_name
 from rspretrain.shardset.statistics import BandStatistics
 
 Statistics = Mapping[str, Mapping[str, BandStatistics]]  # group -> band -> statistics
@@ -27,25 +28,52 @@ _COLOURS = {
     **dict.fromkeys(("B", "B02"), ("#b1c9e6", "#3b6fae")),
 }
 _PANEL_INCHES = (2.6, 1.75)
+_MOST_CODES = 8  # of a map, in the table and in its panel
 
 
 def statistics_lines(groups: Sequence[Group], statistics: Statistics) -> list[str]:
-    """A table, one line a band; bands without a measured pixel are told."""
+    """A table, one line a band; bands without a measured pixel are told, maps have the shares of their codes."""
     heads = ("mean", "std", "min", "1 %", "50 %", "99 %", "max")
-    lines = [f"{'group':<10}{'band':<8}{'pixels':>16}" + "".join(f"{head:>11}" for head in heads) + "  units"]
+    wide = max(10, *(len(group.name) + 2 for group in groups))
+    narrow = max(8, *(len(name) + 2 for group in groups for name in group.bands))
+    title = f"{'group':<{wide}}{'band':<{narrow}}{'pixels':>16}"
+    lines = [title + "".join(f"{head:>11}" for head in heads) + "  units"]
     for group in groups:
         for name in group.bands:
             found = statistics.get(group.name, {}).get(name)
-            head = f"{group.name:<10}{name:<8}"
+            head = f"{group.name:<{wide}}{name:<{narrow}}"
             if found is None:
                 lines.append(f"{head}{0:>16}  no pixel was measured")
-                continue
-            at = found.percentiles
-            numbers = (found.mean, found.std, found.min, at["1"], at["50"], at["99"], found.max)
-            lines.append(
-                f"{head}{found.count:>16,}" + "".join(f"{_short(x):>11}" for x in numbers) + f"  {group.units}"
-            )
+            elif group.units == "class":
+                lines.append(f"{head}{found.count:>16,}  {_codes_text(name, found)}")
+            else:
+                at = found.percentiles
+                numbers = (found.mean, found.std, found.min, at["1"], at["50"], at["99"], found.max)
+                lines.append(
+                    f"{head}{found.count:>16,}" + "".join(f"{_short(x):>11}" for x in numbers) + f"  {group.units}"
+                )
     return lines
+
+
+def shares_of_codes(found: BandStatistics) -> list[tuple[int, float]] | None:
+    """(code, share) of a map, the most frequent first; None where a bin of the histogram holds several codes.
+
+    Codes of less than 0.1 % at either end are not in the histogram.
+    """
+    histogram = found.histogram
+    codes = [histogram.low + number for number in range(len(histogram.counts))]
+    if histogram.high - histogram.low != len(codes):
+        return None
+    shares = [(int(code), count / found.count) for code, count in zip(codes, histogram.counts, strict=True) if count]
+    return sorted(shares, key=lambda share: (-share[1], share[0]))
+
+
+def _codes_text(band: str, found: BandStatistics) -> str:
+    shares = shares_of_codes(found)
+    if shares is None:
+        return f"codes {found.min:.0f} to {found.max:.0f}"
+    rest = f", {len(shares) - _MOST_CODES} more" if len(shares) > _MOST_CODES else ""
+    return ", ".join(f"{code_name(band, code)} {share:.1%}" for code, share in shares[:_MOST_CODES]) + rest
 
 
 def draw_statistics(groups: Sequence[Group], statistics: Statistics, path: Path, title: str = "") -> None:
@@ -72,6 +100,16 @@ def draw_statistics(groups: Sequence[Group], statistics: Statistics, path: Path,
 
 
 def _draw_band(axis: Axes, group: Group, name: str, found: BandStatistics) -> None:
+    axis.set_title(name, fontsize=9, color=_INK, loc="left", pad=3, fontweight="bold")
+    axis.spines[["left", "right", "top"]].set_visible(False)
+    axis.spines["bottom"].set_color(_FAINT)
+    axis.tick_params(labelsize=7, colors=_FAINT, length=2)
+    metres = "" if group.gsd_m is None else f" ({group.gsd_m:g} m)"
+    shares = shares_of_codes(found) if group.units == "class" else None
+    if shares is not None:
+        _draw_codes(axis, group, name, shares[:_MOST_CODES])
+        axis.set_xlabel(f"share of the pixels{metres}", fontsize=7, color=_FAINT, labelpad=2)
+        return
     fill, middle = _COLOURS.get(name, ("#c9d0d8", "#66788c"))
     counts = np.array(found.histogram.counts, dtype=float)
     edges = np.linspace(found.histogram.low, found.histogram.high, len(counts) + 1)
@@ -85,16 +123,27 @@ def _draw_band(axis: Axes, group: Group, name: str, found: BandStatistics) -> No
         axis.axvline(found.percentiles["50"], color=_INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
         said = f"{_short(found.mean)} ± {_short(found.std)}"
         axis.set_title(said, fontsize=7, color=_FAINT, loc="right", pad=3)
-    axis.set_title(name, fontsize=9, color=_INK, loc="left", pad=3, fontweight="bold")
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(0, 1.06 * max(counts.max(), 1.0))
     axis.set_yticks([])
-    axis.spines[["left", "right", "top"]].set_visible(False)
-    axis.spines["bottom"].set_color(_FAINT)
-    axis.tick_params(labelsize=7, colors=_FAINT, length=2)
     axis.locator_params(axis="x", nbins=5)
-    metres = "" if group.gsd_m is None else f" ({group.gsd_m:g} m)"
-    axis.set_xlabel(AXIS.get(group.units, group.units) + metres, fontsize=7, color=_FAINT, labelpad=2)
+    several = f", {edges[1] - edges[0]:.0f} codes a bar" if codes else ""
+    label = AXIS.get(group.units, group.units) + several + metres
+    axis.set_xlabel(label, fontsize=7, color=_FAINT, labelpad=2)
+
+
+def _draw_codes(axis: Axes, group: Group, band: str, shares: Sequence[tuple[int, float]]) -> None:
+    """A bar a code, the most frequent on top, in the colours of the preview."""
+    places = range(len(shares))
+    colours = [code_colour(band, code, group.nodata) for code, _ in shares]
+    axis.barh(places, [share for _, share in shares], color=colours, height=0.7, alpha=0.5)  # text lies on them
+    for place, (code, share) in zip(places, shares, strict=True):
+        said = f" {code_name(band, code)[:24]}  {share:.0%}"
+        axis.text(0, place, said, fontsize=6, color=_INK, va="center")
+    axis.set_ylim(_MOST_CODES - 0.5, -0.5)
+    axis.set_xlim(0, 1)
+    axis.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    axis.set_yticks([])
 
 
 def _shade(

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rspretrain.sensors import Group
-from rspretrain.shardset.charts import draw_statistics, statistics_lines
+from rspretrain.shardset.charts import draw_statistics, shares_of_codes, statistics_lines
 from rspretrain.shardset.statistics import Tally
 
 GROUPS = (
@@ -68,6 +68,25 @@ def test_the_same_statistics_give_the_same_picture(tmp_path):
     for name in ("a.png", "b.png"):
         draw_statistics(GROUPS, statistics(), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_maps_have_shares_of_codes_instead_of_percentiles(tmp_path):
+    groups = (
+        Group("dfc_10m", "map", ("dfc",), "uint8", None, 10.0, "class"),
+        Group("map", "map", ("clc",), "uint16", None, None, "class"),
+    )
+    tally = Tally(groups)
+    tally.add({"dfc_10m": np.array([[[1] * 5 + [10] * 3 + [0] * 2]], np.uint8), "map": np.array([[[111, 523]]], "u2")})
+    found = tally.summary()
+    dfc, clc = statistics_lines(groups, found)[1:]
+    assert dfc.split(None, 3)[2:] == ["10", "1 Forest 50.0%, 10 Water 30.0%, 0 invalid 20.0%"]
+    assert clc.split(None, 3)[2:] == ["2", "codes 111 to 523"]  # 413 values in 64 bins: no share of a code is known
+    assert shares_of_codes(found["dfc_10m"]["dfc"]) == [(1, 0.5), (10, 0.3), (0, 0.2)]
+    assert shares_of_codes(found["map"]["clc"]) is None
+    draw_statistics(groups, found, tmp_path / "maps.png")
+    with Image.open(tmp_path / "maps.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    assert any(np.abs(np.subtract(colour, (127.5, 204, 127.5))).max() <= 1 for colour in colours)  # forest, on white
 
 
 def test_nothing_to_draw_is_told(tmp_path):
