@@ -4,7 +4,7 @@ python shards/build.py bigearthnet --source S2=… S1=… splits=… --out shard
 python shards/build.py ucmerced --source ROOT --out shards/ucm
 python shards/build.py bigearthnet --source … --out part1 --part 1/4     one node's share; shards/merge.py joins them
 
-What each archive's sources and options are: docs/archives.md.
+Layouts, sources and options of every archive are explained in docs/archives.md, the result in docs/shards.md.
 """
 
 import sys
@@ -15,7 +15,7 @@ sys.path[0] = __file__.rpartition("/shards/")[0]
 import argparse
 from pathlib import Path
 
-from rspretrain.archives import ARCHIVES, open_archive
+from rspretrain.archives import ARCHIVES, open_archive, usages
 from rspretrain.archives.base import Archive
 from rspretrain.observe.progress import Countdown
 from rspretrain.shardset.assemble import REPORT_NAME, BuildReport
@@ -45,15 +45,28 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", help=", ".join(ARCHIVES))
-    parser.add_argument("--source", nargs="+", required=True, metavar="[NAME=]PATH", help="the raw archive's folders")
+    epilog = f"archives, with their sources and the defaults of their options (… is none):\n{usages()}"
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=style)
+    parser.add_argument("archive", help="which archive it is: " + ", ".join(ARCHIVES))
+    parser.add_argument(
+        "--source", nargs="+", required=True, metavar="[NAME=]PATH", help="where the raw archive's folders are"
+    )
     parser.add_argument("--option", nargs="+", default=[], metavar="NAME=VALUE", help="the archive's own choices")
-    parser.add_argument("--out", type=Path, required=True, help="a new folder for the shard set")
-    parser.add_argument("--samples-per-shard", type=int, default=1024)
-    parser.add_argument("--order", choices=("shuffled", "archive"), default="shuffled", help="of samples over shards")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a new or empty folder, or that of this very build, which goes on"
+    )
+    parser.add_argument(
+        "--samples-per-shard", type=int, default=1024, metavar="N", help="of every tar but the last (default 1024)"
+    )
+    parser.add_argument(
+        "--order",
+        choices=("shuffled", "archive"),
+        default="shuffled",
+        help="how samples are dealt out to shards: by a hash of their keys (default), or as the archive lists them",
+    )
     parser.add_argument("--codec", choices=list(CODECS), default=RAW, help="of the arrays (default raw)")
-    parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on it")
+    parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on it (default 1)")
     parser.add_argument(
         "--part", type=part, default=Part(), metavar="i/n", help="build every n-th shard, from the i-th"
     )

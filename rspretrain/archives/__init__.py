@@ -2,9 +2,10 @@
 
 import difflib
 import inspect
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,6 +33,11 @@ ARCHIVES: dict[str, type[Archive]] = {
 }
 
 
+Parameters = Mapping[str, inspect.Parameter]
+_NONE = "…"  # a default that is no value
+GUIDE = "docs/archives.md"  # layouts, sources and options of every archive
+
+
 def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ()) -> Archive:
     """The archive `name` from `NAME=PATH` sources (or one bare PATH where it needs only one) and `NAME=VALUE` options.
 
@@ -41,46 +47,110 @@ def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ())
     if name not in ARCHIVES:
         nearest = difflib.get_close_matches(name, ARCHIVES, n=1, cutoff=0.0)[0]
         raise ValueError(f"Unknown archive {name!r}; known are {sorted(ARCHIVES)}. Did you mean {nearest!r}?")
-    parameters = inspect.signature(ARCHIVES[name], eval_str=True).parameters
-    paths = [each for each, parameter in parameters.items() if "Path" in str(parameter.annotation)]
-    needed = [each for each in paths if parameters[each].default is inspect.Parameter.empty]
-    folders = _split(name, "source", "PATH", sources, paths, needed[0] if len(needed or paths) == 1 else None)
+    paths, choices = parameters_of(name)
+    needed = [each for each, parameter in paths.items() if parameter.default is inspect.Parameter.empty]
+    usual = needed[0] if len(needed or paths) == 1 else None
+    folders = _split(name, "source", sources, paths, usual)
     if missing := [each for each in needed if each not in folders]:
-        raise ValueError(f"{name} got no source {missing[0]!r}, expected --source {missing[0]}=PATH. Add it.")
-    values = _split(name, "option", "VALUE", options, [each for each in parameters if each not in paths], None)
+        usage = _usage("source", paths)
+        raise ValueError(f"{name} got no source {missing[0]!r}, expected {usage}. Add {missing[0]}=PATH; see {GUIDE}.")
+    values = _split(name, "option", options, choices, None)
     archive = ARCHIVES[name](
         **{key: Path(path) for key, path in folders.items()},
-        **{key: _value(name, key, text, parameters[key].annotation) for key, text in values.items()},
+        **{key: _value(name, text, choices[key]) for key, text in values.items()},
     )
     archive.options = dict(sorted(values.items()))
     return archive
 
 
-def _split(
-    name: str, kind: str, what: str, arguments: Sequence[str], known: list[str], default: str | None
-) -> dict[str, str]:
+def parameters_of(name: str) -> tuple[Parameters, Parameters]:
+    """Sources and options of an archive, by name."""
+    parameters = inspect.signature(ARCHIVES[name], eval_str=True).parameters
+    paths = {key: parameter for key, parameter in parameters.items() if "Path" in str(parameter.annotation)}
+    return paths, {key: parameter for key, parameter in parameters.items() if key not in paths}
+
+
+def usages() -> str:
+    """Sources and options of every archive, a line or two each: for the command line's help."""
+    lines = []
+    for name in ARCHIVES:
+        paths, choices = parameters_of(name)
+        told = [_usage("source", paths), _usage("option", choices) if choices else ""]
+        for head, text in zip((name, ""), filter(None, told), strict=False):
+            start = f"  {head:<15} "
+            lines.append(
+                textwrap.fill(text, 112, initial_indent=start, subsequent_indent=" " * 27, break_on_hyphens=False)
+            )
+    return "\n".join(lines)
+
+
+def _usage(kind: str, known: Parameters) -> str:
+    """`--source metadata=PATH [s2=PATH]`, or options with their defaults."""
+    if not known:
+        return f"no --{kind} at all"
+    return f"--{kind} " + " ".join(_example(kind, parameter) for parameter in known.values())
+
+
+def _example(kind: str, parameter: inspect.Parameter) -> str:
+    if kind == "source":
+        needed = parameter.default is inspect.Parameter.empty
+        return f"{parameter.name}=PATH" if needed else f"[{parameter.name}=PATH]"
+    return f"{parameter.name}={_text(parameter.default)}"
+
+
+def _text(default: Any) -> str:
+    """A default as one would type it; … where there is none."""
+    if default is None or default == ():
+        return _NONE
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return text.lower() if isinstance(default, bool) else text
+
+
+def _split(name: str, kind: str, arguments: Sequence[str], known: Parameters, default: str | None) -> dict[str, str]:
     """`KEY=TEXT` arguments as a dictionary; a bare TEXT is that of the key `default`."""
-    usage = " ".join(f"{each}={what}" for each in known) or f"no --{kind} at all"
     found: dict[str, str] = {}
     for argument in arguments:
         head, separator, text = argument.partition("=")
         key = head.lower()
         if key not in known:
             if default is None or (separator and "/" not in head):
-                raise ValueError(f"{name} does not understand the {kind} {argument!r}; expected --{kind} {usage}.")
+                near = difflib.get_close_matches(key, known, n=1) if separator else []
+                remedy = f"Did you mean {near[0]!r}?" if near else f"See {GUIDE}."
+                raise ValueError(
+                    f"{name} does not understand the {kind} {argument!r}; expected {_usage(kind, known)}. {remedy}"
+                )
             key, text = default, argument
         if key in found:
-            raise ValueError(f"{name} got the {kind} {key!r} twice; expected --{kind} {usage}.")
+            raise ValueError(f"{name} got the {kind} {key!r} twice, expected it once: {_usage(kind, known)}. Drop one.")
+        if not text and (kind == "source" or not separator):
+            raise ValueError(f"{name} got the {kind} {argument!r} without a value, expected {key}=<value>. Add it.")
         found[key] = text
     return found
 
 
-def _value(name: str, key: str, text: str, annotation: Any) -> Any:
+def _value(name: str, text: str, parameter: inspect.Parameter) -> Any:
     """The option's text as the type of its parameter; tuples are comma-separated."""
-    given: Any = tuple(filter(None, text.split(","))) if "tuple" in str(annotation) else text
+    several = "tuple" in str(parameter.annotation)
     try:
-        return TypeAdapter(annotation).validate_python(given)
-    except ValidationError as error:
+        return TypeAdapter(parameter.annotation).validate_python(
+            tuple(filter(None, text.split(","))) if several else text
+        )
+    except ValidationError:
+        default = _text(parameter.default).replace(_NONE, "none")
         raise ValueError(
-            f"{name} got the option {key}={text!r}: {error.errors()[0]['msg']}, expected {annotation}. Correct it."
+            f"{name} got the option {parameter.name}={text!r}, expected {_kind(parameter.annotation)} (default "
+            f"{default}). Correct it; see {GUIDE}."
         ) from None
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _kind(annotation: Any) -> str:
+    """What a value may be, in words."""
+    inner = [each for each in get_args(annotation) if each not in (type(None), Ellipsis)]
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(str, inner))
+    if get_origin(annotation) is tuple:
+        return f"{_kind(inner[0])}, several with commas between"
+    return _kind(inner[0]) if inner else _KINDS[annotation]

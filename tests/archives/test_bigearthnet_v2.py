@@ -244,7 +244,9 @@ def test_sources_that_are_not_there(source, tmp_path):
         BigEarthNetV2(tmp_path, s2=tmp_path / "none")
     with pytest.raises(ValueError, match=r"include_snow_cloud needs \S+shadow\.parquet, which is missing\. Put it"):
         BigEarthNetV2(tmp_path, s2=source, include_snow_cloud=True)
-    with pytest.raises(ValueError, match=r"got no source 'metadata', expected --source metadata=PATH\. Add it\."):
+    with pytest.raises(
+        ValueError, match=r"got no source 'metadata', expected --source metadata=PATH .*\. Add metadata=PATH"
+    ):
         open_archive("bigearthnet-v2", [f"s2={source}"])
 
 

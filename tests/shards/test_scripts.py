@@ -99,7 +99,7 @@ def test_two_pictures_of_one_key(tmp_path):
     [
         (["moon", "--source", "x"], "Unknown archive 'moon'; known are ['aid', 'bigearthnet', 'bigearthnet-v2', "),
         (["folder", "--source", "nowhere"], "nowhere is no folder"),
-        (["bigearthnet", "--source", "x"], "expected --source s2=PATH s1=PATH splits=PATH"),
+        (["bigearthnet", "--source", "x"], "expected --source [s2=PATH] [s1=PATH] [splits=PATH]"),
         (["bigearthnet", "--source", "S3=x"], "does not understand the source 'S3=x'"),
     ],
 )
