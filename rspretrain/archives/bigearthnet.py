@@ -5,6 +5,7 @@ ask for int32 truncate it. A patch name may hold a one-digit hour (`T93020`), so
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -209,7 +210,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
         metadata = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise PatchError(f"{path}: the file is missing. Unpack or download the archive again.") from error
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise PatchError(f"{path}: no JSON ({error}). Unpack or download the file again.") from error
     if not isinstance(metadata, dict):
         raise PatchError(f"{path}: {type(metadata).__name__}, expected a JSON object. Download the file again.")
@@ -228,14 +229,15 @@ def _labels(folder: Path, metadata: dict[str, Any]) -> dict[str, tuple[str, ...]
 
 def _json_bounds(folder: Path, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
     """Left, bottom, right, top of a patch whose rasters carry no place. Sentinel-1 files spell `lry` as `lly`."""
-    corners = metadata.get("coordinates", {})
-    bottom = corners.get("lry", corners.get("lly"))
+    corners = metadata.get("coordinates")
     try:
-        return (float(corners["ulx"]), float(bottom), float(corners["lrx"]), float(corners["uly"]))
-    except (KeyError, TypeError) as error:
-        raise PatchError(
-            f"{folder.name}: coordinates {corners!r}, expected ulx, uly, lrx, lry. Repair its JSON."
-        ) from error
+        bottom = corners.get("lry", corners.get("lly"))  # type: ignore[union-attr]
+        left, bottom, right, top = map(float, (corners["ulx"], bottom, corners["lrx"], corners["uly"]))  # type: ignore[index]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        left = bottom = right = top = math.nan
+    if not math.isfinite(left + bottom + right + top):
+        raise PatchError(f"{folder.name}: coordinates {corners!r}, expected ulx, uly, lrx, lry. Repair its JSON.")
+    return left, bottom, right, top
 
 
 def _attributes(jsons: dict[str, dict[str, Any]]) -> dict[str, str | int | float | None]:

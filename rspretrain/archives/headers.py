@@ -4,8 +4,9 @@ TIFFs are asked here rather than by GDAL, which takes half a millisecond a file,
 bands: a constructor asks tens of thousands. Source: TIFF 6.0 (Adobe 1992), section 2; BigTIFF (Aware Systems 2004).
 """
 
+import contextlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -36,11 +37,21 @@ def read_header(path: Path) -> Header | None:
             if start[:4] in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
                 return _of_tags(_tags(file, start))
             file.seek(0)
-            with Image.open(file) as picture:
+            with _of_any_size(), Image.open(file) as picture:
                 width, height = picture.size
                 return Header(len(picture.getbands()), (height, width), None)
-    except (OSError, UnidentifiedImageError, struct.error, KeyError, ValueError):
+    except (OSError, UnidentifiedImageError, struct.error, KeyError, ValueError, OverflowError):
         return None
+
+
+@contextlib.contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Pillow refuses pictures of 179 megapixels and more, for whose pixels nobody asks it here."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def common_shape(headers: Iterable[Header | None]) -> tuple[int, int] | None:

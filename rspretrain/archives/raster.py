@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what GDAL says that rasterio has no error of its own for
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
@@ -30,6 +32,9 @@ _OPTIONS = {
 # What rasterio said of the first file with these GeoKeys: asking again takes ten times longer than reading a patch.
 # Only of files whose pixels are areas, because the bounds of points lie half a pixel elsewhere.
 _CRS_OF_GEO_KEYS: dict[tiff.GeoKeys, str | None] = {}
+# UnicodeError: a damaged name of a CRS. MemoryError: a damaged size.
+ERRORS = (RasterioError, CPLE_BaseError, CRSError, OSError, UnicodeError, MemoryError)
+_LARGEST = 1 << 31  # bytes of pixels; a damaged header may promise more than the memory holds
 _COLOUR = {ColorInterp.red: 0, ColorInterp.green: 1, ColorInterp.blue: 2}
 
 
@@ -51,13 +56,13 @@ def read_raster(path: Path) -> Raster:
     try:
         with _silently(path) as source:
             crs = _crs_name(source.crs.to_wkt()) if source.crs else None
-            bounds = tuple(float(edge) for edge in source.bounds) if crs else None
+            bounds = tuple(float(edge) for edge in source.bounds) if crs and np.isfinite(source.bounds).all() else None
             if plain is not None and source.tags().get("AREA_OR_POINT") == "Area":
                 if len(_CRS_OF_GEO_KEYS) > 1024:
                     _CRS_OF_GEO_KEYS.clear()
                 _CRS_OF_GEO_KEYS[plain.geo_keys] = crs
-            return Raster(source.read(), crs, bounds)  # type: ignore[arg-type]
-    except (RasterioError, CRSError, OSError, UnicodeError) as error:  # the last: a damaged name of a CRS
+            return Raster(_all_bands(source), crs, bounds)  # type: ignore[arg-type]
+    except ERRORS as error:
         raise _unreadable(path, error) from error
 
 
@@ -68,10 +73,10 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with _silently(path) as source:
-            bands, roles = source.read(), list(source.colorinterp)
+            bands, roles = _all_bands(source), list(source.colorinterp)
             palette = source.colormap(1) if roles[0] == ColorInterp.palette else None
             depth = source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
-    except (RasterioError, OSError) as error:
+    except ERRORS as error:
         raise _unreadable(path, error) from error
     if bands.dtype != np.uint8 or (palette is None and depth != "8"):
         found = f"{bands.dtype} pixels" if depth == "8" else f"{depth}-bit pixels"
@@ -131,6 +136,15 @@ def _silently(path: Path) -> Iterator[rasterio.DatasetReader]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path) as source:
             yield source
+
+
+def _all_bands(source: rasterio.DatasetReader) -> NDArray[Any]:
+    size = source.count * source.height * source.width * np.dtype(source.dtypes[0]).itemsize
+    if size > _LARGEST:
+        raise MemoryError(
+            f"{source.count} x {source.height} x {source.width} pixels, expected {_LARGEST >> 30} GiB at most"
+        )
+    return np.asarray(source.read())
 
 
 @functools.lru_cache(maxsize=1024)  # asking PROJ takes longer than reading a patch, and an archive has a few dozen CRS

@@ -17,10 +17,10 @@ import rasterio.warp
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from rspretrain.archives.raster import crs_of_wkt
+from rspretrain.archives.raster import ERRORS, crs_of_wkt
 from rspretrain.archives.tiling import Grid
 from rspretrain.patch import PatchError
 
@@ -67,13 +67,13 @@ def read_profile(path: Path) -> Profile:
             files = tuple(Path(os.path.abspath(file)) for file in source.files if Path(file) != path)
             masked = MaskFlags.per_dataset in source.mask_flag_enums[0]
             size = source.width, source.height
-    except (RasterioError, CRSError, OSError) as error:
+    except ERRORS as error:
         raise _unreadable(path, error) from error
     if len(kinds) > 1 or len(tags) > 1:
         raise PatchError(f"{path}: bands of {sorted(kinds)} with nodata {sorted(tags)}, expected one. Split the file.")
     if crs is None:  # rows count downwards and nothing is known in metres
         grid = Grid(None, 0.0, 0.0, 1.0, -1.0, *size)
-    elif matrix.b or matrix.d or matrix.a <= 0 or matrix.e >= 0:
+    elif matrix.b or matrix.d or not (matrix.a > 0 and matrix.e < 0 and np.isfinite(matrix).all()):
         raise PatchError(f"{path}: its grid is {tuple(matrix)[:6]}, expected north up. Warp it with gdalwarp first.")
     else:
         grid = Grid(crs, matrix.c, matrix.f, matrix.a, matrix.e, *size)
@@ -85,7 +85,7 @@ def read_window(path: Path, bands: tuple[int, ...], row: int, col: int, height: 
     try:
         with rasterio.Env(**_OPTIONS):
             pixels: NDArray[np.generic] = _opened(path).read(list(bands), window=Window(col, row, width, height))
-    except (RasterioError, OSError) as error:
+    except ERRORS as error:
         raise _unreadable(path, error) from error
     if pixels.shape[1:] != (height, width):
         raise PatchError(f"{path}: the window is {pixels.shape[1:]}, expected {(height, width)}. The file has changed.")
@@ -97,7 +97,7 @@ def read_mask(path: Path, row: int, col: int, height: int, width: int) -> NDArra
     try:
         with rasterio.Env(**_OPTIONS):
             return np.asarray(_opened(path).dataset_mask(window=Window(col, row, width, height)) != 0)
-    except (RasterioError, OSError) as error:
+    except ERRORS as error:
         raise _unreadable(path, error) from error
 
 

@@ -2,14 +2,17 @@
 
 import bz2
 import json
+import math
 import pickle
 import re
 import shutil
+import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import pytest
+import rasterio
 from fakes.bigearthnet import LISTS, band_files, write_bigearthnet, write_lists
 from laws import check_archive
 
@@ -178,6 +181,25 @@ def test_missing_and_broken_json(copy):
     assert "_labels_metadata.json: no JSON (" in reason(BigEarthNet(copy))
     path.unlink()
     assert "_labels_metadata.json: the file is missing. Unpack" in reason(BigEarthNet(copy))
+    path.mkdir()
+    assert "_labels_metadata.json: no JSON ([Errno 21] Is a directory" in reason(BigEarthNet(copy))
+
+
+@pytest.mark.parametrize("corners", [None, [1, 2], {"ulx": 1}, dict.fromkeys(("ulx", "uly", "lrx", "lry"), math.nan)])
+def test_a_patch_that_says_nowhere_where_it_lies(copy, corners):
+    """Rasters without a CRS, and a JSON that does not help: not the end of the build."""
+    first = folders(copy)[0][0]
+    for path in first.glob("*.tif"):
+        with warnings.catch_warnings(action="ignore"), rasterio.open(path) as file:
+            pixels = file.read()
+            size = {"count": 1, "height": file.height, "width": file.width, "dtype": file.dtypes[0]}
+        with warnings.catch_warnings(action="ignore"), rasterio.open(path, "w", "GTiff", **size) as file:
+            file.write(pixels)
+    archive = BigEarthNet(copy)
+    assert archive.read(archive.entries()[0][0]).bounds is not None
+    edit(first, coordinates=corners)
+    assert "coordinates " in reason(archive)
+    assert ", expected ulx, uly, lrx, lry. Repair its JSON." in reason(archive)
 
 
 def test_a_pair_that_its_json_denies(copy):

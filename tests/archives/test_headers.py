@@ -41,6 +41,14 @@ def test_pictures(tmp_path, suffix):
     assert read_header(tmp_path / f"a.{suffix}") == Header(3, (5, 7), None)
 
 
+def test_pictures_of_any_size(tmp_path):
+    """Pillow refuses 179 megapixels; a folder of aerial pictures has more."""
+    path = tmp_path / "a.png"
+    Image.new("1", (20_000, 10_000)).save(path)
+    assert read_header(path) == Header(1, (10_000, 20_000), None)
+    assert Image.MAX_IMAGE_PIXELS is not None
+
+
 def test_files_without_a_header(tmp_path):
     path = tmp_path / "a.tif"
     assert read_header(path) is None

@@ -1,6 +1,7 @@
 """Rasters to numpy, and what is refused."""
 
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -84,3 +85,21 @@ def test_five_bands_are_no_rgb(tmp_path):
     write_raster(tmp_path / "a.tif", np.zeros((5, 4, 4), np.uint8), 32633, 0, 0, 10)
     with pytest.raises(PatchError, match=r"bands \(.*\), expected red, green, blue\. Convert"):
         read_rgb(tmp_path / "a.tif")
+
+
+def test_a_picture_of_a_damaged_size(tmp_path):
+    """A file of a few bytes that says it has 900 GiB ends neither the process nor the build."""
+    path = write_picture(tmp_path / "a.bmp", 8, 150)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<ii", 150, 8), struct.pack("<ii", 150, 2**31 - 150)))
+    for read in (read_raster, read_rgb):
+        with pytest.raises(
+            PatchError, match=r"a\.bmp: cannot be read whole \(3 x 2147483498 x 150 pixels, expected 2 GiB"
+        ):
+            read(path)
+
+
+def test_a_place_that_is_none(tmp_path):
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, np.nan, 0, -10, 0)}
+    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", compress="lzw", **place) as target:
+        target.write(np.zeros((1, 3, 3), np.uint8))
+    assert read_raster(tmp_path / "a.tif").bounds is None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 from fakes.geotiff import noise, write_file, write_vrt
+from rasterio._err import CPLE_AppDefinedError
 from rasterio.windows import Window
 
 from rspretrain.archives import windows
@@ -110,3 +111,15 @@ def test_metres_and_latitudes():
     assert metres_per_unit("EPSG:2263") == pytest.approx(0.3048006)  # US survey feet
     assert latitude("EPSG:4326", 10.0, -33.5) == pytest.approx(-33.5)
     assert latitude("EPSG:32733", 500_000.0, 9_000_000.0) == pytest.approx(-9.05, abs=0.05)
+
+
+def test_what_gdal_says_without_an_error_of_rasterios(tmp_path, monkeypatch):
+    """So it did of files with damaged GeoKeys."""
+
+    def fail(path):
+        raise CPLE_AppDefinedError(3, 1, "Key 1025 of unknown type.")
+
+    path = write_file(tmp_path / "a.tif", noise(1, 8, 8))
+    monkeypatch.setattr(rasterio, "open", fail)
+    with pytest.raises(PatchError, match=r"a\.tif: cannot be read whole \(Key 1025 of unknown type\.\)\. Unpack"):
+        read_profile(path)
