@@ -50,6 +50,16 @@ class Archive(ABC):
         """The patch, pixels equal to rasterio's. PatchError, naming the file, where it cannot be had whole."""
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, not bytes of another encoding: no JSON can hold these."""
+    return name == name.encode(errors="replace").decode()
+
+
+def shown(name: str) -> str:
+    """A file's name as it can be printed and stored: a byte that is no UTF-8 as `\\udce9`."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def unique_keys(wanted: Mapping[str, str], limit: int) -> dict[str, str]:
     """Name -> key, from the text that each name wants as its key; with a hash of the name where keys would be equal or
     longer than `limit` bytes. Names outside ASCII become dashes, so equal keys are common in some languages.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from rspretrain.archives.base import Archive, Entry, Nomenclature, unique_keys
+from rspretrain.archives.base import Archive, Entry, Nomenclature, is_text, shown, unique_keys
 from rspretrain.archives.headers import Header, common_shape, read_header
 from rspretrain.archives.raster import Raster, read_rgb
 from rspretrain.patch import Fault, Patch, key_of
@@ -154,7 +154,7 @@ class ClassFolders(Archive):
         """The source that an item is, if it is one."""
         below, known = self._below(path), self._class_of(label)
         if not is_text(below):
-            faults.append(Fault(ascii(below)[1:-1], "its name is no UTF-8 text; rename it"))
+            faults.append(Fault(shown(below), "its name is no UTF-8 text; rename it"))
         elif item.is_dir():
             faults.append(Fault(below, "is a folder inside a class folder, expected pictures; move it up or remove it"))
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -190,11 +190,6 @@ def listed(folder: Path) -> list[os.DirEntry[str]]:
         return sorted(
             (item for item in scan if not item.name.startswith((".", "__MACOSX"))), key=lambda item: item.name
         )
-
-
-def is_text(name: str) -> bool:
-    """Whether a file's name is UTF-8, not bytes of another encoding: no JSON can hold these."""
-    return name == name.encode(errors="replace").decode()
 
 
 def holds_folders(folder: Path) -> bool:

@@ -89,6 +89,7 @@ class GeoTiff(Archive):
         }
         if not self.sources:
             raise ValueError("geotiff got no source, expected s2, s1, rgb or other. Add --source s2=<folder>.")
+        self.roots = {sensor: source.root for sensor, source in self.sources.items()}
         self.primary = next(sensor for sensor in _PRIMARY_ORDER if sensor in self.sources)
         self._scan: tuple[dict[str, list[Scene]], list[Fault]] | None = None
         self._set_groups(fill)
@@ -133,7 +134,7 @@ class GeoTiff(Archive):
                     )
                 if place.offset_px > _ALIGNED_PX:
                     attributes[f"{group.name}_offset_px"] = round(place.offset_px, 4)
-                images[group.name], empty = _pixels(layer, place.row, place.col, size)
+                images[group.name], empty = _pixels(self.roots[each.sensor], layer, place.row, place.col, size)
                 missing = max(missing, float(empty.any(0).mean()))
                 if missing > self.max_nodata:
                     share = f"{missing:.4f} of the pixels of {group.name} without data"
@@ -228,7 +229,7 @@ class GeoTiff(Archive):
         place = cut(tile.scene.grid, tile.row, tile.col, self.window, grid, size)
         if place is None or grid.crs != tile.scene.grid.crs or place.offset_px > max(self.max_offset, 0.5):
             raise PatchError(f"{path}: the cloud mask does not cover the window. Repair or remove it.")
-        codes = read_window(path, (1,), place.row, place.col, size, size)
+        codes = read_window(self.roots[self.primary] / path, (1,), place.row, place.col, size, size)
         clouds = np.isin(codes, self.cloud_values) if self.cloud_values else codes != 0
         if (share := float(clouds.mean())) > self.max_cloud:
             raise PatchExcluded(f"has {share:.4f} of its pixels under clouds, more than max_cloud={self.max_cloud:g}")
@@ -247,9 +248,9 @@ class GeoTiff(Archive):
         return image
 
 
-def _pixels(layer: Layer, row: int, col: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _pixels(root: Path, layer: Layer, row: int, col: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """[C H W] of a layer, and where in it there is no data: its nodata number, not finite, or masked by the file."""
-    image = np.concatenate([read_window(path, bands, row, col, size, size) for path, bands in layer.files])
+    image = np.concatenate([read_window(root / path, bands, row, col, size, size) for path, bands in layer.files])
     empty = np.zeros(image.shape, dtype=np.bool_)
     if layer.nodata is not None:
         empty |= image == layer.nodata
@@ -257,7 +258,10 @@ def _pixels(layer: Layer, row: int, col: int, size: int) -> tuple[NDArray[Any], 
         empty |= ~np.isfinite(image)
     if layer.masked:
         empty |= np.concatenate(
-            [np.repeat(~read_mask(path, row, col, size, size)[None], len(bands), 0) for path, bands in layer.files]
+            [
+                np.repeat(~read_mask(root / path, row, col, size, size)[None], len(bands), 0)
+                for path, bands in layer.files
+            ]
         )
     return image, empty
 

@@ -4,31 +4,27 @@ Only headers are read: 0.65 ms a file. A scene is a list of layers, one for ever
 """
 
 import fnmatch
+import functools
+import glob
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
+from rspretrain.archives.base import is_text, shown
 from rspretrain.archives.tiling import Grid, ratio
-from rspretrain.archives.windows import Profile, latitude, metres_per_unit, read_profile
+from rspretrain.archives.windows import Profile, latitude, nominal_gsd_m, read_profile
 from rspretrain.patch import Fault, PatchError
 from rspretrain.sensors import BAND_ORDER
 
 SUFFIXES = (".tif", ".tiff", ".vrt")
 UNUSED = "-"  # in a list of band names: a band of the file that is left out
-# What the bands of a file are where only their number is known. 12: Sentinel-2 L2A, which has no B10.
-_BY_COUNT = {
-    ("s1", 2): BAND_ORDER["s1"],
-    ("s2", 13): BAND_ORDER["s2"],
-    ("s2", 12): tuple(band for band in BAND_ORDER["s2"] if band != "B10"),
-    ("rgb", 3): BAND_ORDER["rgb"],
-}
-_NOMINAL_M = {"s1": (10.0, 20.0, 40.0), "s2": (10.0, 20.0, 60.0)}  # degrees and odd warps are up to 10 % off these
 _COLOURS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
 _SEASONS = ("winter", "spring", "summer", "fall")  # three months each, in the north from December
 # _B02, -B8A, .VV at the end of a stem, with or without a resolution after it (_B02_10m).
@@ -43,7 +39,8 @@ class Layer:
     grid: Grid
     ratio: Fraction  # its pixels in pixels of the scene's finest layer
     bands: tuple[str, ...]
-    files: tuple[tuple[Path, tuple[int, ...]], ...]  # a file and its band numbers (from 1), in the order of `bands`
+    # Below the source's root: a file and its band numbers (from 1), in the order of `bands`.
+    files: tuple[tuple[Path, tuple[int, ...]], ...]
     dtype: str
     nodata: float | None  # a finite number; NaN is missing in any case
     gsd_m: float | None  # nominal
@@ -59,7 +56,15 @@ class Scene:
     layers: tuple[Layer, ...]
     when: datetime | None
     season: str | None
-    mask: tuple[Path, Grid] | None  # of clouds
+    mask: tuple[Path, Grid] | None  # of clouds; the path is one below the source's root
+
+    def __repr__(self) -> str:
+        """Name and a hash of the rest: every tile of a scene has it in its fingerprint."""
+        return f"Scene({self.name!r}, {self._digest})"
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return xxhash.xxh3_64_hexdigest(repr(tuple(vars(self)[each.name] for each in fields(self))).encode())
 
     @property
     def grid(self) -> Grid:
@@ -80,6 +85,11 @@ class Source:
     cloud_mask: str = ""  # file-name pattern
     nodata: float | None = None  # where a file has no tag
 
+    @property
+    def root(self) -> Path:
+        """The folder that names of scenes and files start at."""
+        return _split(self.path)[0]
+
 
 def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
     """All scenes of one source by name, and every file or scene that cannot be used. ValueError without a folder."""
@@ -88,9 +98,11 @@ def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
     profiles: list[Profile] = []
     for path in paths:
         try:
+            if not is_text(str(path)):
+                raise PatchError("its name is no UTF-8 text; rename it")
             profiles.append(read_profile(path))
         except PatchError as error:
-            faults.append(Fault(_label(source, root, path), str(error)))
+            faults.append(Fault(shown(_label(source, root, path)), str(error)))
     parts = {part for profile in profiles for part in profile.parts}  # of a VRT: they are no scenes of their own
     bands: list[Profile] = []
     masks: dict[Path, list[Profile]] = {}  # by folder
@@ -112,13 +124,8 @@ def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
 
 
 def _files(source: Path) -> tuple[Path, list[Path]]:
-    """The folder, and its raster files by path. Parts of `source` from the first wildcard on are a pattern."""
-    parts = source.parts
-    wild = next((number for number, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
-    root = Path(os.path.abspath(Path(*parts[:wild])))
-    pattern = "/".join(parts[wild:]) or "*"
-    if root.is_file():
-        root, pattern = root.parent, root.name
+    """The folder, and its raster files by path."""
+    root, pattern = _split(source)
     if not root.is_dir():
         raise ValueError(f"{source} is no folder, expected one with GeoTIFF, COG or VRT files. Give its path.")
     found, seen = [], set()
@@ -135,6 +142,15 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
             if visible and fnmatch.fnmatchcase(path.relative_to(root).as_posix(), pattern):
                 found.append(path)
     return root, sorted(found)
+
+
+def _split(source: Path) -> tuple[Path, str]:
+    """Root and pattern: what is there is no pattern, else the parts from the first with a wildcard on are."""
+    parts = source.parts
+    signs = "" if source.exists() else "*?["
+    wild = next((number for number, part in enumerate(parts) if any(sign in part for sign in signs)), len(parts))
+    root = Path(os.path.abspath(Path(*parts[:wild])))
+    return (root.parent, glob.escape(root.name)) if root.is_file() else (root, "/".join(parts[wild:]) or "*")
 
 
 def _label(source: Source, root: Path, path: Path) -> str:
@@ -197,9 +213,10 @@ def band_name(sensor: str, text: str) -> str:
 
 
 def _names(source: Source, profile: Profile, one_a_band: bool) -> tuple[str, ...]:
-    """A name for every band of a file: by its descriptions, the option, or its count. PatchError where none tells.
+    """A name for every band of a file: by its descriptions or the option. PatchError where none tells.
 
-    Where the source has one file a band, no other file takes its names from the option: it may be a mask or a preview.
+    Bands of Sentinel files are never guessed from their number: EuroSAT has B8A last, SEN12MS after B08. Where the
+    source has one file a band, no other file takes its names from the option: it may be a mask or a preview.
     """
     known = BAND_ORDER.get(source.sensor)
     described = tuple(band_name(source.sensor, name) for name in profile.names)
@@ -212,19 +229,21 @@ def _names(source: Source, profile: Profile, one_a_band: bool) -> tuple[str, ...
     found = f"has {profile.count} band(s) ({', '.join(name or '?' for name in profile.names)})"
     if source.bands and not one_a_band:
         raise PatchError(f"{found}, expected the {len(source.bands)} of {source.sensor}_bands. Correct the option.")
-    named = described if described and all(described) else _BY_COUNT.get((source.sensor, profile.count), ())
+    named = described if described and all(described) else ()
     if not named and known is None:
         named = tuple(f"b{number}" for number in range(1, profile.count + 1))
+    if not named and (source.sensor, profile.count) == ("rgb", 3):
+        named = BAND_ORDER["rgb"]
     if not named and one_a_band:
         raise PatchError(
             f"{found}, its name ends with none of {source.sensor}, as others' here do. Rename it, or leave it out with "
             f"a pattern: --source {source.sensor}='<folder>/*{(known or source.bands)[0][:1]}*.tif'."
         )
     if not named:
-        names = ",".join([*(known or ())[: profile.count - 1], "…"])
+        names = ",".join(known if known and profile.count == len(known) else [*(known or ())[: profile.count - 1], "…"])
         raise PatchError(
-            f"{found}, expected names of {source.sensor} in its descriptions, at the end of its file name, or by their "
-            f"number. Name them: --option {source.sensor}_bands={names} in the file's order ({UNUSED} leaves one out)."
+            f"{found}, expected names of {source.sensor} in its descriptions or at the end of its file name. Name "
+            f"them: --option {source.sensor}_bands={names}, but in the file's order ({UNUSED} leaves one out)."
         )
     return named
 
@@ -237,7 +256,9 @@ def _scene(source: Source, name: str, members: list[_Member], masks: list[Profil
         left, bottom, right, top = grid.extent
         south = latitude(grid.crs, (left + right) / 2, (bottom + top) / 2) < 0
         season = _SEASONS[(when.month + 6 * south) % 12 // 3]
-    return Scene(name, source.sensor, layers, when, season, _mask_of(name, masks, alone))
+    mask = _mask_of(name, masks, alone)
+    mask_of = None if mask is None else (mask.path.relative_to(source.root), mask.grid)
+    return Scene(name, source.sensor, layers, when, season, mask_of)
 
 
 def _layers(source: Source, members: list[_Member]) -> tuple[Layer, ...]:
@@ -255,6 +276,7 @@ def _layers(source: Source, members: list[_Member]) -> tuple[Layer, ...]:
 def _layer(source: Source, times: Fraction, members: list[_Member]) -> Layer:
     first = members[0][1]
     files: list[tuple[Path, tuple[int, ...]]] = []
+    root = source.root
     for _, profile, number in members:
         for what, found, expected in (
             ("CRS", profile.grid.crs, first.grid.crs),
@@ -268,10 +290,11 @@ def _layer(source: Source, times: Fraction, members: list[_Member]) -> Layer:
                     f"{profile.path.name}: its {what} is {found}, expected {expected} as in {first.path.name}. "
                     "Nothing is resampled or converted: repair the file."
                 )
-        if files and files[-1][0] == profile.path:
-            files[-1] = profile.path, (*files[-1][1], number)
+        path = profile.path.relative_to(root)
+        if files and files[-1][0] == path:
+            files[-1] = path, (*files[-1][1], number)
         else:
-            files.append((profile.path, (number,)))
+            files.append((path, (number,)))
     if np.dtype(first.dtype).kind not in "uif":
         raise PatchError(f"{first.path.name}: {first.dtype} pixels, expected integers or floats. Convert them first.")
     return Layer(
@@ -303,23 +326,14 @@ def _nodata(source: Source, profile: Profile) -> float | None:
     return number
 
 
-def nominal_gsd_m(sensor: str, grid: Grid) -> float | None:
-    """Metres from row to row: 10, 20 or 60 for Sentinel-2 where that is within 10 %, else to two digits."""
-    if grid.crs is None:
-        return None
-    metres = -grid.dy * metres_per_unit(grid.crs)
-    near = [nominal for nominal in _NOMINAL_M.get(sensor, ()) if abs(metres / nominal - 1) < 0.1]
-    return near[0] if near else float(f"{metres:.2g}")
-
-
-def _mask_of(name: str, masks: list[Profile], alone: bool) -> tuple[Path, Grid] | None:
+def _mask_of(name: str, masks: list[Profile], alone: bool) -> Profile | None:
     """Of the cloud masks in a scene's folder, the one whose name starts with the scene's; any, if it lies `alone`."""
     stem = Path(name).stem.lower()
     own = [mask for mask in masks if re.match(re.escape(stem) + "([^a-z0-9]|$)", mask.path.stem.lower())]
     found = own or (masks if alone else [])
     if len(found) > 1:
         raise PatchError(f"has the cloud masks {[mask.path.name for mask in found]}, expected one. Narrow cloud_mask.")
-    return (found[0].path, found[0].grid) if found else None
+    return found[0] if found else None
 
 
 def acquired(name: str) -> datetime | None:

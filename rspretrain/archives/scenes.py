@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import final
 
-from rspretrain.archives.class_folders import ClassFolders, Multilabels, holds_folders, inner, is_text, listed
+from rspretrain.archives.base import is_text
+from rspretrain.archives.class_folders import ClassFolders, Multilabels, holds_folders, inner, listed
 from rspretrain.archives.tables import read_multilabels, read_splits
 
 UCMERCED_CLASSES = (

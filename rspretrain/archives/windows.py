@@ -33,6 +33,7 @@ _OPTIONS = {
 }
 # Files open at once in a process: the 13 band files of some 20 scenes, under the usual limit of 1024 descriptors.
 MAX_OPEN = 256
+_NOMINAL_M = {"s1": (10.0, 20.0, 40.0), "s2": (10.0, 20.0, 60.0)}  # degrees and odd warps are up to 10 % off these
 _COLOURS = {ColorInterp.red: "R", ColorInterp.green: "G", ColorInterp.blue: "B"}
 
 
@@ -112,6 +113,15 @@ def metres_per_unit(crs: str) -> float:
     """Length of one unit of a CRS in metres; of a degree, along a meridian (111.32 km)."""
     known = CRS.from_user_input(crs)
     return 111_320.0 if known.is_geographic else float(known.linear_units_factor[1])
+
+
+def nominal_gsd_m(sensor: str, grid: Grid) -> float | None:
+    """Metres from row to row: 10, 20 or 60 for Sentinel-2 where that is within 10 %, else to two digits."""
+    if grid.crs is None:
+        return None
+    metres = -grid.dy * metres_per_unit(grid.crs)
+    near = [nominal for nominal in _NOMINAL_M.get(sensor, ()) if abs(metres / nominal - 1) < 0.1]
+    return near[0] if near else float(f"{metres:.2g}")
 
 
 def latitude(crs: str, x: float, y: float) -> float:

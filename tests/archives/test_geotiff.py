@@ -18,6 +18,8 @@ from rspretrain.archives import open_archive
 from rspretrain.archives.geotiff import GeoTiff
 from rspretrain.archives.windows import close_files
 from rspretrain.patch import KEY_PATTERN, PatchError, PatchExcluded
+from rspretrain.sensors import BAND_ORDER
+from rspretrain.shardset.build import build_shards
 from rspretrain.shardset.record import NAME_LIMIT, encode, fixed_layout, follows
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
@@ -59,7 +61,9 @@ def check_tiles(archive, faults_expected, slack_px=0.01):
                 image = patch.images[group.name]
                 assert (image.dtype, image.shape) == (group.dtype, (len(group.bands), *group.shape))
                 assert len(f"{entry.key}.{group.name}.npy") <= NAME_LIMIT
-                assert np.array_equal(image, pixels_at(patch, layer, group.shape, slack_px))
+                assert np.array_equal(
+                    image, pixels_at(archive.roots[scene.sensor], patch, layer, group.shape, slack_px)
+                )
         patches.append(patch)
     assert found.keys() == faults_expected.keys(), found
     for name, part in faults_expected.items():
@@ -67,11 +71,11 @@ def check_tiles(archive, faults_expected, slack_px=0.01):
     return patches
 
 
-def pixels_at(patch, layer, shape, slack_px):
+def pixels_at(root, patch, layer, shape, slack_px):
     """What rasterio reads of a layer at the patch's bounds."""
     images = []
     for path, bands in layer.files:
-        with rasterio.open(path) as source:
+        with rasterio.open(root / path) as source:
             row, col = patch.attributes["row"], patch.attributes["col"]
             if patch.bounds is not None:
                 place = from_bounds(*patch.bounds, source.transform)
@@ -189,7 +193,7 @@ def test_nodata_of_files_without_a_tag(tmp_path):
 def test_nan_is_left_out_or_filled_but_never_stored(tmp_path):
     pixels = noise(2, 20, 40, "float32")
     pixels[1, 0, :2], pixels[0, 0, 39] = np.nan, -np.inf
-    write_file(tmp_path / "scene.tif", pixels, nodata=np.nan)
+    write_file(tmp_path / "scene.tif", pixels, names=("VV", "VH"), nodata=np.nan)
     excluded = "has 0.0050 of the pixels of s1_10m without data, more than max_nodata=0"
     names = {"s1/scene.tif[0,0]": excluded, "s1/scene.tif[0,20]": excluded.replace("50", "25")}
     check_tiles(GeoTiff(s1=tmp_path, window=20), names)
@@ -223,7 +227,7 @@ def test_an_alpha_band_is_a_mask(tmp_path):
     pixels[3] = np.where(np.arange(40) < 30, 255, 0)
     write_file(tmp_path / "scene.tif", pixels, photometric="RGB", alpha="YES")
     with pytest.raises(
-        ValueError, match=r"has 4 band\(s\) \(R, G, B, \?\), expected names of rgb.*rgb_bands=R,G,B,… in"
+        ValueError, match=r"has 4 band\(s\) \(R, G, B, \?\), expected names of rgb.*rgb_bands=R,G,B,…, but in"
     ):
         GeoTiff(rgb=tmp_path, window=20)
     archive = GeoTiff(rgb=tmp_path, window=20, rgb_bands=("R", "G", "B", "-"))
@@ -277,6 +281,27 @@ def test_small_and_broken_scenes_are_named(tmp_path):
     broken = {f"s2/c[{row},{col}]": "B04.tif: cannot be read whole (" for row in (0, 24) for col in (0, 24, 36)}
     small = {"s2/b": "is 12 x 60 pixels, smaller than window=24. Lower --option window."}
     check_tiles(GeoTiff(tmp_path, window=24), small | broken)
+
+
+def test_the_bytes_do_not_depend_on_where_the_scenes_lie(tmp_path):
+    """Parts of one build are built on nodes that mount the archive in different places."""
+    for node in ("a", "mnt/b [2] c"):
+        write_band_folder(tmp_path / node / "s2/S2A_20220701", height=48, width=60)
+        write_file(tmp_path / node / "s2/S2A_20220701/cloud_mask.tif", noise(1, 48, 60, "uint8"))
+        write_s1(tmp_path / node / "s1/S1A_20220701.tif")
+        archive = GeoTiff(tmp_path / node / "s2", tmp_path / node / "s1", window=24)
+        build_shards(archive, tmp_path / f"{node[0]}.shards", samples_per_shard=2)
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / f"{node}.shards").iterdir()} for node in "am")
+    assert len(one) == 6
+    assert one == other
+
+
+def test_a_changed_scene_is_another_listing(tmp_path):
+    write_band_folder(tmp_path / "a", height=48, width=60)
+    first = GeoTiff(tmp_path, window=24).entries()[0]
+    assert repr(first) == repr(GeoTiff(tmp_path, window=24).entries()[0])
+    (tmp_path / "a/B02.tif").rename(tmp_path / "a/B2.tif")
+    assert repr(first) != repr(GeoTiff(tmp_path, window=24).entries()[0])
 
 
 def test_two_scenes_of_one_key_and_long_names(tmp_path):
@@ -382,7 +407,8 @@ def test_a_raster_of_labels_is_another_sensor():
 
 @real
 def test_other_archives_by_pattern():
-    sen12ms = GeoTiff(REAL / "sen12ms/*_s2_*", REAL / "sen12ms/*_s1_*", window=128)
+    bands = {f"{sensor}_bands": BAND_ORDER[sensor] for sensor in ("s2", "s1")}
+    sen12ms = GeoTiff(REAL / "sen12ms/*_s2_*", REAL / "sen12ms/*_s1_*", window=128, **bands)
     assert len(check_tiles(sen12ms, {})) == 4
     root = REAL / "bigearthnet-v1"
     ben = GeoTiff(root / "BigEarthNet-v1.0", root / "BigEarthNet-S1-v1.0", window=120)

@@ -1,14 +1,16 @@
 """Which files make up which scene, and every file that makes up none, by name."""
 
+import os
 from datetime import datetime
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes.geotiff import noise, write_band_folder, write_file, write_s1, write_vrt
 
-from rspretrain.archives.scene_files import Source, acquired, band_name, find_scenes, nominal_gsd_m
-from rspretrain.archives.tiling import Grid
+from rspretrain.archives.scene_files import Source, acquired, band_name, find_scenes
+from rspretrain.sensors import BAND_ORDER
 
 
 def find(sensor, path, **options):
@@ -68,9 +70,7 @@ def test_band_names():
 @pytest.mark.parametrize(
     ("sensor", "count", "options", "expected"),
     [
-        ("s1", 2, {}, ("VV", "VH")),
-        ("s2", 13, {}, ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")),
-        ("s2", 12, {}, ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")),
+        ("s1", 2, {"bands": ("VH", "VV")}, ("VV", "VH")),
         ("rgb", 3, {}, ("R", "G", "B")),
         ("rgb", 4, {"bands": ("B", "G", "R", "-")}, ("R", "G", "B")),
         ("other", 3, {}, ("b1", "b2", "b3")),
@@ -84,11 +84,11 @@ def test_names_of_bands_without_names(tmp_path, sensor, count, options, expected
 
 
 def test_descriptions_are_names_and_an_option_chooses_among_them(tmp_path):
-    path = write_file(tmp_path / "scene.tif", noise(3, 8, 8), names=("B12", "B2", "B8A"))
+    write_file(tmp_path / "scene.tif", noise(3, 8, 8), names=("B12", "B2", "B8A"))
     (scene,) = find("s2", tmp_path)[0].values()
-    assert scene.layers[0].files == ((path, (2, 3, 1)),)
+    assert scene.layers[0].files == ((Path("scene.tif"), (2, 3, 1)),)
     (scene,) = find("s2", tmp_path, bands=("B12", "B02"))[0].values()
-    assert (bands(scene), scene.layers[0].files) == ([("B02", "B12")], ((path, (2, 1)),))
+    assert (bands(scene), scene.layers[0].files) == ([("B02", "B12")], ((Path("scene.tif"), (2, 1)),))
 
 
 def test_an_option_chooses_among_band_files(tmp_path):
@@ -100,11 +100,18 @@ def test_an_option_chooses_among_band_files(tmp_path):
 def test_bands_that_nothing_names(tmp_path):
     write_file(tmp_path / "scene.tif", noise(5, 8, 8))
     assert fault("s2", tmp_path) == (
-        "has 5 band(s) (?, ?, ?, ?, ?), expected names of s2 in its descriptions, at the end of its file name, or by "
-        "their number. Name them: --option s2_bands=B01,B02,B03,B04,… in the file's order (- leaves one out)."
+        "has 5 band(s) (?, ?, ?, ?, ?), expected names of s2 in its descriptions or at the end of its file name. Name "
+        "them: --option s2_bands=B01,B02,B03,B04,…, but in the file's order (- leaves one out)."
     )
     reason = fault("s2", tmp_path, bands=("B02", "B03"))
     assert reason == "has 5 band(s) (?, ?, ?, ?, ?), expected the 2 of s2_bands. Correct the option."
+
+
+@pytest.mark.parametrize(("sensor", "count"), [("s2", 13), ("s2", 12), ("s1", 2)])
+def test_bands_of_sentinels_are_not_guessed_from_their_number(tmp_path, sensor, count):
+    """EuroSAT has B8A last, SEN12MS has it after B08: of two orders one would be wrong without a word."""
+    write_file(tmp_path / "scene.tif", noise(count, 8, 8))
+    assert f"Name them: --option {sensor}_bands={BAND_ORDER[sensor][0]}," in fault(sensor, tmp_path)
 
 
 @pytest.mark.parametrize("option", [(), ("B02",)])
@@ -138,6 +145,19 @@ def test_patterns_and_single_files(tmp_path):
     assert sorted(find("s1", tmp_path / "*" / "*_s1_*")[0]) == ["s1/x/s1_1/p_s1_1.tif"]
     assert sorted(find("s1", tmp_path / "x/s1_1/p_s1_1.tif")[0]) == ["s1/p_s1_1.tif"]
     assert sorted(find("s2", tmp_path / "x" / "s2_?" / "B*")[0]) == ["s2/s2_1"]
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    write_band_folder(tmp_path / "scene")
+    (tmp_path / "scene" / os.fsdecode(b"B\xe9.tif")).touch()
+    scenes, faults = find("s2", tmp_path)
+    assert (list(scenes), faults) == (["s2/scene"], {r"s2/scene/B\udce9.tif": "its name is no UTF-8 text; rename it"})
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+    write_band_folder(tmp_path / "[2020] *")
+    assert list(find("s2", tmp_path / "[2020] *")[0]) == ["s2/[2020] *"]
+    assert list(find("s2", tmp_path / "[2020] *" / "B02.tif")[0]) == ["s2/[2020] *"]
 
 
 def test_hidden_files_are_not_looked_at(tmp_path):
@@ -246,10 +266,3 @@ def test_seasons_know_the_hemisphere(tmp_path):
     write_s1(tmp_path / "south_20200105.tif", crs="EPSG:32733", top=7_000_000.0)
     write_s1(tmp_path / "whenever.tif")
     assert [scene.season for scene in find("s1", tmp_path)[0].values()] == ["winter", "summer", None]
-
-
-def test_nominal_metres():
-    degrees = Grid("EPSG:4326", 73.3, 30.5, 0.0001014112844859978, -8.797200686307421e-05, 264, 264)
-    assert [nominal_gsd_m(sensor, degrees) for sensor in ("s2", "s1", "other")] == [10.0, 10.0, 9.8]
-    assert nominal_gsd_m("rgb", Grid("EPSG:32633", 0, 0, 0.3, -0.3, 9, 9)) == 0.3
-    assert nominal_gsd_m("rgb", Grid(None, 0, 0, 1, -1, 9, 9)) is None

@@ -13,6 +13,7 @@ from rspretrain.archives.windows import (
     close_files,
     latitude,
     metres_per_unit,
+    nominal_gsd_m,
     read_mask,
     read_profile,
     read_window,
@@ -123,3 +124,10 @@ def test_what_gdal_says_without_an_error_of_rasterios(tmp_path, monkeypatch):
     monkeypatch.setattr(rasterio, "open", fail)
     with pytest.raises(PatchError, match=r"a\.tif: cannot be read whole \(Key 1025 of unknown type\.\)\. Unpack"):
         read_profile(path)
+
+
+def test_nominal_metres():
+    degrees = Grid("EPSG:4326", 73.3, 30.5, 0.0001014112844859978, -8.797200686307421e-05, 264, 264)
+    assert [nominal_gsd_m(sensor, degrees) for sensor in ("s2", "s1", "other")] == [10.0, 10.0, 9.8]
+    assert nominal_gsd_m("rgb", Grid("EPSG:32633", 0, 0, 0.3, -0.3, 9, 9)) == 0.3
+    assert nominal_gsd_m("rgb", Grid(None, 0, 0, 1, -1, 9, 9)) is None
