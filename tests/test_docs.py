@@ -1,0 +1,220 @@
+"""The documents of docs/ keep their word: options and fields are all there, commands parse, examples run."""
+
+import csv
+import importlib.util
+import inspect
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fakes.bigearthnet_v2 import write_bigearthnet_v2
+
+from rspretrain.archives import ARCHIVES, _text, _value, parameters_of
+from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
+from rspretrain.config import _override
+from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.index import open_shards
+from rspretrain.shardset.manifest import GroupEntry, Layout, Manifest, NomenclatureEntry, ShardEntry, Span
+from rspretrain.shardset.rows import _TYPES
+from rspretrain.shardset.statistics import BandStatistics, Histogram
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def section(page: str, title: str) -> str:
+    """What stands below a heading of the second level."""
+    return PAGES[page].partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(PAGES[page]) if kind == language]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every `python shards/…` in the documents, continued lines joined."""
+    found = []
+    for page, text in PAGES.items():
+        lines = re.findall(r"^(?: {4})?(python shards/.*)$", text.replace("\\\n", " "), re.MULTILINE)
+        found += [
+            (page, re.sub("  +", " ", line.partition(" #")[0].strip())) for line in lines if " ARCHIVE " not in line
+        ]
+    return found
+
+
+def parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
+    """The script's name and its parsed command line, None for a script that is but its own; SystemExit where it does
+    not parse."""
+    _, script, *arguments = shlex.split(re.sub(r"\$SLURM_\w+", "8", command))
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])  # the scripts set their first entry
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    spec = importlib.util.spec_from_file_location(f"docs_{Path(script).stem}", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if hasattr(module, "parse"):
+        return Path(script).stem, module.parse()
+    assert module.main() == 2  # it was understood, but there is no such shard set
+    return Path(script).stem, None
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_every_source_and_option_is_explained(name):
+    text = section("archives", name)
+    assert f"python shards/build.py {name} --source " in text
+    paths, choices = parameters_of(name)
+    for source in paths:
+        assert re.search(rf"^\| (`\w+` )*`{source}` (`\w+` )*\| \S", text, re.MULTILINE), source
+    for option, parameter in choices.items():
+        row = re.search(rf"^\| (?:`\w+` )*`{option}` (?:`\w+` )*\| ([^|]*) \| \S", text, re.MULTILINE)
+        assert row, option
+        assert row[1].strip("`") == _text(parameter.default).replace("…", "none"), option
+
+
+def test_no_option_is_explained_that_is_not_there():
+    assert re.findall(r"^## (.*)$", PAGES["archives"], re.MULTILINE) == list(ARCHIVES)
+    for name in ARCHIVES:
+        known = {key for part in parameters_of(name) for key in part} | {"group"}
+        for title, table in re.findall(
+            r"^\| (source|option) \|.*\n\|[-|]*\n((?:\|.*\n)+)", section("archives", name), re.M
+        ):
+            told = {each for row in table.splitlines() for each in re.findall(r"`(\w+)`", row.split("|")[1])}
+            assert told <= known, (name, title)
+
+
+@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda text: text[:60])
+def test_every_command_parses(page, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if command.endswith("--help"):
+        with pytest.raises(SystemExit, match="0"):
+            parsed(command, monkeypatch)
+        return
+    script, args = parsed(command, monkeypatch)
+    if script != "build":
+        return
+    paths, choices = parameters_of(args.archive)
+    assert all(given.partition("=")[0].lower() in paths for given in args.source if "=" in given)
+    assert len(args.source) == 1 or all("=" in given for given in args.source)
+    for given in args.option:
+        name, _, text = given.partition("=")
+        _value(args.archive, text, choices[name])
+
+
+def test_there_are_commands_of_every_script():
+    scripts = {command.split()[1] for _, command in commands()}
+    assert scripts == {f"shards/{name}.py" for name in ("build", "inspect", "merge", "upgrade", "verify")}
+
+
+@pytest.mark.parametrize(
+    "model", [Manifest, GroupEntry, ShardEntry, NomenclatureEntry, Layout, Span, BandStatistics, Histogram]
+)
+def test_every_field_of_the_manifest_is_explained(model):
+    text = section("shards", "manifest.json")
+    assert [name for name in model.model_fields if f"`{name}`" not in text] == []
+
+
+def test_every_column_of_the_index_is_explained(shards):
+    text, index = section("shards", "index.parquet"), pd.read_parquet(shards / "ben/index.parquet")
+    attributes = section("archives", "bigearthnet-v2")
+    assert [name for name in (*_TYPES, "lon", "lat", "geometry") if f"`{name}`" not in text] == []
+    rest = [name for name in index.columns if not re.match("offset_|bytes_|labels_", name) and f"`{name}`" not in text]
+    assert [name for name in rest if f"`{name}`" not in attributes] == []
+
+
+def test_codecs_have_the_figures_of_the_benchmark():
+    with (ROOT / "benchmarks/results/compression.csv").open() as file:
+        measured = {(row["images"], row["method"]): row for row in csv.DictReader(file)}
+    methods = {"raw": "raw", "zstd": "zstd 3", "bitshuffle-lz4": "bit shuffle + lz4 9"}
+    methods["bitshuffle-zstd"] = "bit shuffle + zstd 5"
+    head, _, *rows = re.findall(r"^\|.*\|$", section("shards", "Codecs"), re.MULTILINE)
+    images = [cell.strip() for cell in head.split("|")[2:6]]
+    for row in rows:
+        name, *cells, speed = [cell.strip() for cell in row.split("|")[1:-1]]
+        found = [measured[each, methods.pop(name.strip("`"))] for each in images[:1]]
+        method = found[0]["method"]
+        assert cells == [f"{float(measured[each, method]['share_of_raw']):.0%}".replace("%", " %") for each in images]
+        assert speed.partition("/s")[0] == f"{int(found[0]['decode_patches_per_s']):,}"
+    assert not methods
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """A folder with the shard sets that the examples use: BigEarthNet v2 as `ben`, `ben_copy`, `raw` and `lz4`."""
+    folder = tmp_path_factory.mktemp("docs")
+    archive = BigEarthNetV2(write_bigearthnet_v2(folder / "archive", pairs=24), include_snow_cloud=True)
+    build_shards(archive, folder / "shards/ben")
+    build_shards(archive, folder / "shards/lz4", codec="bitshuffle-lz4")
+    for copy in ("ben_copy", "raw"):
+        shutil.copytree(folder / "shards/ben", folder / "shards" / copy)
+    return folder / "shards"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pyogrio")  # about the driver of footprints.gpkg
+@pytest.mark.parametrize("number", range(len(blocks("queries", "python"))))
+def test_queries_run_and_find_something(number, shards, monkeypatch):
+    monkeypatch.chdir(shards.parent)
+    names: dict = {}
+    exec(blocks("queries", "python")[number], names)
+    found = {name: value for name, value in names.items() if isinstance(value, (pd.DataFrame, pd.Series, list))}
+    assert len(found) >= 1
+    assert [name for name, value in found.items() if not len(value)] == []
+
+
+def test_pandas_and_duckdb_agree(shards, monkeypatch):
+    monkeypatch.chdir(shards.parent)
+    panda, duck = {}, {}
+    exec(blocks("queries", "python")[0], panda)
+    exec(blocks("queries", "python")[1], duck)
+    pairs = duck["together"].set_index(["one", "other"])["samples"]
+    assert all(panda["together"].loc[one, other] == num for (one, other), num in pairs.items())
+    assert panda["together"].to_numpy().diagonal().tolist() == panda["hot"].sum().tolist()
+    train = panda["index"].query("split == 'train'")
+    assert duck["by_country"]["samples"].sum() == len(train)
+
+
+def test_filters_find_something_but_not_everything(shards):
+    given = re.findall(r'"(data\.filter=.*)"', section("queries", "A run: data.filter"))
+    trees: list[dict[str, Any]] = [{} for _ in given]
+    for tree, text in zip(trees, given, strict=True):
+        _override(tree, text)
+    found = [tree["data"]["filter"] for tree in trees]
+    opened = open_shards(shards / "ben")
+    assert len(found) >= 3
+    for expression in found[:-1]:
+        assert 0 < len(opened.select(None, expression)) < len(opened), expression
+    assert len(opened.select(None, found[-1])) > 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_stock_webdataset_reads_what_the_page_says(number, shards, monkeypatch):
+    monkeypatch.chdir(shards.parent)
+    names: dict = {}
+    exec(blocks("shards", "python")[number], names)
+    opened, sample = open_shards(shards / "ben"), names["sample"]
+    images, _ = opened.read(opened.row_of_key[sample["__key__"]])
+    member = "s2_10m.npy" if number == 0 else "s2_10m.npy.blosc"
+    np.testing.assert_array_equal(sample[member], images["s2_10m"], strict=True)
+    if number == 1:
+        assert (
+            len(inspect.cleandoc(blocks("shards", "python")[1]).partition("def ")[2].partition("\n\n")[0].split("\n"))
+            == 3
+        )
+
+
+def test_the_job_array_is_bash():
+    (script,) = blocks("shards", "bash")
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_links_lead_somewhere():
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#]*)[^)]*\)", text):
+            assert (ROOT / "docs" / target).is_file(), (page, target)
