@@ -9,7 +9,7 @@ from typing import Literal, final
 import numpy as np
 
 from rspretrain.archives.class_folders import ClassFolders, listed, load_rgb
-from rspretrain.archives.headers import common_shape
+from rspretrain.archives.headers import common_dtype, common_shape
 from rspretrain.archives.raster import Raster, read_raster
 from rspretrain.archives.tables import read_splits
 from rspretrain.patch import PatchError
@@ -60,7 +60,7 @@ class EuroSat(ClassFolders):
 
     def _ms_group(self) -> Group:
         headers = list(self.headers())
-        dtype = next((header.dtype for header in headers if header and header.dtype), "uint16")
+        dtype = common_dtype(headers, "uint16")
         return Group("s2_10m", "s2", BAND_ORDER["s2"], dtype, common_shape(headers), 10.0, "dn")
 
 

@@ -6,6 +6,7 @@ bands: a constructor asks tens of thousands. Source: TIFF 6.0 (Adobe 1992), sect
 
 import contextlib
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,12 @@ def common_shape(headers: Iterable[Header | None]) -> tuple[int, int] | None:
                 return None
             shape = header.shape
     return shape
+
+
+def common_dtype(headers: Iterable[Header | None], default: str) -> str:
+    """The dtype of most files (the first of equally many); `default` where no header says one."""
+    found = Counter(header.dtype for header in headers if header is not None and header.dtype)
+    return found.most_common(1)[0][0] if found else default
 
 
 def evenly(items: Sequence[_T], most: int) -> Sequence[_T]:

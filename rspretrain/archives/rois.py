@@ -15,7 +15,7 @@ from typing import Literal, final
 import numpy as np
 
 from rspretrain.archives.base import Archive, Entry, Nomenclature
-from rspretrain.archives.headers import common_shape, evenly, read_header
+from rspretrain.archives.headers import common_dtype, common_shape, evenly, read_header
 from rspretrain.archives.raster import Raster, read_raster
 from rspretrain.patch import Fault, Patch, PatchError, key_of, type_of_attribute
 from rspretrain.sensors import BAND_ORDER, Group
@@ -148,7 +148,9 @@ class Rois(Archive):
             if match is None and any(pattern.fullmatch(file) for pattern in (SEN12MS_FILE, DFC2020_FILE)):
                 continue  # both archives may lie in one folder, as the papers' code has them
             if match is None:
-                faults.append(Fault(path, f"the file name is none of the archive's, expected one like {self.example}"))
+                hint = "; clouds (SEN12MS-CR) are not read" if "_cloudy_" in file else ""
+                reason = f"the file name is none of the archive's, expected one like {self.example}{hint}"
+                faults.append(Fault(path, reason))
                 continue
             kind: Kind = match["kind"]  # type: ignore[assignment]
             if kind not in self.kinds:
@@ -162,14 +164,16 @@ class Rois(Archive):
         return found
 
     def _group(self, kind: Kind, found: Mapping[str, Source]) -> Group:
-        """The group of a kind: dtype and number of bands of its first file, the shape from up to MOST_HEADERS files."""
+        """The group of a kind: dtype and number of bands of most, the shape of all of up to MOST_HEADERS files."""
         paths = sorted(source.files[kind] for source in found.values() if kind in source.files)
         headers = [header for path in evenly(paths, MOST_HEADERS) if (header := read_header(self.root / path))]
         raw = RAW[kind]
-        dtype = next((header.dtype for header in headers if header.dtype), raw.dtype)
         # A land cover file that was cut down to its first band is whole for whoever needs IGBP.
-        bands = raw.bands[:1] if raw.sensor == "map" and headers and headers[0].bands == 1 else raw.bands
-        return Group(raw.group, raw.sensor, bands, dtype, common_shape(headers), GSD_M, raw.units)
+        single = sum(header.bands == 1 for header in headers) > len(headers) / 2
+        bands = raw.bands[:1] if raw.sensor == "map" and single else raw.bands
+        return Group(
+            raw.group, raw.sensor, bands, common_dtype(headers, raw.dtype), common_shape(headers), GSD_M, raw.units
+        )
 
 
 def _rasters(folder: str, below: str, levels: int) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from rspretrain.archives.headers import Header, common_shape, evenly, read_header
+from rspretrain.archives.headers import Header, common_dtype, common_shape, evenly, read_header
 from rspretrain.archives.raster import write_raster
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
@@ -64,6 +64,15 @@ def test_common_shape():
     assert common_shape([None, small, small]) == (4, 4)
     assert common_shape([small, large]) is None
     assert common_shape([None]) is None
+
+
+def test_one_odd_file_does_not_decide_on_the_dtype():
+    headers = [None, *(Header(1, (1, 1), dtype) for dtype in (None, "float64", "float32", "float32"))]
+    assert [common_dtype(each, "uint8") for each in (headers, headers[:2], headers[:4])] == [
+        "float32",
+        "uint8",
+        "float64",
+    ]
 
 
 def test_evenly():
