@@ -14,9 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fakes.bigearthnet import write_bigearthnet, write_lists
 from fakes.bigearthnet_v2 import write_bigearthnet_v2
+from fakes.eurosat import write_eurosat
+from fakes.geotiff import write_band_folder, write_s1
+from fakes.rois import write_dfc2020, write_sen12ms
+from fakes.scenes import (
+    write_aid_multilabel,
+    write_folder,
+    write_resisc45,
+    write_rsscn7,
+    write_ucmerced,
+)
 
-from rspretrain.archives import ARCHIVES, _text, _value, parameters_of
+from rspretrain.archives import ARCHIVES, _text, _value, open_archive, parameters_of
 from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
 from rspretrain.config import _override
 from rspretrain.shardset.build import build_shards
@@ -76,6 +87,44 @@ def test_every_source_and_option_is_explained(name):
         row = re.search(rf"^\| (?:`\w+` )*`{option}` (?:`\w+` )*\| ([^|]*) \| \S", text, re.MULTILINE)
         assert row, option
         assert row[1].strip("`") == _text(parameter.default).replace("…", "none"), option
+
+
+def write_v1(root: Path) -> list[str]:
+    write_lists(write_bigearthnet(root, pairs=10))
+    return [f"{source}={root}" for source in ("s2", "s1", "splits")]
+
+
+FAKES = {
+    "bigearthnet": write_v1,
+    "bigearthnet-v2": lambda root: [str(write_bigearthnet_v2(root, pairs=6))],
+    "sen12ms": lambda root: [str(write_sen12ms(root))],
+    "dfc2020": lambda root: [str(write_dfc2020(root))],
+    "geotiff": lambda root: [f"s2={write_band_folder(root / 's2/a')}", f"s1={write_s1(root / 's1/b.tif').parent}"],
+    "ucmerced": lambda root: [str(write_ucmerced(root))],
+    "aid": lambda root: [str(write_aid_multilabel(root))],
+    "resisc45": lambda root: [str(write_resisc45(root))],
+    "rsscn7": lambda root: [str(write_rsscn7(root))],
+    "eurosat": lambda root: [str(write_eurosat(root))],
+    "folder": lambda root: [str(write_folder(root))],
+}  # fmt: skip
+OPTIONS = {"sen12ms": ["maps=true"], "dfc2020": ["lc=true"], "geotiff": ["window=12"]}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_groups_bands_labels_and_attributes_are_told(name, tmp_path):
+    archive = open_archive(name, FAKES[name](tmp_path), OPTIONS.get(name, []))
+    patch = archive.read(archive.entries()[0][0])
+    text = section("archives", name)
+    if name in ("bigearthnet-v2", "dfc2020"):  # "as in …"
+        text += section("archives", {"dfc2020": "sen12ms"}.get(name, "bigearthnet"))
+    told = set(re.findall(r"`([^`]+)`", text))
+    told |= {f"{sensor}{end}" for sensor in ("s2", "s1") for end in ("_date", "_scene") if f"<instrument>{end}" in told}
+    assert {group.name for group in archive.groups} <= told
+    assert set(archive.nomenclatures) == set(patch.labels) <= told
+    assert set(patch.attributes) <= told
+    assert patch.split is None or f"`{patch.split}`" in text or "images_tr" in text
+    for group in archive.groups:
+        assert group.dtype in text
 
 
 def test_no_option_is_explained_that_is_not_there():

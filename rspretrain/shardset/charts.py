@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch as Swatch
 from numpy.typing import NDArray
 
-from rspretrain.sensors import Group
+from rspretrain.sensors import ANY_SENSOR, Group
 from rspretrain.shardset.pictures import code_colour, code_name
 from rspretrain.shardset.statistics import BandStatistics
 
@@ -128,7 +128,8 @@ def _draw_band(axis: Axes, group: Group, name: str, found: BandStatistics) -> No
     axis.set_yticks([])
     axis.locator_params(axis="x", nbins=5)
     several = f", {edges[1] - edges[0]:.0f} codes a bar" if codes else ""
-    label = AXIS.get(group.units, group.units) + several + metres
+    meaning = "number in the file" if group.sensor == ANY_SENSOR else AXIS.get(group.units, group.units)
+    label = meaning + several + metres
     axis.set_xlabel(label, fontsize=7, color=_FAINT, labelpad=2)
 
 

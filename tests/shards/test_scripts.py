@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import webdataset
 from fakes.bigearthnet import band_files, write_bigearthnet
-from fakes.scenes import write_folder
+from fakes.scenes import write_folder, write_resisc45
 
 from rspretrain.archives.bigearthnet import BigEarthNet
 from rspretrain.shardset.index import open_shards
@@ -86,10 +86,10 @@ def test_broken_patches_are_named_left_out_and_counted(tmp_path):
 
 
 def test_two_pictures_of_one_key(tmp_path):
-    root = write_folder(tmp_path / "pictures")
+    root = write_resisc45(tmp_path / "pictures")  # its stems are unique; in any folder of pictures both would stay
     first = sorted(path for path in root.rglob("*") if path.is_file())[0]
     first.with_suffix(".tif").write_bytes(first.read_bytes())
-    built = script("build", "folder", "--source", root, "--out", tmp_path / "out")
+    built = script("build", "resisc45", "--source", root, "--out", tmp_path / "out")
     assert built.returncode == 3
     assert "has the same key" in built.stdout
 
