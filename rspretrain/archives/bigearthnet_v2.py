@@ -5,12 +5,13 @@ parquet table, and dates in the names, which are matched, never sliced. Splits a
 area, so results are not comparable with those of v1.
 """
 
+import itertools
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,17 +19,20 @@ import pyarrow.parquet as pq
 
 from rspretrain.archives.base import Archive, Entry
 from rspretrain.archives.corine import NOMENCLATURES, in_order
+from rspretrain.archives.headers import common_dtype, read_header
 from rspretrain.archives.sentinel import (
     MAP_GROUPS,
     S1_GROUPS,
     S2_GROUPS,
     Side,
+    band_file,
     existing,
     folders_in,
     read_sides,
     season_of,
 )
 from rspretrain.patch import Fault, Patch, PatchError, key_of
+from rspretrain.sensors import Group
 
 S2_FOLDER, S1_FOLDER, MAP_FOLDER = "BigEarthNet-S2", "BigEarthNet-S1", "Reference_Maps"
 TABLE, SECOND_TABLE = "metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
@@ -54,7 +58,11 @@ class Source:
     contains_cloud_or_shadow: bool
 
 
-COLUMNS = tuple(Source.__dataclass_fields__)
+_TYPES: dict[Any, pa.DataType] = {str: pa.string(), bool: pa.bool_(), tuple[str, ...]: pa.list_(pa.string())}
+# Whatever wrote the table: strings may be large or dictionaries, flags 0 and 1.
+SCHEMA = pa.schema([(name, _TYPES[field.type]) for name, field in Source.__dataclass_fields__.items()])
+COLUMNS = tuple(SCHEMA.names)
+_MOST_MAPS = 64  # whose headers say what dtype the reference maps have
 
 
 @final
@@ -99,7 +107,9 @@ class BigEarthNetV2(Archive):
         self.s1 = None if s1 is None else existing(Path(s1), S1_FOLDER)
         self.maps = None if maps is None else existing(Path(maps), MAP_FOLDER)
         self.groups = (
-            (S1_GROUPS if self.s1 else ()) + (S2_GROUPS if self.s2 else ()) + (MAP_GROUPS if self.maps else ())
+            (S1_GROUPS if self.s1 else ())
+            + (S2_GROUPS if self.s2 else ())
+            + (_map_groups(self.maps) if self.maps else ())
         )
         self.nomenclatures = {"19": NOMENCLATURES["19"]}
         self.metadata_bytes = 2048
@@ -137,7 +147,7 @@ class BigEarthNetV2(Archive):
         for root, pattern, name, groups in (
             (self.s2, _S2_NAME, source.patch_id, S2_GROUPS),
             (self.s1, _S1_NAME, source.s1_name, S1_GROUPS),
-            (self.maps, _S2_NAME, source.patch_id, MAP_GROUPS),
+            (self.maps, _S2_NAME, source.patch_id, self.groups[-1:]),
         ):
             if root is not None:
                 parent, dates[groups[0].sensor] = _parse(pattern, name)
@@ -187,6 +197,13 @@ class BigEarthNetV2(Archive):
         return [Fault(name, reason) for name in names if name not in known]
 
 
+def _map_groups(root: Path) -> tuple[Group, ...]:
+    """MAP_GROUPS, of the dtype that the files have."""
+    folders = (root / tile / name for tile in folders_in(root) for name in folders_in(root / tile))
+    headers = [read_header(band_file(folder, "clc")) for folder in itertools.islice(folders, _MOST_MAPS)]
+    return tuple(replace(group, dtype=common_dtype(headers, group.dtype)) for group in MAP_GROUPS)
+
+
 def _scan(root: Path, parents: str, pattern: re.Pattern[str], faults: list[Fault]) -> set[str]:
     """Names of the patch folders in all tile or scene folders; other folders are faults."""
     found = set()
@@ -211,8 +228,8 @@ def _read_table(path: Path) -> pa.Table:
         given = pq.read_schema(path).names
         if missing := [column for column in COLUMNS if column not in given]:
             raise ValueError(f"{path} has no columns {missing}, expected {list(COLUMNS)}. Download the table again.")
-        table = pq.read_table(path, columns=list(COLUMNS))
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(path, columns=list(COLUMNS)).select(COLUMNS).cast(SCHEMA)
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}), expected BigEarthNet v2's table. Download it.") from None
     if empty := [column for column in COLUMNS if table[column].null_count]:
         raise ValueError(f"{path} has empty cells in {empty}, expected none. Download the table again.")
@@ -247,7 +264,7 @@ def _parse(pattern: re.Pattern[str], name: str) -> tuple[str, datetime]:
 
 
 def _labels(source: Source) -> tuple[str, ...]:
-    if not source.labels:
+    if not all(source.labels or ("",)):
         raise PatchError(f"{source.patch_id}: no labels, expected CORINE names. Repair the table.")
     try:
         return in_order(source.labels, "19")

@@ -288,3 +288,47 @@ def test_the_real_patches_are_no_partners_and_have_no_maps():
 def test_the_real_tables_hold_what_the_reader_expects():
     archive = BigEarthNetV2(REAL, s2=REAL, include_snow_cloud=True)
     assert sum(archive.num_absent().values()) + 2 == 480_038 + 69_450
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        dict.fromkeys(("patch_id", "split", "s1_name"), pa.large_string())
+        | {"labels": pa.large_list(pa.large_string())},
+        dict.fromkeys(("split", "country"), pa.dictionary(pa.int32(), pa.string())),
+        dict.fromkeys(("contains_seasonal_snow", "contains_cloud_or_shadow"), pa.int8()),
+        dict.fromkeys(("patch_id", "s1_name"), pa.string_view()),
+    ],
+)
+def test_tables_that_other_programs_wrote(copy, types):
+    """Another program's column types are the same listing: its bytes are part of a build's fingerprint."""
+    expected = BigEarthNetV2(copy).entries()
+    table = pq.read_table(copy / TABLE)
+    fields = [pa.field(field.name, types.get(field.name, field.type)) for field in table.schema]
+    pq.write_table(table.cast(pa.schema(fields)), copy / TABLE)
+    assert repr(BigEarthNetV2(copy).entries()) == repr(expected)
+
+
+def test_columns_of_other_types_and_labels_that_are_empty(copy):
+    edit(copy, slice(0, 1), labels=[None])
+    archive = BigEarthNetV2(copy)
+    broken = [entry for entry in archive.entries()[0] if entry.source.labels == (None,)]
+    with pytest.raises(ValueError, match=r"no labels, expected CORINE names\. Repair the table"):
+        archive.read(broken[0])
+    table = pq.read_table(copy / TABLE)
+    place = table.schema.get_field_index("labels")
+    pq.write_table(table.set_column(place, "labels", pa.array(range(len(table)))), copy / TABLE)
+    with pytest.raises(
+        ValueError, match=r"cannot be read \(Unsupported cast from int64 to list.*BigEarthNet v2's table"
+    ):
+        BigEarthNetV2(copy).entries()
+
+
+def test_maps_keep_their_dtype(copy):
+    for path in (copy / "Reference_Maps").rglob("*.tif"):
+        raster = read_raster(path)
+        epsg, (left, *_, top) = int(raster.crs[5:]), raster.bounds
+        write_raster(path, raster.pixels.astype("int32"), epsg, left, top, 10.0)
+    archive = BigEarthNetV2(copy)
+    assert archive.groups[-1].dtype == "int32"
+    check(archive, {})
