@@ -69,7 +69,8 @@ class RunSettings(Settings):
 BINDING = ("run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch")
 FREE = {
     "data.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger", "data.on_corrupt",
-    "data.quarantine_limit",
+    "data.quarantine_limit", "data.cache_dir", "data.cache_gb", "data.fetches", "data.fetch_timeout_s",
+    "data.fetch_retries",
 }  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def _override(tree: Tree, text: str) -> None:
     try:
         tree[last] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError:
-        raise ConfigError(f"Override {text!r}: {value!r} is not a YAML value. Quote it for the shell.") from None
+        tree[last] = value  # a text with quotes of its own: data.filter='Pastures' in labels_19
 
 
 def _explain(item: Mapping[str, Any], tree: Tree) -> str:

@@ -52,7 +52,7 @@ def test_exponents_in_the_file(tmp_path):
         ("objective.name=byoll", r"'objective' is .*'byoll'.*expected"),
         ("optim.lr", r"Override 'optim.lr' is not of the form section.key=value, as in optim.lr=3e-4"),
         ("run.dir.x=1", r"Override 'run.dir.x=1': 'dir' holds 'runs/a', not a section"),
-        ("optim.betas=[0.9", r"Override 'optim.betas=\[0.9': '\[0.9' is not a YAML value"),
+        ("optim.betas=[0.9", r"'optim.betas' is '\[0.9', expected "),
     ],
 )
 def test_errors_say_value_expectation_and_remedy(tmp_path, override, told):
@@ -103,3 +103,8 @@ def test_resume_compares_what_would_change_the_mathematics(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/pretrain").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_of_the_repository_loads(path):
     config.load(path)
+
+
+def test_texts_with_quotes_of_their_own_are_taken_as_they_are(tmp_path):
+    settings = config.load(write(tmp_path), ["data.filter='Pastures' in labels_19 and lat > 50"])
+    assert settings.data.filter == "'Pastures' in labels_19 and lat > 50"

@@ -45,6 +45,10 @@ class BuildReport:
     bytes: int
 
 
+class NothingWrittenError(ValueError):
+    """Not one patch of an archive could be converted; the folder holds nothing but the report."""
+
+
 def report_on(out: Path, listing_faults: list[Fault], receipts: Sequence[Receipt]) -> BuildReport:
     """What the receipts add up to."""
     faults = [*listing_faults, *(fault for receipt in receipts for fault in receipt.faults)]
@@ -55,11 +59,13 @@ def report_on(out: Path, listing_faults: list[Fault], receipts: Sequence[Receipt
 
 
 def assemble(plan: Plan, receipts: Sequence[Receipt], listing_faults: list[Fault], out: Path) -> BuildReport:
-    """Finish a shard set whose tars all lie in `out`. ValueError where not one patch could be converted."""
+    """Finish a shard set whose tars all lie in `out`. NothingWrittenError where no patch could be converted."""
     report = report_on(out, listing_faults, receipts)
     write_atomically(out / REPORT_NAME, report_json(plan.archive, report))
     if not report.written:
-        raise ValueError(_nothing_written(report))
+        for receipt in receipts:
+            (out / receipt.entry.name).unlink()
+        raise NothingWrittenError(_nothing_written(report))
     finish(plan, receipts, out)
     return report
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rspretrain.patch import Fault
-from rspretrain.shardset.assemble import REPORT_NAME, BuildReport
+from rspretrain.shardset.assemble import REPORT_NAME, BuildReport, NothingWrittenError
 from rspretrain.shardset.files import write_atomically
 from rspretrain.shardset.manifest import BUILD_FOLDER, MANIFEST_NAME, load_manifest
 from rspretrain.shardset.plan import Plan, differences, load_plan, store_plan
@@ -45,7 +45,11 @@ def claim(out: Path, plan: Plan, faults: list[Fault], *, exclusive: bool) -> Ite
         if exclusive:
             for leftover in site.glob("*.tmp"):
                 leftover.unlink()
-        yield
+        try:
+            yield
+        except NothingWrittenError:  # a wrong folder, most likely: the next command will have another plan
+            leave(out)
+            raise
 
 
 def _settle(out: Path, plan: Plan, faults: list[Fault]) -> None:
@@ -62,7 +66,7 @@ def _settle(out: Path, plan: Plan, faults: list[Fault]) -> None:
 
 
 def _expect_empty(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != REPORT_NAME for path in out.iterdir()):
         raise ValueError(
             f"{out} is not empty: it holds {sorted(p.name for p in out.iterdir())[:3]}. A shard set is built into a "
             "new or empty folder; choose another --out, or remove this one."

@@ -71,6 +71,8 @@ def test_nothing_whole(tmp_path):
     archive = MemoryArchive(samples=2, broken={0: "nan", 1: "unreadable"})
     with pytest.raises(ValueError, match="No patch could be converted: 2 found, 2 left out, 0 excluded; the first was"):
         build_shards(archive, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["build_report.json"]
+    assert build_shards(MemoryArchive(samples=2), tmp_path / "out").written == 2  # the right folder, at second try
 
 
 PROGRAM = """
