@@ -1,6 +1,6 @@
-"""Any folder of large scenes (GeoTIFF, COG, VRT), tiled by window: Sentinel-2, Sentinel-1, RGB or any instrument.
+"""Any folder of large scenes (GeoTIFF, COG, VRT, JP2), tiled by window: Sentinel-2, Sentinel-1, RGB or any instrument.
 
-A scene is one file with many bands, or one file a band at mixed resolutions (Major TOM, SSL4EO-S12). No pixel is
+A scene is one file with many bands, or one file a band at mixed resolutions (Major TOM, SSL4EO-S12, SAFE). No pixel is
 resampled: a window is cut from each grid by itself, and where two grids do not meet, `max_offset` says how far they may
 be apart. Windows of one scene share pixels with `overlap`, and with `edge=shift` (the default: nothing is lost) at the
 right and bottom, so hold scenes out, not tiles. Date and season come from the scene's name.
@@ -164,7 +164,9 @@ class GeoTiff(Archive):
                 faults += bad + uneven
                 if not found:
                     first = next((f"; {fault.name}: {fault.reason}" for fault in bad + uneven), ".")
-                    raise ValueError(f"{source.path} holds no scene of {sensor}, expected GeoTIFF, COG or VRT{first}")
+                    raise ValueError(
+                        f"{source.path} holds no scene of {sensor}, expected GeoTIFF, COG, VRT or JP2{first}"
+                    )
                 scenes[sensor] = found
             self._scan = scenes, faults
         return self._scan

@@ -18,12 +18,13 @@ import numpy as np
 import xxhash
 
 from rspretrain.archives.base import is_text, shown
+from rspretrain.archives.safe import bands_only, home
 from rspretrain.archives.tiling import Grid, ratio
 from rspretrain.archives.windows import Profile, latitude, nominal_gsd_m, read_profile
 from rspretrain.patch import Fault, PatchError
 from rspretrain.sensors import BAND_ORDER
 
-SUFFIXES = (".tif", ".tiff", ".vrt")
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 UNUSED = "-"  # in a list of band names: a band of the file that is left out
 _COLOURS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
 _SEASONS = ("winter", "spring", "summer", "fall")  # three months each, in the north from December
@@ -96,7 +97,7 @@ def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
     root, paths = _files(source.path)
     faults: list[Fault] = []
     profiles: list[Profile] = []
-    for path in paths:
+    for path in bands_only(paths, functools.partial(_is_mask, source)) if source.sensor == "s2" else paths:
         try:
             if not is_text(str(path)):
                 raise PatchError("its name is no UTF-8 text; rename it")
@@ -108,14 +109,14 @@ def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
     masks: dict[Path, list[Profile]] = {}  # by folder
     for profile in profiles:
         if _is_mask(source, profile.path):
-            masks.setdefault(profile.path.parent, []).append(profile)
+            masks.setdefault(home(profile.path), []).append(profile)
         elif profile.path not in parts:
             bands.append(profile)
     scenes: list[Scene] = []
     bundles = _bundles(source, root, bands, faults)
-    scenes_in = Counter(members[0][1].path.parent for members in bundles.values())
+    scenes_in = Counter(home(members[0][1].path) for members in bundles.values())
     for name, members in bundles.items():
-        folder = members[0][1].path.parent
+        folder = home(members[0][1].path)
         try:
             scenes.append(_scene(source, name, members, masks.get(folder, []), alone=scenes_in[folder] == 1))
         except PatchError as error:
@@ -127,7 +128,7 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
     """The folder, and its raster files by path."""
     root, pattern = _split(source)
     if not root.is_dir():
-        raise ValueError(f"{source} is no folder, expected one with GeoTIFF, COG or VRT files. Give its path.")
+        raise ValueError(f"{source} is no folder, expected one with GeoTIFF, COG, VRT or JP2. Give its path.")
     found, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -168,7 +169,7 @@ def _bundles(source: Source, root: Path, profiles: list[Profile], faults: list[F
     tokens = [_token(source, profile) for profile in profiles]
     for profile, token in zip(profiles, tokens, strict=True):
         if token is not None:
-            (prefix, band), folder = token, profile.path.parent
+            (prefix, band), folder = token, home(profile.path)
             scene = _label(source, root, folder if prefix == folder.name else folder / prefix)
             names: tuple[str, ...] = (band if not source.bands or band in source.bands else UNUSED,)
         else:

@@ -350,12 +350,14 @@ def test_options_from_the_command_line(tmp_path):
 def test_sources_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"geotiff got no source, expected s2, s1, rgb or other\. Add --source s2="):
         GeoTiff()
-    with pytest.raises(ValueError, match=r"none is no folder, expected one with GeoTIFF, COG or VRT files\. Give its"):
+    with pytest.raises(ValueError, match=r"none is no folder, expected one with GeoTIFF, COG, VRT or JP2\. Give its"):
         GeoTiff(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"holds no scene of s2, expected GeoTIFF, COG or VRT\.$"):
+    with pytest.raises(ValueError, match=r"holds no scene of s2, expected GeoTIFF, COG, VRT or JP2\.$"):
         GeoTiff(tmp_path)
     (tmp_path / "a.tif").write_text("nothing")
-    with pytest.raises(ValueError, match=r"expected GeoTIFF, COG or VRT; s2/a\.tif: .*a\.tif: cannot be read whole"):
+    with pytest.raises(
+        ValueError, match=r"expected GeoTIFF, COG, VRT or JP2; s2/a\.tif: .*a\.tif: cannot be read whole"
+    ):
         GeoTiff(tmp_path)
 
 
