@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", type=Path, nargs="+", required=True, help="folders of exported backbones")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of a labelled shard set")
+    parser.add_argument("--shards", required=True, help="folder or URL of a labelled shard set")
     parser.add_argument(
         "--nomenclature", help="which labels; default: one a sample before several, then fewest classes"
     )

@@ -70,7 +70,7 @@ def tell(text: str) -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shards", type=Path, help="folder of a shard set")
+    parser.add_argument("shards", help="folder or URL of a shard set")
     parser.add_argument("--sample", metavar="KEY", help="one sample by its key")
     parser.add_argument("--png", type=Path, help="write a picture here: of the sample, or of --rows samples")
     parser.add_argument("--statistics", type=Path, metavar="PNG", help="draw the histograms of all bands here")

@@ -1,6 +1,6 @@
 """What a run exists for: a folder of weights with their contract for every sensor, from a run or a checkpoint."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rspretrain import config
@@ -34,7 +34,7 @@ def _provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[st
         "step": step,
         "samples_seen": step * settings.train.global_batch,
         "seed": settings.run.seed,
-        "shards": settings.data.shards.name,
+        "shards": PurePosixPath(settings.data.shards).name,
         "shards_sha256": shards_sha256,
     }
 
@@ -47,7 +47,7 @@ def export_checkpoint(run_dir: Path, step: int | None, out: Path | None) -> dict
     settings = saved_settings(run_dir)
     path = _find(run_dir, step)
     state, weights = read(path)
-    shards = open_shards(settings.data.shards)
+    shards = open_shards(settings.data.shards, settings.data.remote_options())
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(shards.groups.values()))
     objective.load_state_dict(weights)
     folder = out or run_dir / f"export_{path.name}"

@@ -43,7 +43,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     settings = settings.model_copy(
         update={"strategy": resolve(settings.strategy, world, settings.optim, deepspeed_launcher)}
     )
-    shards = open_shards(settings.data.shards)
+    shards = open_shards(settings.data.shards, settings.data.remote_options())
     settings = settings.model_copy(
         update={"sensors": {name: _measured(name, sensor, shards) for name, sensor in settings.sensors.items()}}
     )

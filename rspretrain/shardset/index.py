@@ -5,9 +5,11 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,8 @@ from rspretrain.sensors import Group
 from rspretrain.shardset.filter import matching_rows
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
 from rspretrain.shardset.record import decode_array
+from rspretrain.shardset.remote import Remote, RemoteOptions
+from rspretrain.shardset.transfer import is_url
 
 HOLD_OUT = 5  # every fifth sample
 
@@ -30,10 +34,13 @@ class CorruptSampleError(RuntimeError):
 
 
 class ShardSet:
-    """An open shard set: its manifest, and its index column by column as somebody asks for it."""
+    """An open shard set: its manifest, and its index column by column as somebody asks for it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `path` is its folder. For a set behind a URL, `remote` fetches shards into that folder, one by one.
+    """
+
+    def __init__(self, path: Path, remote: Remote | None = None) -> None:
+        self.path, self.remote = path, remote
         self.manifest, data = load_manifest(path)
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
         self.groups: dict[str, Group] = {entry.name: self.manifest.group(entry.name) for entry in self.manifest.groups}
@@ -153,8 +160,7 @@ class ShardSet:
     def read(self, row: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Images (group -> [C H W]) and metadata of one sample. CorruptSampleError where its checksum does not hold."""
         place = {name: int(self.numbers(name)[row]) for name in ("shard", "offset", "bytes", "checksum")}
-        shard = self.manifest.shards[place["shard"]].name
-        with (self.path / shard).open("rb") as file:
+        with self._open_shard(place["shard"]) as file:
             file.seek(place["offset"])
             data = file.read(place["bytes"])
         if xxhash.xxh3_64_intdigest(data) != place["checksum"]:
@@ -165,6 +171,16 @@ class ShardSet:
             members[name] = data[start : start + int(self.numbers(f"bytes_{name}")[row])]
         codec = self.manifest.codec
         return {name: decode_array(members[name], codec) for name in self.groups}, json.loads(members["json"])
+
+    @contextmanager
+    def _open_shard(self, number: int) -> Iterator[BinaryIO]:
+        lease = self.remote.shard(number) if self.remote else None
+        try:
+            with (self.path / self.manifest.shards[number].name).open("rb") as file:
+                yield file
+        finally:
+            if lease:
+                lease.close()
 
 
 def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -177,15 +193,23 @@ def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def corrupt_message(shards: ShardSet, row: int) -> str:
     """What to tell about a sample whose checksum does not hold."""
-    shard = shards.manifest.shards[int(shards.numbers("shard")[row])].name
+    shard = shards.path / shards.manifest.shards[int(shards.numbers("shard")[row])].name
+    remedy = f"Run shards/verify.py {shards.path} for the whole extent, then restore the shard from a copy."
+    if shards.remote:
+        remedy = f"It was verified when it came from {shards.remote.shown(shard.name)}: remove it, and mind that disk."
     return (
-        f"Sample {shards.keys(np.array([row]))[0]!r} of {shards.path / shard} (record "
+        f"Sample {shards.keys(np.array([row]))[0]!r} of {shard} (record "
         f"{int(shards.numbers('record')[row])}, byte {int(shards.numbers('offset')[row])}) does not have the checksum "
-        f"of its index: its bytes changed after the build. Run shards/verify.py {shards.path} for the whole extent, "
-        "then restore the shard from a copy."
+        f"of its index: its bytes changed after the build. {remedy}"
     )
 
 
-def open_shards(path: Path | str) -> ShardSet:
-    """Open a shard set. ValueError where the folder is none, is damaged, or is of another format version."""
+def open_shards(path: Path | str, options: RemoteOptions | None = None) -> ShardSet:
+    """Open a shard set in a folder or behind a URL, which is fetched and kept as `options` say.
+
+    ValueError where there is none, it is damaged or of another format version, or the cache cannot be used.
+    """
+    if isinstance(path, str) and is_url(path):
+        remote = Remote(path, options or RemoteOptions())
+        return ShardSet(remote.folder, remote)
     return ShardSet(Path(path))

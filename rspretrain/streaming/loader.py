@@ -5,34 +5,44 @@ The state of the loader is the global step; everything else follows from it (`Lo
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rspretrain.batch import Batch
 from rspretrain.keyed import sample_seeds
 from rspretrain.settings import Settings
 from rspretrain.shardset.index import ShardSet
+from rspretrain.shardset.remote import RemoteOptions
+from rspretrain.shardset.transfer import Patience
+from rspretrain.streaming.horizon import Horizon, bytes_at_once
 from rspretrain.streaming.order import Order, rank_slice
 from rspretrain.streaming.quarantine import Quarantine
 from rspretrain.streaming.reader import Buffers, Reader
-from rspretrain.world import World
+from rspretrain.world import World, local_size
 
 Ints = NDArray[np.int64]
+
+
+def _as_text(shards: object) -> object:
+    return str(shards) if isinstance(shards, Path) else shards
 
 
 class DataSettings(Settings):
     """Which samples a run sees, and how they come."""
 
-    shards: Path = Field(description="folder of the shard set")
+    shards: Annotated[str, BeforeValidator(_as_text)] = Field(
+        description="folder of the shard set, or its URL (https://, s3://, gs:// or any other of fsspec)"
+    )
     split: str | None = Field(None, description="one of the archive's own splits; none: every sample")
     filter: str | None = Field(None, description="samples to keep: \"country == 'Finland' and season == 'summer'\"")
     streams: int = Field(1, ge=1, description="canonical streams S; a multiple of the nodes gives each its own shards")
@@ -44,6 +54,13 @@ class DataSettings(Settings):
         "stop", description="a damaged sample ends the run, or is left out by name and replaced by another"
     )
     quarantine_limit: float = Field(0.01, ge=0, le=1, description="share of damaged samples that ends the run anyway")
+    cache_dir: Path | None = Field(
+        None, description="where shards behind a URL are kept; none: $XDG_CACHE_HOME/rspretrain or ~/.cache/rspretrain"
+    )
+    cache_gb: float = Field(100.0, gt=0, description="GB of that folder, for all ranks of a node together")
+    fetches: int = Field(8, ge=1, description="shards that a node fetches at the same time")
+    fetch_timeout_s: float = Field(60.0, gt=0, description="seconds without a byte, after which a fetch is tried again")
+    fetch_retries: int = Field(8, ge=0, description="further attempts before a shard counts as lost")
     ledger: bool = Field(False, description="write the keys of every global batch to ledger.jsonl")
 
     @model_validator(mode="after")
@@ -53,6 +70,11 @@ class DataSettings(Settings):
                 "on_corrupt is 'quarantine' and verify is off: only checksums find damaged samples. Set data.verify."
             )
         return self
+
+    def remote_options(self) -> RemoteOptions:
+        """How shards behind a URL are fetched and kept."""
+        patience = Patience(self.fetch_timeout_s, self.fetch_retries)
+        return RemoteOptions(self.cache_dir, round(self.cache_gb * 1e9), patience)
 
 
 @dataclass(frozen=True)
@@ -84,15 +106,21 @@ class _Pipeline:
         self.wait_s = 0.0
         self.num_replaced = 0
 
-    def run(self, work: Iterator[_Work]) -> Iterator[Batch]:
-        """A batch's tensors are valid until the next one is asked for (on a GPU: for good, they are copies)."""
+    def run(self, work: Iterator[_Work], shards: Callable[[int, int], list[int]] | None = None) -> Iterator[Batch]:
+        """A batch's tensors are valid until the next one is asked for (on a GPU: for good, they are copies).
+
+        `shards(first, last)` says what of a remote set the items first..last of `work` need, and what comes after that.
+        """
         free: SimpleQueue[_Slot] = SimpleQueue()
         for slot in self._slots:
             free.put(slot)
         pending: deque[Future[tuple[_Work, _Slot]]] = deque()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="gather") as pool:
+        delivered = 0
+        with self._reader.fetching(), ThreadPoolExecutor(self._threads, thread_name_prefix="gather") as pool:
             try:
                 while True:
+                    if shards is not None:
+                        self._reader.expect(shards(delivered, delivered + self._ahead - 1))
                     while len(pending) < self._ahead and (item := next(work, None)) is not None:
                         pending.append(pool.submit(self._gather, item, free.get()))
                     if not pending:
@@ -102,7 +130,9 @@ class _Pipeline:
                     self.wait_s += time.perf_counter() - started
                     yield self._deliver(item, slot)
                     free.put(slot)
+                    delivered += 1
             finally:
+                self._reader.stop()
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _gather(self, item: _Work, slot: _Slot) -> tuple[_Work, _Slot]:
@@ -165,8 +195,11 @@ class Loader:
         self.quarantine = (
             Quarantine(shards, self._rows, settings.quarantine_limit) if settings.on_corrupt == "quarantine" else None
         )
+        if shards.remote:
+            shards.remote.cache.check(shards.remote.kept_bytes + self.bytes_at_once())
+        fetches = max(1, settings.fetches // local_size())
         self._pipeline = _Pipeline(
-            Reader(shards, groups, verify=settings.verify, quarantine=self.quarantine),
+            Reader(shards, groups, verify=settings.verify, quarantine=self.quarantine, fetches=fetches),
             global_batch // world.size,
             threads=settings.threads,
             prefetch=settings.prefetch,
@@ -185,7 +218,12 @@ class Loader:
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """This rank's batches from a global step on, over all epochs; the last, short batch of an epoch is dropped."""
-        return self._pipeline.run(self._work(first_step))
+        if not self._shards.remote:
+            return self._pipeline.run(self._work(first_step))
+        horizon = Horizon(self._order, self._global_batch, self._slice)
+        return self._pipeline.run(
+            self._work(first_step), lambda first, last: horizon.shards(first_step + first, first_step + last)
+        )
 
     def _work(self, step: int) -> Iterator[_Work]:
         while True:
@@ -203,6 +241,15 @@ class Loader:
         """The keys of the whole global batch of a step, in order, without reading a pixel."""
         epoch, positions = self.positions(step)
         return self._shards.keys(self._rows[self._order.samples(epoch, positions)])
+
+    def bytes_at_once(self) -> int:
+        """An upper bound of what this node must hold of the shards of a remote set at once."""
+        shard_bytes = np.array([entry.bytes for entry in self._shards.manifest.shards], dtype=np.int64)
+        node = self._world.rank - self._world.local_rank
+        ranks = range(node, min(node + local_size(), self._world.size))
+        return bytes_at_once(
+            self._order, shard_bytes, self._global_batch, self._settings.prefetch, ranks, self._world.size
+        )
 
     def plan(self) -> dict[str, int]:
         """Numbers for a person who wants to know before the run starts."""
@@ -228,5 +275,9 @@ def evaluation_batches(
     pipeline = _Pipeline(
         Reader(shards, groups), batch_size, threads=2, prefetch=2, device=device or torch.device("cpu")
     )
-    cuts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-    return pipeline.run(_Work(cut, sample_seeds(0, 0, cut)) for cut in cuts)
+    cuts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    work = (_Work(cut, sample_seeds(0, 0, cut)) for cut in cuts)
+    if not shards.remote:
+        return pipeline.run(work)
+    needs = [np.unique(shards.numbers("shard")[cut]).tolist() for cut in cuts]
+    return pipeline.run(work, lambda first, last: list(dict.fromkeys(chain(*needs[first : last + 2]))))

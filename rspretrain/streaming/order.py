@@ -91,6 +91,31 @@ class Order:
         ends = np.cumsum(self.sizes)
         return np.unique(np.searchsorted(ends, cut.first, side="right"))
 
+    def windows(self, epoch: int, positions: Ints) -> dict[int, tuple[int, int]]:
+        """stream -> the first and the last window that positions of an epoch touch, numbered on through the epochs.
+
+        Costs no permutation of samples.
+        """
+        found = {}
+        stream_of, index_of = positions % self.streams, positions // self.streams
+        for stream in np.unique(stream_of).tolist():
+            index = index_of[stream_of == stream]
+            starts = self._visit(epoch, stream).starts
+            first, last = np.searchsorted(starts, (index.min(), index.max()), side="right") - 1
+            before = epoch * self.num_windows(stream)
+            found[stream] = before + int(first), before + int(last)
+        return found
+
+    def num_windows(self, stream: int) -> int:
+        """Windows of a stream in every epoch."""
+        return -(-len(self._stream(stream).sizes) // self.window)
+
+    def shards_of_window(self, stream: int, number: int) -> Ints:
+        """The shards of a window (numbered as in `windows`), in the order of the visit."""
+        epoch, window = divmod(number, self.num_windows(stream))
+        first = self._visit(epoch, stream).first[window * self.window : (window + 1) * self.window]
+        return np.searchsorted(np.cumsum(self.sizes), first, side="right")
+
     def _of_stream(self, epoch: int, stream: int, index: Ints) -> Ints:
         out = np.empty(len(index), dtype=np.int64)
         starts = self._visit(epoch, stream).starts

@@ -6,7 +6,8 @@ index. The first time a run touches a sample, its bytes are checked against the 
 
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from rspretrain.sensors import Group
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message
 from rspretrain.shardset.record import decode_array, npy_header
+from rspretrain.shardset.transfer import TransferError
+from rspretrain.streaming.ahead import Ahead
 from rspretrain.streaming.quarantine import Quarantine
 
 Array = NDArray[Any]
@@ -42,7 +45,13 @@ class Reader:
     """Gathers rows of a shard set into buffers. Threads may share one reader, each with buffers of its own."""
 
     def __init__(
-        self, shards: ShardSet, groups: Sequence[str], *, verify: bool = True, quarantine: Quarantine | None = None
+        self,
+        shards: ShardSet,
+        groups: Sequence[str],
+        *,
+        verify: bool = True,
+        quarantine: Quarantine | None = None,
+        fetches: int = 4,
     ) -> None:
         missing = [name for name in groups if name not in shards.groups]
         if missing:
@@ -54,6 +63,7 @@ class Reader:
         self._record_of: Array = shards.numbers("record")
         self._open: dict[int, _Mapped] = {}
         self._opening = threading.Lock()
+        self._ahead = Ahead(shards.remote, fetches) if shards.remote else None
         # Threads may check a sample twice, which is harmless; none is ever left out.
         self._unchecked = np.full(len(shards), verify)
         self._quarantine = quarantine
@@ -88,6 +98,28 @@ class Reader:
                 self._check(mapped, int(row))
             self._copy(mapped, places, here, buffers)
         return rows
+
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Shards of a remote set are fetched ahead, as `expect` says, while the block runs. Local ones are there."""
+        with self._ahead.running() if self._ahead else nullcontext():
+            try:
+                yield
+            finally:
+                self._open = {} if self._ahead else self._open
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """The shards of a remote set that are needed from now on, in order; all others are closed."""
+        if self._ahead is not None:
+            with self._opening:
+                for number in self._open.keys() - set(numbers):
+                    del self._open[number]  # a thread that still copies from it holds it itself
+            self._ahead.want(numbers)
+
+    def stop(self) -> None:
+        """Whoever waits for a shard of a remote set gives up."""
+        if self._ahead is not None:
+            self._ahead.stop()
 
     def _is_sound(self, row: int) -> bool:
         if self._unchecked[row] and row not in self._damaged:
@@ -129,12 +161,30 @@ class Reader:
 
     def _map(self, number: int) -> _Mapped:
         mapped = self._open.get(number)
+        if mapped is None and self._ahead is not None:
+            return self._map_remote(self._ahead, number)
         if mapped is None:
             with self._opening:
                 if number not in self._open:
                     self._open[number] = self._open_shard(number)
                 mapped = self._open[number]
         return mapped
+
+    def _map_remote(self, ahead: Ahead, number: int) -> _Mapped:
+        """Waits for the shard before it takes the lock, so that others open theirs meanwhile."""
+        try:
+            lease = ahead.lease(number)
+        except TransferError:
+            if self._quarantine is None:
+                raise
+            mapped = _Mapped(np.empty(0, np.uint8), {})
+        else:
+            # The mapping duplicates the open file and with it the lock: the shard stays as long as somebody reads it.
+            data = np.frombuffer(mmap.mmap(lease.fileno(), 0, prot=mmap.PROT_READ), dtype=np.uint8)
+            entry = self._shards.manifest.shards[number]
+            mapped = _Mapped(data, self._pixels(data, entry.samples) if entry.uniform else {})
+        with self._opening:
+            return self._open.setdefault(number, mapped)
 
     def _open_shard(self, number: int) -> _Mapped:
         entry = self._shards.manifest.shards[number]

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from servers import serving
 
-from engine.runs import job, write_config
+from engine.runs import job, losses, write_config
 from rspretrain import config
 from rspretrain.config import ConfigError
 from rspretrain.engine.job import describe, parameter_counts, prepare
+from rspretrain.engine.loop import train
 from rspretrain.world import World
 
 
@@ -59,3 +61,33 @@ def test_measured_statistics_are_those_of_the_shard_set(tmp_path):
     assert [s.std for s in given.objective.inputs()["s1"].normalise.scalings] == [5, 6]
     with pytest.raises(ValueError, match=r"there are no statistics of bands \['VH'\], only of \['VV'\]. Give them"):
         job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5]}")
+
+
+def test_a_run_from_a_url_is_the_run_from_the_folder(tmp_path):
+    path = write_config(tmp_path, samples=32)
+    with serving(tmp_path / "shards") as server:
+        far = [f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache", "data.fetch_timeout_s=5"]
+        runs = {"near": [], "far": far}
+        for name, overrides in runs.items():
+            train(
+                job(path, "train.steps=2", f"run.dir={tmp_path}/{name}", *overrides),
+                resume=False,
+                say=lambda line: None,
+            )
+        assert set(server.requests.values()) == {1}
+    assert losses(tmp_path / "far") == losses(tmp_path / "near")
+    assert len(losses(tmp_path / "far")) == 2
+    saved = tmp_path / "near.yaml"
+    saved.write_text(config.dump(config.load(path)))
+    config.check_same(saved, config.load(path, far))  # a run may go on from the URL
+
+
+def test_a_cache_that_cannot_be_used_is_told_before_training(tmp_path):
+    path = write_config(tmp_path, samples=32)
+    with serving(tmp_path / "shards") as server:
+        far = [f"data.shards={server.url}", f"data.cache_dir={tmp_path}/run.yaml/cache"]
+        with pytest.raises(ValueError, match=r"The cache folder .*/run.yaml/cache cannot be used \(Not a directory\)"):
+            job(path, *far)
+        with pytest.raises(ValueError, match=r"data.cache_gb is 1e-05, expected at least"):
+            job(path, far[0], f"data.cache_dir={tmp_path}/cache", "data.cache_gb=1e-5")
+        assert not server.shards()

@@ -1,0 +1,328 @@
+"""A bounded folder of fetched files that processes of a node share, without a server and without races.
+
+    <folder>/ledger.lock                 held for a moment by whoever counts, makes room, claims or publishes
+    <folder>/<set>/<name>                a whole, verified file; a shared lock on it says that somebody uses it
+    <folder>/<set>/<name>.lock           claim of the one process that fetches the file; its length is the reservation
+    <folder>/<set>/<name>.<n>.part       what attempt n has brought so far
+
+All locks are flock's: the kernel frees them when their process ends, however it ends. A claim that nobody holds is a
+dead process's, and the next one that counts removes it with its parts. Claims are made and removed only under the
+ledger's lock, so a lock file never changes its inode under somebody's feet. What nobody uses is evicted when room is
+needed, whatever was needed longest ago first (mtime, touched when a lease begins and ends).
+"""
+
+import fcntl
+import glob
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LEDGER = "ledger.lock"
+LOCK, PART = ".lock", ".part"
+LEDGER_TIMEOUT_S = 60.0  # a moment's work for everybody; longer, and somebody is stopped while holding it
+KEPT_FREE = 0.01  # share of the disk that the cache leaves to others
+
+
+class NoRoomError(RuntimeError):
+    """Everything in the cache is in use."""
+
+
+def default_folder() -> Path:
+    """Where the cache lies unless a configuration says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rspretrain"
+
+
+class Lease:
+    """A file that stays in the cache until `close`. A mapping of it made through `fileno` keeps it as well.
+
+    The lock belongs to the open file, of which mmap keeps a duplicate: it falls when the last one goes.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path, self._descriptor = path, descriptor
+        _touch(descriptor)
+
+    def fileno(self) -> int:
+        """The open file."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Nobody needs it any more; more than once does nothing."""
+        if self._descriptor >= 0:
+            _touch(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@dataclass
+class Claim:
+    """The right to fetch one file, and the room that is reserved for it. Give it back with `Cache.release`."""
+
+    path: Path
+    descriptor: int
+
+    def part(self, attempt: int) -> Path:
+        """Where an attempt's bytes go."""
+        return self.path.with_name(f"{self.path.name}.{attempt}{PART}")
+
+
+@dataclass
+class _Count:
+    used: int = 0  # bytes of files, and reserved ones
+    outstanding: int = 0  # reserved, not yet on the disk
+    files: list[tuple[float, int, Path]] = field(default_factory=list)  # (last need, bytes, path)
+
+
+class Cache:
+    """One folder, bounded to `limit` bytes over all processes that use it with that limit."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def check(self, need: int) -> None:
+        """Whether `need` bytes can be kept here at once. ValueError says what stands against it.
+
+        Also removes what dead processes left behind.
+        """
+        if self.limit < need:
+            raise ValueError(
+                f"data.cache_gb is {self.limit / 1e9:.3g}, expected at least {_gb(need)}: that much of the shard "
+                "set is in use at once on this node. Raise data.cache_gb, or lower data.window or data.streams."
+            )
+        probe = self.folder / f"probe{PART}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._ledger():
+                count = self._count()
+                try:
+                    probe.write_bytes(b"\0" * 4096)
+                finally:
+                    probe.unlink(missing_ok=True)
+                free = _free(self.folder)
+        except OSError as error:
+            raise ValueError(
+                f"The cache folder {self.folder} cannot be used ({error.strerror or error}). Expected one on a local "
+                "disk that this process may write to, with room; name another in data.cache_dir."
+            ) from None
+        if free + count.used - count.outstanding < need:
+            raise ValueError(
+                f"The disk of the cache folder {self.folder} has {free / 1e9:.3g} GB free and {count.used / 1e9:.3g} "
+                f"GB of cache, expected {_gb(need)} together at least. Make room, or name another in data.cache_dir."
+            )
+
+    def lease(self, key: str, name: str, size: int | None = None) -> Lease | None:
+        """A file, if it is there. One of another size than `size` is thrown away."""
+        path = self.folder / key / name
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits only while somebody evicts or publishes it
+            if not _is_still(path, descriptor):
+                os.close(descriptor)
+                continue
+            if size is not None and os.fstat(descriptor).st_size != size:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+                return None
+            return Lease(path, descriptor)
+
+    def claim(self, key: str, name: str, size: int) -> Claim | None:
+        """The right to fetch a file of `size` bytes; None where another process has it, or the file is there by now.
+
+        NoRoomError where too much is in use.
+        """
+        path = self.folder / key / name
+        with self._ledger():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                return None
+            lock = path.with_name(name + LOCK)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if not _try_lock(descriptor):
+                os.close(descriptor)
+                return None
+            claim = Claim(path, descriptor)
+            try:
+                os.ftruncate(descriptor, 0)
+                for part in self._parts(path):
+                    part.unlink(missing_ok=True)  # of a process that died
+                self._make_room(size)
+                os.ftruncate(descriptor, size)
+            except BaseException:
+                self._drop(claim)
+                raise
+            return claim
+
+    def publish(self, claim: Claim, part: Path) -> None:
+        """A verified part becomes the file. Survives a loss of power."""
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with self._ledger():
+            part.rename(claim.path)
+            self._drop(claim)
+
+    def release(self, claim: Claim) -> None:
+        """Give a claim back, used or not."""
+        if claim.descriptor >= 0:
+            with self._ledger():
+                self._drop(claim)
+
+    def discard(self, key: str, name: str) -> None:
+        """Remove a file unless somebody uses it."""
+        with self._ledger():
+            _evict(self.folder / key / name)
+
+    def progress(self, key: str, name: str) -> int:
+        """Something that changes while any process fetches a file."""
+        return hash(tuple(sorted((part.name, _size(part)) for part in self._parts(self.folder / key / name))))
+
+    def used(self) -> int:
+        """Bytes of all files, whole or not, on the disk."""
+        return sum(_size(path) for path in self.folder.rglob("*") if path.suffix != LOCK)
+
+    @staticmethod
+    def _parts(path: Path) -> list[Path]:
+        return list(path.parent.glob(f"{glob.escape(path.name)}.*{PART}"))
+
+    def _drop(self, claim: Claim) -> None:
+        for part in self._parts(claim.path):
+            part.unlink(missing_ok=True)
+        claim.path.with_name(claim.path.name + LOCK).unlink(missing_ok=True)
+        os.close(claim.descriptor)
+        claim.descriptor = -1
+
+    def _make_room(self, need: int) -> None:
+        count = self._count()
+        free = _free(self.folder) - count.outstanding
+        missing = need - min(self.limit - count.used, free)
+        for _, size, path in sorted(count.files):
+            if missing <= 0:
+                break
+            if _evict(path):
+                missing -= size
+        if missing > 0:
+            raise NoRoomError(
+                f"the cache folder {self.folder} has no room for {need / 1e6:.3g} MB more: "
+                f"{missing / 1e6:.3g} MB too much is in use, of {_gb(self.limit)} of data.cache_gb and "
+                f"{free / 1e9:.3g} GB free on its disk. Raise data.cache_gb, make room, or name another data.cache_dir"
+            )
+
+    def _count(self) -> _Count:
+        """Sizes of everything; what dead processes left is removed on the way. Call with the ledger's lock."""
+        count = _Count()
+        for folder in [entry.path for entry in os.scandir(self.folder) if entry.is_dir()]:
+            parts: dict[str, list[Path]] = {}
+            claims: dict[str, int] = {}
+            for entry in os.scandir(folder):
+                path = Path(entry.path)
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:  # parts come and go without the ledger
+                    continue
+                if path.suffix == PART:
+                    parts.setdefault(path.name.rsplit(".", 2)[0], []).append(path)
+                elif path.suffix == LOCK:
+                    claims[path.name.removesuffix(LOCK)] = stat.st_size
+                else:
+                    count.files.append((stat.st_mtime, stat.st_size, path))
+                    count.used += stat.st_size
+            for name in {*parts, *claims}:
+                if name in claims and _is_held(Path(folder, name + LOCK)):
+                    written = sum(_size(part) for part in parts.get(name, ()))
+                    count.used += max(claims[name], written)
+                    count.outstanding += max(0, claims[name] - written)
+                    continue
+                for path in (*parts.get(name, ()), Path(folder, name + LOCK)):
+                    path.unlink(missing_ok=True)
+        return count
+
+    @contextmanager
+    def _ledger(self) -> Iterator[None]:
+        descriptor = os.open(self.folder / LEDGER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            until = time.monotonic() + LEDGER_TIMEOUT_S
+            while not _try_lock(descriptor):
+                if time.monotonic() > until:
+                    raise RuntimeError(
+                        f"{self.folder / LEDGER} has been locked by another process for {LEDGER_TIMEOUT_S:g} s, "
+                        "expected a moment. Find the stopped process (lsof) and end it, or name another data.cache_dir."
+                    )
+                time.sleep(0.002)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 10**7 else f"{size / 1e9:.6f} GB"
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize - int(KEPT_FREE * found.f_blocks * found.f_frsize)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.stat(path).st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _touch(descriptor: int) -> None:
+    with suppress(PermissionError):  # another user's file: its age is then that of its owner's last need
+        os.utime(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _evict(path: Path) -> bool:
+    """Remove a file that nobody uses; and its folder, when it was the last one there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        if not _try_lock(descriptor):
+            return False
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()
+        return True
+    finally:
+        os.close(descriptor)

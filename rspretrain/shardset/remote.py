@@ -1,0 +1,166 @@
+"""A shard set behind a URL: its manifest and index are fetched when it is opened, its shards when somebody needs them.
+
+Everything lies in the cache under the SHA-256 of the manifest, so a set that changed never mixes with what it was.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rspretrain.shardset.cache import Cache, Claim, Lease, NoRoomError, default_folder
+from rspretrain.shardset.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, load_manifest
+from rspretrain.shardset.transfer import (
+    LONGEST_BACKOFF_S,
+    Expected,
+    Patience,
+    Source,
+    Stopped,
+    TransferError,
+    child,
+    shown,
+)
+
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """How shard sets behind URLs are fetched and kept."""
+
+    folder: Path | None = None  # of the cache; None: see cache.default_folder
+    limit: int = 100 * 10**9  # bytes of the cache, over all processes of the node
+    patience: Patience = field(default_factory=Patience)
+
+
+class Remote:
+    """One shard set behind a URL, as far as it is in the cache. Threads may share it."""
+
+    def __init__(self, url: str, options: RemoteOptions) -> None:
+        self.url, self._patience = url, options.patience
+        self.cache = Cache(options.folder or default_folder(), options.limit)
+        self._source = Source(url, options.patience)
+        self.cache.check(0)
+        try:
+            data = self._source.read(MANIFEST_NAME)
+        except TransferError as error:
+            raise ValueError(f"{error} Expected the URL of a folder that shards/build.py finished.") from None
+        self.cache.check(len(data))
+        self.key = hashlib.sha256(data).hexdigest()
+        self._leases = [self._store(MANIFEST_NAME, data)]
+        self.manifest = self._manifest()
+        try:
+            self._leases.append(self.obtain(INDEX_NAME, None, self.manifest.index_sha256))
+        except TransferError as error:
+            raise ValueError(f"{error} Upload {INDEX_NAME} of the same build beside {MANIFEST_NAME}.") from None
+
+    @property
+    def folder(self) -> Path:
+        """Where the set lies in the cache."""
+        return self.cache.folder / self.key
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the manifest and the index, which stay in the cache while the set is open."""
+        return sum(os.fstat(lease.fileno()).st_size for lease in self._leases)
+
+    def shard(self, number: int, stopped: Callable[[], bool] = lambda: False) -> Lease:
+        """A shard, fetched if need be. See `obtain`."""
+        entry = self.manifest.shards[number]
+        return self.obtain(entry.name, entry.bytes, entry.sha256, stopped)
+
+    def try_shard(self, number: int, stopped: Callable[[], bool] = lambda: False) -> Lease | None:
+        """A shard, fetched if need be; None where another process is at it. NoRoomError where there is no room."""
+        entry = self.manifest.shards[number]
+        return self._try(entry.name, entry.bytes, entry.sha256, stopped)
+
+    def obtain(self, name: str, size: int | None, sha256: str, stopped: Callable[[], bool] = lambda: False) -> Lease:
+        """A file of the set, whole and verified, once for all processes that share the cache.
+
+        TransferError where it cannot be had, RuntimeError where it cannot be kept, Stopped when `stopped` says so.
+        """
+        seen, since = None, time.monotonic()
+        while True:
+            now: object
+            try:
+                lease = self._try(name, size, sha256, stopped)
+                if lease is not None:
+                    return lease
+                now, longest_s = self.cache.progress(self.key, name), 2 * self._patience.timeout_s + LONGEST_BACKOFF_S
+                why = "another process fetches it and does not get on. End that process"
+            except NoRoomError as error:
+                now, longest_s, why = "no room", self._patience.timeout_s, str(error)
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > longest_s:
+                raise RuntimeError(f"{self.shown(name)} was waited for {longest_s:g} s: {why}.")
+            time.sleep(POLL_S)
+            if stopped():
+                raise Stopped(f"{self.shown(name)}: nobody waits for it any more.")
+
+    def shown(self, name: str) -> str:
+        """The URL of a file, for messages."""
+        return shown(child(self.url, name))
+
+    def _try(self, name: str, size: int | None, sha256: str, stopped: Callable[[], bool]) -> Lease | None:
+        while True:
+            lease = self.cache.lease(self.key, name, size)
+            if lease is not None:
+                return lease
+            with _storing(self.shown(name), self.cache.folder):
+                claim = self.cache.claim(self.key, name, size or 0)
+                if claim is None and not (self.folder / name).exists():
+                    return None
+                if claim is not None:
+                    self._fetch(claim, name, Expected(size, sha256, self.cache.limit), stopped)
+
+    def _fetch(self, claim: Claim, name: str, expected: Expected, stopped: Callable[[], bool]) -> None:
+        try:
+            self.cache.publish(claim, self._source.fetch(name, claim.part, expected, stopped))
+        finally:
+            self.cache.release(claim)
+
+    def _store(self, name: str, data: bytes) -> Lease:
+        while True:
+            with _storing(self.shown(name), self.cache.folder):
+                claim = self.cache.claim(self.key, name, len(data))
+                if claim is not None:
+                    try:
+                        part = claim.part(0)
+                        part.write_bytes(data)
+                        self.cache.publish(claim, part)
+                    finally:
+                        self.cache.release(claim)
+            lease = self.cache.lease(self.key, name, len(data))
+            if lease is not None:
+                return lease
+            time.sleep(POLL_S)
+
+    def _manifest(self) -> Manifest:
+        try:
+            manifest, _ = load_manifest(self.folder)
+            for entry in manifest.shards:
+                if os.path.basename(entry.name) != entry.name or not entry.name.endswith(".tar"):
+                    raise ValueError(
+                        f"{self.folder / MANIFEST_NAME} names a shard {entry.name!r}, expected a plain name"
+                    )
+        except ValueError as error:
+            self._leases.pop().close()
+            self.cache.discard(self.key, MANIFEST_NAME)
+            raise ValueError(f"{self.shown(MANIFEST_NAME)}, in the cache, is not to be used: {error}") from None
+        return manifest
+
+
+@contextmanager
+def _storing(url: str, folder: Path) -> Iterator[None]:
+    """Errors of the disk in words that name the URL and the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise RuntimeError(
+            f"{url} cannot be kept in the cache folder {folder}: {error.strerror or error}. Make room on that disk, or "
+            "name another folder in data.cache_dir."
+        ) from None

@@ -1,0 +1,207 @@
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.memory import memory_shards
+from servers import object_store, serving, total_bytes
+
+from rspretrain.shardset.cache import Cache
+from rspretrain.shardset.index import CorruptSampleError, open_shards
+from rspretrain.shardset.manifest import Manifest, dump_manifest
+from rspretrain.shardset.remote import RemoteOptions
+from rspretrain.shardset.transfer import Patience, TransferError
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def server(tmp_path):
+    memory_shards(tmp_path / "set", samples=40)
+    with serving(tmp_path / "set") as running:
+        yield running
+
+
+def options(folder, limit=10**9, timeout_s=1.0, retries=2):
+    return RemoteOptions(folder / "cache", limit, Patience(timeout_s, retries))
+
+
+def left(folder):
+    return sorted(
+        path.name for path in (folder / "cache").rglob("*") if path.suffix not in (".tar", ".json", ".parquet")
+    )
+
+
+def test_a_remote_set_is_the_local_one(tmp_path, server):
+    local, remote = open_shards(tmp_path / "set"), open_shards(server.url, options(tmp_path))
+    assert remote.manifest_sha256 == local.manifest_sha256 == remote.path.name
+    assert remote.keys() == local.keys()
+    assert server.requests == {"manifest.json": 1, "index.parquet": 1}
+    for row in (0, 17, 39):
+        images, metadata = remote.read(row)
+        expected, same = local.read(row)
+        assert metadata == same
+        assert all(np.array_equal(images[name], expected[name]) for name in expected)
+    assert set(server.shards().values()) == {1}
+    again = open_shards(server.url, options(tmp_path))
+    again.read(39)
+    assert server.requests["index.parquet"] == server.requests["memory-000004.tar"] == 1
+    assert left(tmp_path) in ([remote.path.name, "ledger.lock"], ["ledger.lock", remote.path.name])
+
+
+def test_another_version_of_a_set_is_another_folder(tmp_path, server):
+    before = open_shards(server.url, options(tmp_path))
+    before.read(0)
+    for path in (tmp_path / "set").iterdir():
+        path.unlink() if path.is_file() else None
+    subprocess.run(["rm", "-rf", tmp_path / "set"], check=True)
+    memory_shards(tmp_path / "set", samples=40, seed=1)
+    after = open_shards(server.url, options(tmp_path))
+    assert after.path != before.path
+    assert not np.array_equal(after.read(0)[0]["s2_10m"], before.read(0)[0]["s2_10m"])
+    assert server.requests["memory-000000.tar"] == 2
+
+
+def test_no_set_behind_the_url(tmp_path, server):
+    with pytest.raises(
+        ValueError, match=r"/nowhere/manifest.json cannot be had: there is no such file. .* that shards/b"
+    ):
+        open_shards(f"{server.url}/nowhere", options(tmp_path))
+    (tmp_path / "set" / "manifest.json").write_text("<html>Sign in</html>")
+    with pytest.raises(
+        ValueError, match=r"127.0.0.1:\d+/manifest.json, in the cache, is not to be used: .* is not JSON"
+    ):
+        open_shards(server.url, options(tmp_path))
+    assert left(tmp_path) == ["ledger.lock"]
+
+
+def test_an_index_that_is_not_the_manifests(tmp_path, server):
+    (tmp_path / "set" / "index.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        ValueError, match=r"/index.parquet could not be fetched in 3 attempts .*SHA-256.*Upload index.par"
+    ):
+        open_shards(server.url, options(tmp_path))
+
+
+def test_names_that_lead_out_of_the_cache(tmp_path, server):
+    path = tmp_path / "set" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][0]["name"] = "../../evil.tar"
+    path.write_bytes(dump_manifest(Manifest.model_validate(content)))
+    with pytest.raises(ValueError, match=r"names a shard '../../evil.tar', expected a plain name"):
+        open_shards(server.url, options(tmp_path))
+
+
+def test_wrong_bytes_for_good_name_the_url(tmp_path, server):
+    shards = open_shards(server.url, options(tmp_path))
+    server.faults["memory-000002.tar"] = ["wrong forever"]
+    with pytest.raises(TransferError, match=rf"{server.url}/memory-000002.tar could not be fetched in 3 .*has SHA-256"):
+        shards.read(16)
+    assert server.requests["memory-000002.tar"] == 3
+    assert left(tmp_path) == sorted([shards.path.name, "ledger.lock"])
+
+
+def test_a_cached_shard_that_the_disk_damaged(tmp_path, server):
+    shards = open_shards(server.url, options(tmp_path))
+    shards.read(0)
+    path = shards.path / "memory-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        CorruptSampleError, match=r"verified when it came from http.*/memory-000000.tar: remove it, and"
+    ):
+        shards.read(0)
+
+
+def read_all(url, folder, order, failures):
+    """One process that reads a sample of every shard, in an order of its own."""
+    try:
+        shards = open_shards(url, options(Path(folder), timeout_s=10))
+        for number in order:
+            images, _ = shards.read(8 * number)
+            assert images["s1_10m"].shape == (2, 12, 12)
+    except BaseException as error:
+        failures.put(repr(error))
+        raise
+
+
+def start(*arguments, target=read_all):
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def test_four_processes_fetch_every_shard_once(tmp_path, server):
+    server.faults = {f"memory-00000{n}.tar": ["slow"] for n in range(5)}
+    failures = multiprocessing.get_context("spawn").Queue()
+    orders = ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 4, 0, 1])
+    processes = [start(server.url, str(tmp_path), order, failures) for order in orders]
+    for process in processes:
+        process.join(60)
+    assert failures.empty()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert server.requests == {"manifest.json": 4, "index.parquet": 1, **{f"memory-00000{n}.tar": 1 for n in range(5)}}
+
+
+def read_without_end(url, folder, limit, seed):
+    shards = open_shards(url, options(Path(folder), limit=limit, timeout_s=10))
+    rng = np.random.default_rng(seed)
+    while True:
+        shards.read(int(rng.integers(len(shards))))
+
+
+def test_killed_at_random_nothing_stays_and_the_bound_holds(tmp_path, server):
+    shards = open_shards(server.url, options(tmp_path))
+    limit = shards.remote.kept_bytes + 3 * shards.manifest.shards[0].bytes + 1000
+    server.faults = {f"memory-00000{n}.tar": ["slow forever"] for n in range(5)}
+    rng, left_behind = np.random.default_rng(0), 0
+    processes = [start(server.url, str(tmp_path), limit, seed, target=read_without_end) for seed in (1, 2)]
+    for _ in range(6):
+        until = time.monotonic() + rng.uniform(0.6, 1.0)
+        while time.monotonic() < until:
+            assert total_bytes(tmp_path / "cache") <= limit
+            time.sleep(0.002)
+        victim = processes.pop(0)
+        assert victim.is_alive()
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        left_behind += len(list((tmp_path / "cache").rglob("*.part")))
+        processes.append(start(server.url, str(tmp_path), limit, int(rng.integers(99)), target=read_without_end))
+    for process in processes:
+        process.kill()
+        process.join()
+    assert left_behind, "no process was killed in mid-download"
+    Cache(tmp_path / "cache", limit).check(0)
+    assert left(tmp_path) == sorted([shards.path.name, "ledger.lock"])
+    for entry in shards.manifest.shards:  # what is there is whole
+        path = shards.path / entry.name
+        assert not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
+
+
+def test_from_an_object_store(tmp_path, monkeypatch):
+    local = memory_shards(tmp_path / "set", samples=16)
+    with object_store(tmp_path / "set", "bucket") as endpoint:
+        for name, value in (("KEY", "k"), ("SECRET", "s"), ("ENDPOINT_URL", endpoint)):
+            monkeypatch.setitem(__import__("fsspec").config.conf.setdefault("s3", {}), name.lower(), value)
+        remote = open_shards("s3://bucket/set", options(tmp_path, timeout_s=10))
+        assert remote.manifest_sha256 == local.manifest_sha256
+        assert np.array_equal(remote.read(9)[0]["s2_10m"], local.read(9)[0]["s2_10m"])
+        with pytest.raises(ValueError, match=r"s3://bucket/other/manifest.json cannot be had: there is no such file."):
+            open_shards("s3://bucket/other", options(tmp_path))
+
+
+def test_inspect_opens_urls(tmp_path, server):
+    command = [sys.executable, "shards/inspect.py", server.url]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=root, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "40" in done.stdout

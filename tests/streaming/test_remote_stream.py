@@ -1,0 +1,160 @@
+"""The stream of a set behind a URL is the stream of the same set in a folder, and bad worlds end in clear errors."""
+
+import itertools
+import multiprocessing
+import threading
+
+import pytest
+import torch
+from fakes.memory import SCENE_GROUPS, memory_shards
+from servers import object_store, serving, total_bytes
+
+from rspretrain.shardset.index import open_shards
+from rspretrain.streaming.loader import DataSettings, Loader, evaluation_batches
+from rspretrain.world import World
+
+pytestmark = pytest.mark.timeout(90)
+STEPS = 20  # three epochs and a half
+
+
+@pytest.fixture
+def server(tmp_path):
+    memory_shards(tmp_path / "set", samples=48)
+    with serving(tmp_path / "set") as running:
+        yield running
+
+
+def settings(where, folder, **more):
+    defaults = {"streams": 2, "window": 1, "prefetch": 1, "fetch_timeout_s": 1, "fetch_retries": 2}
+    return DataSettings(shards=where, cache_dir=folder / "cache", **{**defaults, **more})
+
+
+def loader(data, rank=0, world=1, shards=None):
+    shards = shards or open_shards(data.shards, data.remote_options())
+    place = World(rank, world, rank, torch.device("cpu"))
+    return Loader(shards, data, list(shards.groups), global_batch=8, seed=5, world=place)
+
+
+def seen(stream, steps=STEPS, first=0):
+    """Everything of some batches."""
+    return [
+        (batch.rows.tolist(), batch.seeds.tolist(), {name: image.clone() for name, image in batch.images.items()})
+        for batch in itertools.islice(stream.batches(first), steps)
+    ]
+
+
+def same(one, other):
+    return all(
+        a[:2] == b[:2] and all(torch.equal(a[2][name], b[2][name]) for name in b[2])
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def room_for(server, folder, shards, **more):
+    """Settings whose cache holds so many shards beside manifest and index."""
+    manifest = open_shards(folder / "set").manifest
+    kept = sum((folder / "set" / name).stat().st_size for name in ("manifest.json", "index.parquet"))
+    size = kept + shards * max(entry.bytes for entry in manifest.shards)
+    return settings(server.url, folder, cache_gb=size / 1e9, **more)
+
+
+def test_the_same_batches_bit_for_bit_through_a_cache_that_does_not_hold_all(tmp_path, server):
+    local = seen(loader(settings(tmp_path / "set", tmp_path, window=1, streams=1)))
+    data = room_for(server, tmp_path, 5, streams=1)
+    most, stop = [0], threading.Event()
+
+    def watch():
+        while not stop.wait(0.002):
+            most[0] = max(most[0], total_bytes(tmp_path / "cache"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert same(seen(loader(data)), local)
+        assert same(seen(loader(data), 5, first=7), local[7:12])
+    finally:
+        stop.set()
+        watcher.join()
+    assert 0 < most[0] <= round(data.cache_gb * 1e9)
+    assert sum(server.shards().values()) > 6  # it was evicted and fetched again
+
+
+def rank_of(data, rank, world, folder):
+    torch.save(seen(loader(data, rank, world)), folder / f"{rank}.pt")
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_any_world_of_processes_sees_the_same(tmp_path, server, world):
+    alone = seen(loader(settings(tmp_path / "set", tmp_path)))
+    context = multiprocessing.get_context("spawn")
+    data = settings(server.url, tmp_path)
+    ranks = [context.Process(target=rank_of, args=(data, rank, world, tmp_path)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(80)
+    assert [process.exitcode for process in ranks] == [0] * world
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    for step, (rows, seeds, images) in enumerate(alone):
+        mine = [parts[rank][step] for rank in range(world)]
+        assert [row for part in mine for row in part[0]] == rows
+        assert [seed for part in mine for seed in part[1]] == seeds
+        for name, image in images.items():
+            assert torch.equal(torch.cat([part[2][name] for part in mine]), image)
+    assert set(server.shards().values()) == {1}  # all ranks together, three epochs
+
+
+def test_faults_under_way_change_nothing(tmp_path, server):
+    local = seen(loader(settings(tmp_path / "set", tmp_path)))
+    faults = ["500", "stall", "cut", "wrong", "long", "503"]
+    server.faults = {f"memory-00000{n}.tar": [fault] for n, fault in enumerate(faults)}
+    assert same(seen(loader(settings(server.url, tmp_path, fetch_timeout_s=0.3))), local)
+    assert set(server.shards().values()) == {2}
+
+
+def test_a_shard_that_cannot_be_had_ends_the_run(tmp_path, server):
+    server.faults["memory-000003.tar"] = ["500 forever"]
+    with pytest.raises(RuntimeError, match=rf"{server.url}/memory-000003.tar could not be fetched in 2 attempts over"):
+        seen(loader(settings(server.url, tmp_path, fetch_retries=1)))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("fetch", "gather"))]
+
+
+def test_or_is_quarantined(tmp_path, server):
+    server.faults["memory-000003.tar"] = ["404 forever"]
+    more = {"on_corrupt": "quarantine", "quarantine_limit": 0.5}
+    stream = loader(settings(server.url, tmp_path, **more))
+    far = seen(stream)
+    assert set(stream.quarantine.stand_ins) == set(range(24, 32))
+    (tmp_path / "set" / "memory-000003.tar").unlink()
+    assert same(far, seen(loader(settings(tmp_path / "set", tmp_path, **more))))  # like one that is missing here
+
+
+def test_a_cache_too_small_for_the_windows(tmp_path, server):
+    with pytest.raises(
+        ValueError, match=r"data.cache_gb is .*, expected at least 0.000\d+ GB: that much of the shard set"
+    ):
+        loader(room_for(server, tmp_path, 1))
+    assert not server.shards()
+
+
+def test_evaluation(tmp_path):
+    local = memory_shards(tmp_path / "set", samples=30, groups=SCENE_GROUPS)
+    with serving(tmp_path / "set") as server:
+        data = settings(server.url, tmp_path)
+        far = open_shards(data.shards, data.remote_options())
+        rows = torch.randperm(30, generator=torch.Generator().manual_seed(0)).numpy()
+        both = zip(evaluation_batches(far, ["rgb"], rows, 7), evaluation_batches(local, ["rgb"], rows, 7), strict=True)
+        for one, other in both:
+            assert one.rows.tolist() == other.rows.tolist()
+            for image, (h, w), twin in zip(one.images["rgb"], one.sizes["rgb"], other.images["rgb"], strict=True):
+                assert torch.equal(image[:, :h, :w], twin[:, :h, :w])
+
+
+def test_from_an_object_store(tmp_path, monkeypatch):
+    memory_shards(tmp_path / "set", samples=48)
+    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with object_store(tmp_path / "set", "stream") as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        data = settings("s3://stream/set", tmp_path, fetch_timeout_s=10)
+        assert same(seen(loader(data)), seen(loader(settings(tmp_path / "set", tmp_path))))
