@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +45,8 @@ class Fault:
 
     name: str
     reason: str
+
+
+@final
+class Exclusion(Fault):
+    """A patch that an archive's listing leaves out because the user's options say so: counted, no fault."""

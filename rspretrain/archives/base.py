@@ -43,7 +43,10 @@ class Archive(ABC):
 
     @abstractmethod
     def entries(self) -> tuple[list[Entry], list[Fault]]:
-        """All patches in a fixed order (the same on every machine), and what had to be left out already here."""
+        """All patches in a fixed order (the same on every machine), and what is left out already here.
+
+        Among the faults, an Exclusion is what the user's options leave out.
+        """
 
     @abstractmethod
     def read(self, entry: Entry) -> Patch:

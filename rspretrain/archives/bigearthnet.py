@@ -19,7 +19,7 @@ from rspretrain.archives.bigearthnet_lists import FLAG_FILES, Flag, Lists, rando
 from rspretrain.archives.corine import NOMENCLATURES, label_sets
 from rspretrain.archives.raster import crs_of_wkt
 from rspretrain.archives.sentinel import S1_GROUPS, S2_GROUPS, existing, folders_in, read_sides, season_of
-from rspretrain.patch import Fault, Patch, PatchError, key_of
+from rspretrain.patch import Exclusion, Fault, Patch, PatchError, key_of
 
 _S2_NAME = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{5,6}_\d{1,3}_\d{1,3}")
 _S1_NAME = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{5,6}_[0-9A-Z]{5}_\d{1,3}_\d{1,3}")
@@ -84,9 +84,15 @@ class BigEarthNet(Archive):
         faults: list[Fault] = []
         lists = read_lists(self.splits, splits=self.split != "random", partners=self.s1 is not None)
         # Before pairing: a patch that nobody wants is not a lonely one.
-        is_wanted = self._wish(lists)
-        s2 = [name for name in _folders(self.s2, _S2_NAME, faults) if is_wanted(name)]
-        partners = {s1: name for s1, name in self._partners(lists, faults).items() if is_wanted(name)}
+        why_not = self._wish(lists)
+        there = dict.fromkeys(_folders(self.s2, _S2_NAME, faults))
+        s2 = [name for name in there if why_not(name) is None]
+        partners = self._partners(lists, faults)
+        excluded = {name: why_not(name) for name in there} | {
+            s1: why_not(name) for s1, name in partners.items() if name not in there
+        }
+        faults += [Exclusion(name, reason) for name, reason in excluded.items() if reason is not None]
+        partners = {s1: name for s1, name in partners.items() if why_not(name) is None}
         patches: list[tuple[str | None, str | None, str | None]]  # S2 folder, S1 folder, S2 name for the lists
         if self.s2 is None:
             patches = [(None, s1, name) for s1, name in partners.items()]
@@ -136,16 +142,21 @@ class BigEarthNet(Archive):
         split_of = read_lists(self.splits, splits=self.split != "random", partners=False).split_of
         return dict(Counter(split for name, split in split_of.items() if name not in present))
 
-    def _wish(self, lists: Lists) -> Callable[[str | None], bool]:
-        """Whether the options let a patch in, by its S2 name."""
+    def _wish(self, lists: Lists) -> Callable[[str | None], str | None]:
+        """Why the options leave a patch out, by its S2 name; None where they do not."""
         if missing := [flag for flag in self.exclude if flag not in lists.flagged]:
             raise ValueError(
                 f"exclude={missing[0]} got no list: {self.splits} holds no {FLAG_FILES[missing[0]]}.csv (or .csv.bz2), "
                 "expected one Sentinel-2 name a line. Add the file, or drop the option."
             )
-        excluded: set[str | None] = {name for flag in self.exclude for name in lists.flagged[flag]}
+        flagged = [(flag, lists.flagged[flag]) for flag in self.exclude]
         listed = lists.split_of if self.split == "official-only" else None
-        return lambda name: name not in excluded and (listed is None or name in listed)
+
+        def why_not(name: str | None) -> str | None:
+            reason = next((f"is in the list of {flag}" for flag, names in flagged if name in names), None)
+            return reason or (None if listed is None or name in listed else "is in no official split")
+
+        return why_not
 
     def _partners(self, lists: Lists, faults: list[Fault]) -> dict[str, str | None]:
         """S2 name of every S1 name, from the CSVs or else from the S1 JSON; None where nobody asks for it."""

@@ -31,7 +31,7 @@ from rspretrain.archives.sentinel import (
     read_sides,
     season_of,
 )
-from rspretrain.patch import Fault, Patch, PatchError, key_of
+from rspretrain.patch import Exclusion, Fault, Patch, PatchError, key_of
 from rspretrain.sensors import Group
 
 S2_FOLDER, S1_FOLDER, MAP_FOLDER = "BigEarthNet-S2", "BigEarthNet-S1", "Reference_Maps"
@@ -185,7 +185,7 @@ class BigEarthNetV2(Archive):
         return table
 
     def _strangers(self, names: list[str]) -> list[Fault]:
-        """Faults for folders without a row, unless the table of snow and cloud knows them."""
+        """Faults for folders without a row; exclusions for those that the table of snow and cloud knows."""
         if not names:
             return []
         if not self.second_table.is_file():
@@ -194,7 +194,8 @@ class BigEarthNetV2(Archive):
         second = _read_table(self.second_table)
         known = {name for column in ("patch_id", "s1_name") for name in second[column].to_pylist()}
         reason = f"is in no row of {self.table.name} and {SECOND_TABLE}; complete the tables or remove the folder"
-        return [Fault(name, reason) for name in names if name not in known]
+        wanted = "has snow, cloud or shadow; include_snow_cloud=true takes it"
+        return [Exclusion(name, wanted) if name in known else Fault(name, reason) for name in names]
 
 
 def _map_groups(root: Path) -> tuple[Group, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rspretrain.patch import Fault
+from rspretrain.patch import Exclusion, Fault
 from rspretrain.shardset.files import write_atomically
 from rspretrain.shardset.manifest import (
     FORMAT,
@@ -51,8 +51,11 @@ class NothingWrittenError(ValueError):
 
 def report_on(out: Path, listing_faults: list[Fault], receipts: Sequence[Receipt]) -> BuildReport:
     """What the receipts add up to."""
-    faults = [*listing_faults, *(fault for receipt in receipts for fault in receipt.faults)]
-    excluded = [fault for receipt in receipts for fault in receipt.excluded]
+    faults = [fault for fault in listing_faults if not isinstance(fault, Exclusion)]
+    excluded: list[Fault] = [fault for fault in listing_faults if isinstance(fault, Exclusion)]
+    for receipt in receipts:
+        faults += receipt.faults
+        excluded += receipt.excluded
     written = sum(receipt.entry.samples for receipt in receipts)
     size = sum(receipt.entry.bytes for receipt in receipts)
     return BuildReport(out, written + len(faults) + len(excluded), written, faults, excluded, len(receipts), size)

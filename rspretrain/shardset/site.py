@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rspretrain.patch import Fault
+from rspretrain.patch import Exclusion, Fault
 from rspretrain.shardset.assemble import REPORT_NAME, BuildReport, NothingWrittenError
 from rspretrain.shardset.files import write_atomically
 from rspretrain.shardset.manifest import BUILD_FOLDER, MANIFEST_NAME, load_manifest
@@ -55,7 +55,10 @@ def claim(out: Path, plan: Plan, faults: list[Fault], *, exclusive: bool) -> Ite
 def _settle(out: Path, plan: Plan, faults: list[Fault]) -> None:
     found = load_plan(out)
     if found is None:
-        write_atomically(out / BUILD_FOLDER / LISTING_NAME, json.dumps([vars(fault) for fault in faults]).encode())
+        kinds: dict[str, list[dict[str, str]]] = {kind.__name__: [] for kind in (Fault, Exclusion)}
+        for fault in faults:
+            kinds[type(fault).__name__].append(vars(fault))
+        write_atomically(out / BUILD_FOLDER / LISTING_NAME, json.dumps(kinds).encode())
         store_plan(out, plan)
     elif found != plan:
         raise ValueError(
@@ -101,7 +104,8 @@ def finished_report(out: Path, plan: Plan) -> BuildReport | None:
 
 def read_listing_faults(out: Path) -> list[Fault]:
     """What the archive's listing had to leave out, as the first builder in `out` noted it."""
-    return [Fault(**fault) for fault in json.loads((out / BUILD_FOLDER / LISTING_NAME).read_bytes())]
+    content = json.loads((out / BUILD_FOLDER / LISTING_NAME).read_bytes())
+    return [kind(**fault) for kind in (Fault, Exclusion) for fault in content[kind.__name__]]
 
 
 def leave(out: Path) -> None:

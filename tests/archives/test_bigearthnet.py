@@ -18,6 +18,7 @@ from laws import check_archive
 
 from rspretrain.archives import open_archive
 from rspretrain.archives.bigearthnet import BigEarthNet
+from rspretrain.patch import Exclusion
 from rspretrain.shardset.build import build_shards
 from rspretrain.shardset.index import ShardSet
 
@@ -233,6 +234,9 @@ def test_flags_and_exclusions_go_by_the_s2_name(copy, sensors):
         check(archive, {})
         assert len(archive.entries()[0]) == left
     assert not {entry.source.s2 for entry in archive.entries()[0]} & {*flagged["snow"], *flagged["cloud"]}
+    excluded = archive.entries()[1]
+    assert Counter(fault.reason for fault in excluded) == {"is in the list of snow": 2, "is in the list of cloud": 1}
+    assert all(isinstance(fault, Exclusion) for fault in excluded)
 
 
 def test_flags_are_attributes_where_their_list_is(copy):
@@ -276,6 +280,7 @@ def test_official_only_leaves_out_what_no_split_names(copy):
     write_lists(copy)
     archive = BigEarthNet(copy, copy, copy, split="official-only")
     check(archive, {})
+    assert [fault.reason for fault in archive.entries()[1]] == ["is in no official split"] * 3
     assert len(archive.entries()[0]) == 7
     assert None not in {entry.source.split for entry in archive.entries()[0]}
 
@@ -296,7 +301,7 @@ def test_options_come_from_the_command_line(copy):
     archive = open_archive("bigearthnet", [f"S2={copy}", f"splits={copy}"], options)
     assert (archive.exclude, archive.split, archive.seed) == (("snow", "cloud"), "random", 7)
     assert len(archive.entries()[0]) == 7
-    with pytest.raises(ValueError, match=r"exclude='mist': Input should be 'snow' or 'cloud'"):
+    with pytest.raises(ValueError, match=r"exclude='mist', expected snow or cloud, several with"):
         open_archive("bigearthnet", [f"S2={copy}"], ["exclude=mist"])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import webdataset
-from fakes.bigearthnet import band_files, write_bigearthnet
+from fakes.bigearthnet import band_files, write_bigearthnet, write_lists
 from fakes.scenes import write_folder, write_resisc45
 
 from rspretrain.archives.bigearthnet import BigEarthNet
@@ -177,3 +177,17 @@ def test_upgrade(tmp_path):
     assert "nothing to do" in script("upgrade", tmp_path / "old").stdout
     assert script("verify", tmp_path / "old").returncode == 0
     assert script("upgrade", tmp_path).returncode == 2
+
+
+def test_what_options_leave_out_is_counted_and_named_but_no_fault(tmp_path):
+    root = write_bigearthnet(tmp_path / "archive", pairs=10)
+    write_lists(root, snow=2, cloud=1)
+    built = script("build", "bigearthnet", *sources(root), "--option", "exclude=snow,cloud", "--out", tmp_path / "out")
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "7 of 10 patches in 1 shards" in built.stdout
+    assert "0 left out, 3 excluded by options" in built.stdout
+    report = json.loads((tmp_path / "out/build_report.json").read_text())
+    assert sorted({line["reason"] for line in report["exclusions"]}) == [
+        "is in the list of cloud", "is in the list of snow",
+    ]  # fmt: skip
+    assert script("verify", tmp_path / "out").returncode == 0

@@ -1,6 +1,6 @@
 import pytest
 
-from rspretrain.patch import Fault
+from rspretrain.patch import Exclusion, Fault
 from rspretrain.shardset.site import claim, finished_report, leave, read_listing_faults
 from shardset.test_plan import plan_of
 
@@ -20,7 +20,9 @@ def test_one_builder_at_a_time(tmp_path):
 
 
 def test_what_a_killed_process_has_left_goes(tmp_path):
-    with claim(tmp_path / "out", plan_of(), [Fault("Patch9", "is odd")], exclusive=True):
+    with claim(
+        tmp_path / "out", plan_of(), [Fault("Patch9", "is odd"), Exclusion("Patch3", "is cloudy")], exclusive=True
+    ):
         (tmp_path / "out/.build/memory-000000.tar.77.tmp").write_bytes(b"half")
     with claim(tmp_path / "out", plan_of(), [], exclusive=True):
         assert sorted(path.name for path in (tmp_path / "out/.build").iterdir()) == [
@@ -28,7 +30,7 @@ def test_what_a_killed_process_has_left_goes(tmp_path):
             "lock",
             "plan.json",
         ]
-        assert read_listing_faults(tmp_path / "out") == [Fault("Patch9", "is odd")]
+        assert read_listing_faults(tmp_path / "out") == [Fault("Patch9", "is odd"), Exclusion("Patch3", "is cloudy")]
     leave(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
