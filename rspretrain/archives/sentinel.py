@@ -52,11 +52,12 @@ def read_sides(sides: Sequence[Side]) -> tuple[dict[str, NDArray[np.generic]], l
     images: dict[str, NDArray[np.generic]] = {}
     firsts: list[Raster] = []
     for folder, groups in sides:
-        rasters = {band: read_raster(band_file(folder, band)) for group in groups for band in group.bands}
+        files = {band: band_file(folder, band) for group in groups for band in group.bands}
+        rasters = {band: read_raster(file) for band, file in files.items()}
         firsts.append(next(iter(rasters.values())))
         for group in groups:
             for band in group.bands:
-                _check(band_file(folder, band).name, group, rasters[band], firsts[0])
+                _check(files[band], group, rasters[band], firsts[0])
             images[group.name] = np.concatenate([rasters[band].pixels for band in group.bands])
     return images, firsts
 
@@ -71,16 +72,18 @@ def season_of(date: datetime) -> str:
     return _SEASONS[date.month % 12 // 3]
 
 
-def _check(file: str, group: Group, raster: Raster, first: Raster) -> None:
-    found, expected = (raster.pixels.dtype.name, raster.pixels.shape), (group.dtype, (1, *(group.shape or ())))
-    if found != expected:
+def _check(file: Path, group: Group, raster: Raster, first: Raster) -> None:
+    dtype, shape, expected = raster.pixels.dtype, raster.pixels.shape, (1, *(group.shape or ()))
+    if dtype != np.dtype(group.dtype) or shape != expected:
         raise PatchError(
-            f"{file}: {found[0]} {found[1]}, expected {expected[0]} {expected[1]}. Download the file again."
+            f"{file.name}: {dtype.name} {shape}, expected {group.dtype} {expected}. Download the file again."
         )
     if raster.bounds is None or first.bounds is None:
         return
-    if raster.crs == first.crs and np.abs(np.subtract(raster.bounds, first.bounds)).max() <= _SHIFT_M:
+    if raster.crs == first.crs and (
+        raster.bounds == first.bounds or np.abs(np.subtract(raster.bounds, first.bounds)).max() <= _SHIFT_M
+    ):
         return
     raise PatchError(
-        f"{file}: lies at {raster.crs} {raster.bounds}, expected {first.crs} {first.bounds}. Check the pair."
+        f"{file.name}: lies at {raster.crs} {raster.bounds}, expected {first.crs} {first.bounds}. Check the pair."
     )

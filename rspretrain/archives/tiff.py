@@ -7,9 +7,11 @@ compression, every tag known, north up. For all others the answer is None, never
 Sources: TIFF 6.0 (Adobe 1992), sections 2 to 8; OGC 19-008r4 (GeoTIFF 1.1), annex B; GDAL's GTiff driver.
 """
 
+import functools
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +38,10 @@ _DTYPES = {  # (sample format, bits)
     (1, 8): "<u1", (1, 16): "<u2", (1, 32): "<u4", (2, 16): "<i2", (2, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8",
 }  # fmt: skip
 
+_PIXELS = (*sorted(_REQUIRED), _EXTRA)  # the tags that pixels follow from
+
 _Tags = dict[int, tuple[str, bytes]]  # tag -> letter of its type, its values as they lie in the file
+_Values = tuple[tuple[int, tuple[str, bytes]], ...]  # the same, to be compared
 GeoKeys = tuple[bytes, ...]  # the three tags as they lie in the file; together they name the CRS, all empty none
 
 
@@ -68,22 +73,35 @@ def _read_tags(data: bytes) -> _Tags | None:
     if magic != b"II*\0":
         return None
     (num,) = struct.unpack_from("<H", data, start)
-    *entries, following = struct.unpack_from("<" + num * "HHI4s" + "I", data, start + 2)
-    if following or entries[::4] != sorted(set(entries[::4])):  # a second image; tags twice or out of order
+    entries = _read_directory(data[start + 2 : start + 6 + 12 * num])
+    if entries is None:
         return None
     tags: _Tags = {}
-    for tag, kind, count, value in zip(*(entries[field::4] for field in range(4)), strict=True):
-        letter = _TYPES.get(kind, "-")
-        if letter not in _LETTERS.get(tag, ""):
-            return None
-        size = count * _BYTES[letter]
+    for tag, letter, size, value in entries:
         if size > 4:
             start = int.from_bytes(value, "little")
             value = data[start : start + size]
         if len(value) < size:
             return None
         tags[tag] = letter, value[:size]
-    return tags if tags.keys() >= _REQUIRED else None
+    return tags
+
+
+@functools.lru_cache(maxsize=64)  # the directories of an archive's files are alike: their numbers lie elsewhere
+def _read_directory(directory: bytes) -> list[tuple[int, str, int, bytes]] | None:
+    """(tag, letter of its type, bytes of its values, these or where they lie) of a directory, None where it is strange.
+
+    struct.error where it is cut.
+    """
+    *entries, following = struct.unpack("<" + len(directory) // 12 * "HHI4s" + "I", directory)
+    tags = entries[::4]
+    if following or tags != sorted(set(tags)) or not _REQUIRED.issubset(tags):  # a second image; twice; out of order
+        return None
+    letters = [_TYPES.get(kind, "-") for kind in entries[1::4]]
+    if any(letter not in _LETTERS.get(tag, "") for tag, letter in zip(tags, letters, strict=True)):
+        return None
+    sizes = [count * _BYTES[letter] for count, letter in zip(entries[2::4], letters, strict=True)]
+    return list(zip(tags, letters, sizes, entries[3::4], strict=True))
 
 
 def _numbers(tags: _Tags, tag: int, count: int) -> tuple[int, ...]:
@@ -94,6 +112,25 @@ def _numbers(tags: _Tags, tag: int, count: int) -> tuple[int, ...]:
 
 def _read_pixels(data: bytes, tags: _Tags) -> NDArray[np.generic] | None:
     """[C H W] from strips that hold exactly their rows; a view of `data` where they follow one another."""
+    strips = _read_strips(len(data), tuple((tag, tags[tag]) for tag in _PIXELS if tag in tags))
+    if strips is None:
+        return None
+    dtype, (planes, height, width, interleaved), spans = strips
+    start = spans[0][0]
+    if len(spans) > 1:
+        data, start = b"".join(data[offset:end] for offset, end in spans), 0
+    pixels = np.frombuffer(data, dtype, planes * height * width * interleaved, start)
+    if interleaved == 1:
+        return pixels.reshape(planes, height, width)
+    return np.ascontiguousarray(np.moveaxis(pixels.reshape(height, width, interleaved), -1, 0))
+
+
+@functools.lru_cache(maxsize=64)  # as are their pixels' places
+def _read_strips(
+    room: int, values: _Values
+) -> tuple[np.dtype[Any], tuple[int, int, int, int], list[tuple[int, int]]] | None:
+    """dtype, (planes, height, width, samples of a pixel in a plane), and the spans of a file of `room` bytes."""
+    tags = dict(values)
     width, height, compression, photometric, bands, rows, planar = (
         _numbers(tags, tag, 1)[0] for tag in (_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _ROWS, _PLANAR)
     )
@@ -106,20 +143,16 @@ def _read_pixels(data: bytes, tags: _Tags) -> NDArray[np.generic] | None:
         return None
     planes, interleaved = (bands, 1) if planar == 2 else (1, bands)
     num, row_bytes = -(-height // rows), width * interleaved * np.dtype(dtype).itemsize
-    if planes * height * row_bytes > len(data):
+    if planes * height * row_bytes > room:
         return None  # before anything of that size is made
     offsets = _numbers(tags, _OFFSETS, planes * num)
     sizes = [min(rows, height - number * rows) * row_bytes for number in range(num)] * planes
     ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
-    if list(_numbers(tags, _COUNTS, planes * num)) != sizes or min(offsets) < 8 or max(ends) > len(data):
+    if list(_numbers(tags, _COUNTS, planes * num)) != sizes or min(offsets) < 8 or max(ends) > room:
         return None
-    if list(offsets[1:]) != ends[:-1]:
-        data = b"".join(data[offset:end] for offset, end in zip(offsets, ends, strict=True))
-        offsets = (0,)
-    pixels = np.frombuffer(data, dtype, planes * height * width * interleaved, offsets[0])
-    if planar == 2 or bands == 1:
-        return pixels.reshape(bands, height, width)
-    return np.ascontiguousarray(np.moveaxis(pixels.reshape(height, width, bands), -1, 0))
+    whole = list(offsets[1:]) == ends[:-1]
+    spans = [(offsets[0], ends[-1])] if whole else list(zip(offsets, ends, strict=True))
+    return np.dtype(dtype), (planes, height, width, interleaved), spans
 
 
 def _read_bounds(tags: _Tags, height: int, width: int) -> tuple[float, float, float, float] | None:

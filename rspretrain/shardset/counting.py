@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _WORD = 1 << 16
 _BATCH = 1 << 17  # pixels counted at once: smaller batches pay for 65,536 bins, larger ones leave the cache
-_DRAIN = 1 << 20  # pixels after which sums of products (2^32 each) are taken out of float64, long before 2^53
+_DRAIN = 1 << 20  # pixels in a bin, at most, before sums of products (2^32 each) are taken out of float64: 2^52 < 2^53
 
 
 class Scratch:
@@ -149,7 +149,7 @@ class Floats(Band):
             over="ignore"
         ):  # GDAL writes -1.8e308 into files of float32: it becomes -inf, which is nowhere
             self._nodata = None if nodata is None else self._batch.dtype.type(nodata)
-        self._filled = self._undrained = 0
+        self._filled = 0
         # Of each of the 65,536 upper words: how many numbers, the sums of their lower digits, of products of two.
         self._num = np.zeros(_WORD, np.int64)
         self._singles = np.zeros((self._digits, _WORD))
@@ -162,7 +162,8 @@ class Floats(Band):
         if self._nodata is not None:
             pixels = pixels[~np.isnan(pixels) if np.isnan(self._nodata) else pixels != self._nodata]
         while len(pixels):
-            taken, pixels = np.split(pixels, [_BATCH - self._filled])
+            room = _BATCH - self._filled
+            taken, pixels = pixels[:room], pixels[room:]
             self._batch[self._filled : self._filled + len(taken)] = taken
             self._filled += len(taken)
             if self._filled == _BATCH:
@@ -231,8 +232,8 @@ class Floats(Band):
         self.counts += counts
         # + 0.0 makes -0.0 positive: which of the two came first must not be seen.
         self._low, self._high = min(self._low, float(batch.min()) + 0.0), max(self._high, float(batch.max()) + 0.0)
-        self._undrained, self._filled = self._undrained + num, 0
-        if self._undrained >= _DRAIN:
+        self._filled = 0
+        if self._num.max() > _DRAIN - _BATCH:
             self._drain()
 
     def _drain(self) -> None:
@@ -242,6 +243,8 @@ class Floats(Band):
             np.arange(mantissas) + mantissas * (np.arange(exponents) > 0)[:, None]
         )  # implicit bit, but for subnormals
         num = self._num.reshape(self._shape)
+        if not num.any():
+            return
         singles = [*self._singles.astype(np.int64).reshape(-1, *self._shape), upper * num]
         pairs = {pair: sums.astype(np.int64).reshape(self._shape) for pair, sums in self._pairs.items()}
         pairs |= {(digit, self._digits): upper * sums for digit, sums in enumerate(singles)}
@@ -255,7 +258,6 @@ class Floats(Band):
             self._squares += squares << 2 * shift
         for spent in (self._num, self._singles, *self._pairs.values()):
             spent[:] = 0
-        self._undrained = 0
 
 
 def band_of(dtype: str, nodata: float | None, scratch: Scratch) -> Band:

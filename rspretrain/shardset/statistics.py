@@ -111,7 +111,8 @@ class Tally:
             counted.append(band.counts[first:end])
         header = {"format": _FORMAT, "groups": _identity(self.groups), "images": self.images, "bands": described}
         planes = np.concatenate(counted).astype("<i8").view(np.uint8).reshape(-1, 8).T  # zeros beside zeros
-        return zlib.compress(json.dumps(header).encode() + b"\n" + planes.tobytes(), 9)
+        # Level 9 takes four times as long, for 2 % less.
+        return zlib.compress(json.dumps(header).encode() + b"\n" + planes.tobytes(), 4)
 
     @classmethod
     def from_bytes(cls, groups: Sequence[Group], data: bytes) -> "Tally":
