@@ -25,6 +25,7 @@ class Ahead:
         self._failed: dict[int, RuntimeError] = {}
         self._under_way: set[int] = set()
         self._not_before: dict[int, float] = {}  # of those that another process is at, or that find no room
+        self._crowded: set[int] = set()  # those that find no room: nothing that is needed later may overtake them
         self._changed = threading.Condition()
         self._stop = threading.Event()
 
@@ -81,33 +82,41 @@ class Ahead:
 
     def _run(self) -> None:
         while (number := self._next()) is not None:
-            lease: Lease | None = None
+            lease, crowded = None, False
             try:
                 lease = self._remote.try_shard(number, self._stop.is_set)
-            except (Stopped, NoRoomError):
-                pass  # whoever needs it at last waits for room, or says that there is none
+            except NoRoomError:
+                crowded = True  # whoever needs it at last waits for room, or says that there is none
+            except Stopped:
+                pass
             except RuntimeError as error:
                 self._failed[number] = error
             with self._changed:
-                self._under_way.discard(number)
-                if lease is None:
-                    self._not_before[number] = time.monotonic() + AGAIN_S
-                elif number in self._wanted:
-                    self._leases.setdefault(number, lease)
-                else:
-                    lease.close()
-                self._changed.notify_all()
+                self._settle(number, lease, crowded)
+
+    def _settle(self, number: int, lease: Lease | None, crowded: bool) -> None:
+        self._under_way.discard(number)
+        (self._crowded.add if crowded else self._crowded.discard)(number)
+        if lease is None:
+            self._not_before[number] = time.monotonic() + AGAIN_S
+        elif number in self._wanted:
+            self._leases.setdefault(number, lease)
+        else:
+            lease.close()
+        self._changed.notify_all()
 
     def _next(self) -> int | None:
         """The next shard to look for; waits until there is one. None when it is time to stop."""
         with self._changed:
             while not self._stop.is_set():
-                settled = self._leases.keys() | self._failed.keys() | self._under_way
+                settled = self._leases.keys() | self._failed.keys()
                 missing = [number for number in self._wanted if number not in settled]
                 now = time.monotonic()
                 for number in missing:
-                    if self._not_before.get(number, 0.0) <= now:
+                    if number not in self._under_way and self._not_before.get(number, 0.0) <= now:
                         self._under_way.add(number)
                         return number
+                    if number in self._crowded:
+                        break
                 self._changed.wait(AGAIN_S if missing else None)
             return None
