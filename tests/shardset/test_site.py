@@ -20,9 +20,8 @@ def test_one_builder_at_a_time(tmp_path):
 
 
 def test_what_a_killed_process_has_left_goes(tmp_path):
-    with claim(
-        tmp_path / "out", plan_of(), [Fault("Patch9", "is odd"), Exclusion("Patch3", "is cloudy")], exclusive=True
-    ):
+    listed = [Fault("Patch9", "is odd"), Exclusion("Patch3", "is cloudy")]
+    with claim(tmp_path / "out", plan_of(), listed, exclusive=True):
         (tmp_path / "out/.build/memory-000000.tar.77.tmp").write_bytes(b"half")
     with claim(tmp_path / "out", plan_of(), [], exclusive=True):
         assert sorted(path.name for path in (tmp_path / "out/.build").iterdir()) == [
