@@ -39,9 +39,9 @@ def existing(folder: Path, usual: str) -> Path:
 
 
 def folders_in(root: Path) -> list[str]:
-    """Sorted names of the folders in a folder; loose and hidden files are not looked at."""
+    """Sorted names of the folders in a folder; loose files and hidden folders are not looked at."""
     with os.scandir(root) as scan:
-        return sorted(item.name for item in scan if not item.name.startswith(".") and item.is_dir())
+        return sorted(item.name for item in scan if not item.name.startswith((".", "__MACOSX")) and item.is_dir())
 
 
 def read_sides(sides: Sequence[Side]) -> tuple[dict[str, NDArray[np.generic]], list[Raster]]:

@@ -104,7 +104,7 @@ def test_a_missing_and_a_cut_file_are_named(sides):
 
 
 def test_folders(tmp_path):
-    for name in ("b", "a", ".hidden"):
+    for name in ("b", "a", ".hidden", "__MACOSX"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
     assert folders_in(tmp_path) == ["a", "b"]
