@@ -160,7 +160,7 @@ class _Shard:
     def __post_init__(self) -> None:
         self.census = Census(self.job.archive.groups)
 
-    def take(self, entry: Entry) -> bytes | None:
+    def take(self, entry: Entry) -> bytes | memoryview | None:
         """The record to be written next; None, noted by name, where the entry cannot or shall not be converted."""
         archive = self.job.archive
         try:

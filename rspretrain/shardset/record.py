@@ -40,7 +40,7 @@ _Pieces = Sequence[bytes | memoryview]  # a payload that is copied only once, wh
 class Record:
     """The bytes of one sample in a shard, and where in them the payload of every member lies."""
 
-    data: bytes
+    data: bytes | memoryview
     members: dict[str, Span]  # "s1_10m", …, "cls", "json"
 
     @property
@@ -177,7 +177,7 @@ def _join(key: str, payloads: Mapping[str, _Pieces], codec: str) -> Record:
     position = 0
     for name, pieces in payloads.items():
         size = sum(memoryview(piece).nbytes for piece in pieces)
-        parts += [_tar_header(f"{key}.{member_suffix(name, codec)}", size), *pieces, bytes(padded(size) - size)]
+        parts += [tar_header(f"{key}.{member_suffix(name, codec)}", size), *pieces, bytes(padded(size) - size)]
         members[name] = Span(offset=position + BLOCK, bytes=size)
         position += BLOCK + padded(size)
     return Record(b"".join(parts), members)
@@ -193,7 +193,8 @@ def single_label(nomenclatures: Mapping[str, Nomenclature]) -> bool:
     return any(not nomenclature.multi for nomenclature in nomenclatures.values())
 
 
-def _tar_header(name: str, size: int) -> bytes:
+def tar_header(name: str, size: int) -> bytes:
+    """The header of a member, as every member of a shard has it. PatchError where the name is too long for one."""
     if len(name) > NAME_LIMIT:
         raise PatchError(f"member name {name!r} has {len(name)} characters, a tar header holds {NAME_LIMIT}")
     nameless, text = _nameless_header(size), name.encode()

@@ -4,6 +4,7 @@ Needs no index, so that an index can be checked against it or made from it. A da
 the walk goes on at the next tar header that is whole.
 """
 
+import functools
 import itertools
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,17 @@ from rspretrain.patch import Fault, Patch, PatchError, type_of_attribute
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
 from rspretrain.shardset.manifest import Span
-from rspretrain.shardset.record import BLOCK, END_OF_TAR, Record, check_image, decode_array, member_suffix, padded
+from rspretrain.shardset.record import (
+    BLOCK,
+    END_OF_TAR,
+    NAME_LIMIT,
+    Record,
+    check_image,
+    decode_array,
+    member_suffix,
+    padded,
+    tar_header,
+)
 from rspretrain.shardset.rows import Row, index_row
 
 
@@ -47,10 +58,11 @@ class Contents:
     nomenclatures: Mapping[str, Nomenclature]
     codec: str
 
-    def member_of(self, suffix: str) -> str | None:
-        """`s2_10m` of `s2_10m.npy`; None for a suffix that no member has."""
+    @functools.cached_property
+    def member_of(self) -> dict[str, str]:
+        """`s2_10m` of `s2_10m.npy`, for every suffix that a member may have."""
         names = [*(group.name for group in self.groups), "cls", "json"]
-        return next((name for name in names if member_suffix(name, self.codec) == suffix), None)
+        return {member_suffix(name, self.codec): name for name in names}
 
 
 @dataclass
@@ -103,7 +115,7 @@ def _members(data: memoryview, name: str, faults: list[Fault]) -> Iterator[_Memb
     while position + BLOCK <= len(data):
         block = bytes(data[position : position + BLOCK])
         try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+            name_in_tar, size = _read_header(block)
         except tarfile.HeaderError as error:
             if not any(block) and len(data) - position <= len(END_OF_TAR) and not any(data[position:]):
                 if len(data) - position < len(END_OF_TAR):
@@ -114,15 +126,27 @@ def _members(data: memoryview, name: str, faults: list[Fault]) -> Iterator[_Memb
             damaged, position = True, position + BLOCK
             continue
         damaged = False
-        key, _, suffix = info.name.partition(".")
-        member = _Member(key, suffix, position, info.size)
+        key, _, suffix = name_in_tar.partition(".")
+        member = _Member(key, suffix, position, size)
         if member.payload.stop > len(data):
             there = max(len(data) - member.payload.start, 0)
-            faults.append(Fault(f"{name}:{info.name}", f"is cut off after {there} of {info.size} bytes"))
+            faults.append(Fault(f"{name}:{name_in_tar}", f"is cut off after {there} of {size} bytes"))
             return
         yield member
         position = member.end
     faults.append(Fault(name, "ends without the end of a tar"))
+
+
+def _read_header(block: bytes) -> tuple[str, int]:
+    """Name and size. tarfile.HeaderError where it is damaged."""
+    try:
+        name, size = block[:NAME_LIMIT].rstrip(b"\0").decode("ascii"), int(block[124:135], 8)
+        if tar_header(name, size) == block:  # ten times faster than tarfile
+            return name, size
+    except (ValueError, OverflowError):
+        pass
+    info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+    return info.name, info.size
 
 
 def _damaged_header(block: bytes, position: int, name: str, why: str) -> Fault:
@@ -140,7 +164,7 @@ def _odd_members(parts: list[_Member], name: str, contents: Contents, faults: li
     key = parts[0].key
     faults += [Fault(f"{name}:{key}.{suffix}", "is missing") for suffix in missing]
     for suffix in found:
-        if contents.member_of(suffix) is None:
+        if suffix not in contents.member_of:
             faults.append(Fault(f"{name}:{key}.{suffix}", "is no member that the manifest knows"))
         elif found.count(suffix) > 1:
             faults.append(Fault(f"{name}:{key}.{suffix}", "is there twice"))
@@ -149,9 +173,10 @@ def _odd_members(parts: list[_Member], name: str, contents: Contents, faults: li
 
 def _add_row(data: memoryview, parts: list[_Member], name: str, number: int, contents: Contents, scan: Scan) -> None:
     key = parts[0].key
-    payloads = {contents.member_of(part.suffix): bytes(data[part.payload]) for part in parts}
+    member_of = contents.member_of
+    payloads = {member_of.get(part.suffix): data[part.payload] for part in parts}
     try:
-        metadata = Metadata.model_validate_json(payloads["json"])
+        metadata = Metadata.model_validate_json(bytes(payloads["json"]))
     except ValidationError:
         scan.faults.append(Fault(f"{name}:{key}.json", "cannot be parsed"))
         return
@@ -159,9 +184,9 @@ def _add_row(data: memoryview, parts: list[_Member], name: str, number: int, con
         scan.faults.append(Fault(f"{name}:{key}.{member_suffix(member, contents.codec)}", reason))
     start = parts[0].header
     spans = {
-        str(contents.member_of(part.suffix)): Span(offset=part.payload.start - start, bytes=part.size) for part in parts
+        str(member_of.get(each.suffix)): Span(offset=each.payload.start - start, bytes=each.size) for each in parts
     }
-    record = Record(bytes(data[start : parts[-1].end]), spans)
+    record = Record(data[start : parts[-1].end], spans)
     try:
         row = index_row(metadata.patch, record, shard=number, record_number=len(scan.rows), offset=start)
     except PatchError as error:
@@ -171,7 +196,7 @@ def _add_row(data: memoryview, parts: list[_Member], name: str, number: int, con
 
 
 def _wrong_members(
-    key: str, payloads: Mapping[str | None, bytes], metadata: Metadata, contents: Contents
+    key: str, payloads: Mapping[str | None, memoryview], metadata: Metadata, contents: Contents
 ) -> Iterator[tuple[str, str]]:
     """(member, what is wrong with it) of one record."""
     if metadata.key != key:
@@ -189,7 +214,7 @@ def _wrong_members(
             yield group.name, "has changed bytes" + (f" ({fault})" if fault else "")
         elif fault:
             yield group.name, fault
-    if "cls" in payloads and (fault := _wrong_label(payloads["cls"], metadata, contents)):
+    if "cls" in payloads and (fault := _wrong_label(bytes(payloads["cls"]), metadata, contents)):
         yield "cls", fault
     for name, labels in metadata.labels.items():
         if name not in contents.nomenclatures or not set(labels) <= set(contents.nomenclatures[name].names):
