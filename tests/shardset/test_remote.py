@@ -2,7 +2,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -162,19 +161,21 @@ def test_killed_at_random_nothing_stays_and_the_bound_holds(tmp_path, server):
     shards = open_shards(server.url, options(tmp_path))
     limit = shards.remote.kept_bytes + 3 * shards.manifest.shards[0].bytes + 1000
     server.faults = {f"memory-00000{n}.tar": ["slow forever"] for n in range(5)}
-    rng, left_behind = np.random.default_rng(0), 0
-    processes = [start(server.url, str(tmp_path), limit, seed, target=read_without_end) for seed in (1, 2)]
-    for _ in range(6):
-        until = time.monotonic() + rng.uniform(0.6, 1.0)
-        while time.monotonic() < until:
-            assert total_bytes(tmp_path / "cache") <= limit
+    cache, rng, left_behind, processes = tmp_path / "cache", np.random.default_rng(0), 0, []
+    for victims in (2, 1, 2, 1, 2):
+        while len(processes) < 2:
+            processes.append(start(server.url, str(tmp_path), limit, int(rng.integers(99)), target=read_without_end))
+        fetched, pause_s = sum(server.shards().values()), rng.uniform(0, 0.1)
+        while sum(server.shards().values()) < fetched + 3 or not list(cache.rglob("*.part")):
+            assert total_bytes(cache) <= limit
             time.sleep(0.002)
-        victim = processes.pop(0)
-        assert victim.is_alive()
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.join()
-        left_behind += len(list((tmp_path / "cache").rglob("*.part")))
-        processes.append(start(server.url, str(tmp_path), limit, int(rng.integers(99)), target=read_without_end))
+        time.sleep(pause_s)
+        for _ in range(victims):
+            victim = processes.pop(0)
+            assert victim.is_alive()
+            victim.kill()
+            victim.join()
+        left_behind += len(list(cache.rglob("*.part")))
     for process in processes:
         process.kill()
         process.join()
