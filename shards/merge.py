@@ -2,7 +2,7 @@
 
 The parts were made by shards/build.py --part i/n, on one node or several. The result has the same bytes as the build of
 one node. Shards are hard links where the file system allows it, checked copies elsewhere; the parts stay as they are.
-Exit code 0: joined; 2: parts are missing or do not belong together.
+Exit code 0: joined; 2: parts are missing or do not belong together; 3: joined, but patches were left out.
 """
 
 import sys
@@ -22,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", type=Path, nargs="+", metavar="PART")
     parser.add_argument("--out", type=Path, required=True, help="a new folder, or one of the parts")
+    parser.add_argument("--allow-skips", action="store_true", help="exit 0 although patches were left out")
     args = parser.parse_args()
     try:
         with Countdown(f"joining {args.out}", "shards") as progress:
@@ -33,7 +34,7 @@ def main() -> int:
         f"{args.out}: {report.written} of {report.found} patches in {report.shards} shards, "
         f"{report.bytes / 1e6:.1f} MB; {len(report.faults)} left out, {len(report.excluded)} excluded by options"
     )
-    return 0
+    return 3 if report.faults and not args.allow_skips else 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from rspretrain.archives.base import Archive, Entry, Nomenclature
 from rspretrain.archives.headers import common_dtype, common_shape, evenly, read_header
 from rspretrain.archives.raster import Raster, read_raster
-from rspretrain.patch import Fault, Patch, PatchError, key_of, type_of_attribute
+from rspretrain.patch import Exclusion, Fault, Patch, PatchError, key_of, type_of_attribute
 from rspretrain.sensors import BAND_ORDER, Group
 
 Kind = Literal["s1", "s2", "lc", "dfc"]
@@ -104,13 +104,13 @@ class Rois(Archive):
 
     @final
     def entries(self) -> tuple[list[Entry], list[Fault]]:
-        """Patches by name; one that lacks a file or is known as damaged, and files of other names, are faults."""
+        """Patches by name; one that lacks a file and files of other names are faults, known damage is an exclusion."""
         faults: list[Fault] = []
         entries: list[Entry] = []
         for name, source in sorted(self._found(faults).items()):
             missing = [kind for kind in self.kinds if kind not in source.files]
             if name in self.damaged:
-                faults.append(Fault(name, self.damaged[name]))
+                faults.append(Exclusion(name, self.damaged[name]))
             elif missing:
                 present = ", ".join(sorted(source.files.values()))
                 faults.append(Fault(name, f"has no {' and no '.join(missing)} file, only {present}; unpack it again"))
