@@ -56,15 +56,10 @@ def statistics_lines(groups: Sequence[Group], statistics: Statistics) -> list[st
 
 
 def shares_of_codes(found: BandStatistics) -> list[tuple[int, float]] | None:
-    """(code, share) of a map, the most frequent first; None where a bin of the histogram holds several codes.
-
-    Codes of less than 0.1 % at either end are not in the histogram.
-    """
-    histogram = found.histogram
-    codes = [histogram.low + number for number in range(len(histogram.counts))]
-    if histogram.high - histogram.low != len(codes):
+    """(code, share) of a map, the most frequent first; None where codes were not counted one by one."""
+    if found.codes is None:
         return None
-    shares = [(int(code), count / found.count) for code, count in zip(codes, histogram.counts, strict=True) if count]
+    shares = [(int(code), count / found.count) for code, count in found.codes.items()]
     return sorted(shares, key=lambda share: (-share[1], share[0]))
 
 

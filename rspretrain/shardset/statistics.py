@@ -55,6 +55,7 @@ class BandStatistics(Settings):
     max: float
     percentiles: dict[str, float]  # "1", "2", "5", "25", "50", "75", "95", "98", "99"
     histogram: Histogram
+    codes: dict[str, int] | None = None  # of a map (units "class"): code -> pixels, for every code that occurs
 
 
 @final
@@ -97,7 +98,11 @@ class Tally:
         """Group -> band -> statistics. A band of which no pixel was measured is left out."""
         bands = self._settled()
         return {
-            group.name: {name: _summary(band) for name in group.bands if (band := next(bands)).counts.any()}
+            group.name: {
+                name: _summary(band, group.units == "class")
+                for name in group.bands
+                if (band := next(bands)).counts.any()
+            }
             for group in self.groups
         }
 
@@ -159,7 +164,7 @@ def _decompress(data: bytes, limit: int) -> bytes:
     return content
 
 
-def _summary(band: Band) -> BandStatistics:
+def _summary(band: Band, is_map: bool) -> BandStatistics:
     bins = _Bins(band)
     total, squares = band.sums()
     mean, low, high = total / bins.num, *band.extremes()
@@ -171,6 +176,7 @@ def _summary(band: Band) -> BandStatistics:
         max=high,
         percentiles={str(percent): bins.percentile(percent) for percent in PERCENTILES},
         histogram=bins.histogram(),
+        codes=bins.codes() if is_map and bins.one_value else None,
     )
 
 
@@ -191,6 +197,10 @@ class _Bins:
         self.num = int(self.ends[-1])
         self.one_value = band.one_value
         self.low, self.high = band.extremes()
+
+    def codes(self) -> dict[str, int]:
+        """Value -> pixels, for every value that occurs."""
+        return {f"{value:.0f}": count for value, count in zip(self.edges, self.counts, strict=False) if count}
 
     def percentile(self, percent: float) -> float:
         """Between the two nearest ranks, as numpy does it."""
