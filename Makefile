@@ -5,6 +5,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UCMERCED ?= UCMerced  # the folder that holds UCMerced_LandUse, for `make bench`
+REALDATA ?= realdata  # the folder that holds bigearthnet-v1, eurosat, …: real patches, for `make bench`
 
 .PHONY: install demo test torture lint bench clean
 .DEFAULT_GOAL := install
@@ -48,7 +49,9 @@ lint: $(VENV)/installed-test
 	lint-imports
 
 bench: $(VENV)/installed-test
+	python benchmarks/building.py
 	python benchmarks/loading.py
+	python benchmarks/compression.py $(REALDATA)
 	python benchmarks/demo_seeds.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 

@@ -8,7 +8,10 @@ import hashlib
 import itertools
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.context
+import multiprocessing.forkserver
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -107,10 +110,7 @@ def _run(job: _Job, tasks: list[tuple[int, list[Entry]]], workers: int) -> Itera
     if workers <= 1:
         yield from (_build_shard(job, number, entries) for number, entries in tasks)
         return
-    # Not fork: GDAL keeps threads and locks that a forked child would inherit in an unknown state. Not spawn: every
-    # worker would import everything again, 0.5 s of CPU. The fork server does so once, and never calls GDAL.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, type(job.archive).__module__])
+    context = _fork_server([__name__, type(job.archive).__module__])
     with ProcessPoolExecutor(min(workers, len(tasks) or 1), context, initializer=_die_with_parent) as pool:
         queue = iter(tasks)
         # Few tasks at a time: a list of millions of entries is not copied into a pipe before it is needed.
@@ -131,6 +131,26 @@ def _run(job: _Job, tasks: list[tuple[int, list[Entry]]], workers: int) -> Itera
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _fork_server(modules: list[str]) -> multiprocessing.context.BaseContext:
+    """Where workers come from: a process that has imported `modules`, and does nothing else.
+
+    Not fork: GDAL keeps threads and locks that a forked child would inherit in an unknown state; the server never calls
+    it. Not spawn: every worker would import everything again, 0.5 s of CPU.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(modules)
+    # Python 3.11 does not tell the server this process's path: it might import another copy of the package.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return context
 
 
 def _die_with_parent() -> None:
