@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from rspretrain.archives.base import Nomenclature
+from rspretrain.patch import Patch
 from rspretrain.sensors import Group
 from rspretrain.shardset.filter import matching_rows
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
@@ -68,6 +69,31 @@ class ShardSet:
 
     def __len__(self) -> int:
         return self.manifest.samples
+
+    def __getitem__(self, which: int | str) -> Patch:
+        """One sample by its row (negative ones count from the end) or its key, as the archive's reader gave it.
+
+        IndexError or KeyError where there is none, CorruptSampleError where its bytes changed.
+        """
+        if isinstance(which, str):
+            if which not in self.row_of_key:
+                raise KeyError(f"{self.path} has no sample {which!r}. Keys are lower case; see shards/inspect.py.")
+            which = self.row_of_key[which]
+        if not -len(self) <= which < len(self):
+            raise IndexError(f"{self.path} has {len(self)} samples, there is no row {which}.")
+        images, told = self.read(which % len(self))
+        labels = {name: tuple(names) for name, names in told["labels"].items()}
+        bounds = None if told["bounds"] is None else tuple(told["bounds"])
+        return Patch(told["key"], images, labels, told["split"], told["crs"], bounds, told["attributes"])
+
+    def __iter__(self) -> Iterator[Patch]:
+        """All samples in the order of the shards."""
+        return (self[row] for row in range(len(self)))
+
+    def urls(self) -> list[str]:
+        """The tars in order, as stock webdataset takes them: local paths, or addresses of a remote set."""
+        place = self.remote.url if self.remote is not None else str(self.path)
+        return [f"{place}/{entry.name}" for entry in self.manifest.shards]
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of the index. ValueError, naming the columns that there are, where it is unknown."""
