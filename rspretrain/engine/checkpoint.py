@@ -14,7 +14,6 @@ The run folder must be the same file system for all ranks.
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rspretrain import world
+from rspretrain.files import atomic, sync
 from rspretrain.strategies.base import Strategy
 
 WEIGHTS, OPTIMIZER, STATE, LATEST = "weights.safetensors", "optimizer.safetensors", "state.json", "latest"
@@ -76,13 +76,14 @@ class Checkpoints:
         files = {file: _sha256(temporary / file) for file in (WEIGHTS, OPTIMIZER)}
         (temporary / STATE).write_text(json.dumps({"format": FORMAT, **asdict(state), "sha256": files}, indent=2))
         for file in (WEIGHTS, OPTIMIZER, STATE):
-            _flush(temporary / file)
-        _flush(temporary)
+            sync(temporary / file)
+        sync(temporary)
         # A folder of this step exists where a run fell back behind it: damaged, or `latest` had not reached it.
         _discard(self.folder / name)
         temporary.rename(self.folder / name)
-        _flush(self.folder)
-        _replace_text(self.folder / LATEST, name)
+        sync(self.folder)
+        with atomic(self.folder / LATEST, temporary=self.folder / f".tmp_{LATEST}") as pointer:
+            pointer.write(f"{name}\n".encode())
         self._prune(name)
 
     def _prune(self, newest: str) -> None:
@@ -180,20 +181,3 @@ def _name(step: int) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Onto the disk: the content of a file, or the names in a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".tmp_{path.name}")
-    temporary.write_text(text + "\n")
-    _flush(temporary)
-    temporary.replace(path)
-    _flush(path.parent)

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rspretrain.files import write_atomically
 from rspretrain.patch import Exclusion, Fault
-from rspretrain.shardset.files import write_atomically
 from rspretrain.shardset.manifest import (
     FORMAT,
     INDEX_NAME,

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rspretrain.archives.base import Archive, Entry
+from rspretrain.files import atomic
 from rspretrain.patch import Fault, PatchError, PatchExcluded
 from rspretrain.shardset.assemble import BuildReport, assemble, report_on
-from rspretrain.shardset.files import atomic
 from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
 from rspretrain.shardset.plan import Listing, Plan, list_entries, plan_build
 from rspretrain.shardset.receipt import Census, Receipt, is_finished, read_receipt, write_receipt

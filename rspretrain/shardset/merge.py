@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rspretrain.files import atomic
 from rspretrain.shardset.assemble import BuildReport, assemble
-from rspretrain.shardset.files import atomic
 from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
 from rspretrain.shardset.plan import Plan, differences, load_plan
 from rspretrain.shardset.receipt import Receipt, read_receipt, receipt_path, write_receipt

@@ -14,10 +14,10 @@ import xxhash
 from pydantic import ValidationError
 
 from rspretrain.archives.base import Archive, Entry, Nomenclature
+from rspretrain.files import write_atomically
 from rspretrain.patch import Fault
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
-from rspretrain.shardset.files import write_atomically
 from rspretrain.shardset.manifest import BUILD_FOLDER, VERSION, GroupSpec, Layout, NomenclatureEntry
 from rspretrain.shardset.record import RAW, fixed_layout, single_label
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rspretrain.files import atomic
 from rspretrain.patch import Fault
 from rspretrain.sensors import Group
-from rspretrain.shardset.files import atomic
 from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
 from rspretrain.shardset.statistics import Tally
 

@@ -15,9 +15,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rspretrain.files import write_atomically
 from rspretrain.patch import Exclusion, Fault
 from rspretrain.shardset.assemble import REPORT_NAME, BuildReport, NothingWrittenError
-from rspretrain.shardset.files import write_atomically
 from rspretrain.shardset.manifest import BUILD_FOLDER, MANIFEST_NAME, load_manifest
 from rspretrain.shardset.plan import Plan, differences, load_plan, store_plan
 

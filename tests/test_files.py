@@ -1,6 +1,6 @@
 import pytest
 
-from rspretrain.shardset.files import atomic, write_atomically
+from rspretrain.files import atomic, write_atomically
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
