@@ -13,7 +13,7 @@ import numpy as np
 
 from rspretrain.archives.base import Nomenclature
 from rspretrain.archives.raster import Raster
-from rspretrain.archives.rois import DFC2020_FILE, Kind, Rois, Source
+from rspretrain.archives.rois import DFC2020_FILE, Kind, Rois, Source, image_kinds
 from rspretrain.patch import type_of_attribute
 
 # Code on disk of every class. Savanna (3) and snow and ice (8) are invalid as 0 is, in both public code bases.
@@ -34,11 +34,9 @@ class Dfc2020(Rois):
     def __init__(
         self, root: Path, sensors: tuple[Literal["s1", "s2"], ...] = ("s1", "s2"), maps: bool = True, lc: bool = False
     ) -> None:
-        if not sensors or len(set(sensors)) != len(sensors):
-            raise ValueError(f"DFC2020 got sensors {sensors}, expected s1, s2 or both once. Give sensors=s1,s2.")
         self.name = "dfc2020"
         self.pattern, self.example = DFC2020_FILE, "ROIs0000_validation_s1_0_p12.tif"
-        images: tuple[Kind, ...] = tuple(sorted(sensors))
+        images = image_kinds("DFC2020", sensors)
         coarse: tuple[Kind, ...] = ("lc",) if lc else ()
         super().__init__(
             Path(root),

@@ -209,3 +209,10 @@ def _check_place(path: str, raster: Raster, first: Raster) -> None:
             f"{path}: lies at {raster.crs} {raster.bounds}, expected {first.crs} {first.bounds} as its partner does. "
             "Check the patch."
         )
+
+
+def image_kinds(archive: str, sensors: tuple[Literal["s1", "s2"], ...]) -> tuple[Kind, ...]:
+    """The kinds of images that the option `sensors` asks for, in order. ValueError for none, or one twice."""
+    if not sensors or len(set(sensors)) != len(sensors):
+        raise ValueError(f"{archive} got sensors {sensors}, expected s1, s2 or both once. Give sensors=s1,s2.")
+    return tuple(sorted(sensors))

@@ -13,7 +13,7 @@ import numpy as np
 
 from rspretrain.archives.base import Nomenclature
 from rspretrain.archives.raster import Raster
-from rspretrain.archives.rois import SEN12MS_FILE, Kind, Rois, Source
+from rspretrain.archives.rois import SEN12MS_FILE, Kind, Rois, Source, image_kinds
 from rspretrain.patch import type_of_attribute
 
 # splits/SEN12MS_holdOutScenes.txt of schmitt-muc/SEN12MS: 18,106 patches.
@@ -59,11 +59,9 @@ class Sen12Ms(Rois):
         labels: bool = False,
         maps: bool = False,
     ) -> None:
-        if not sensors or len(set(sensors)) != len(sensors):
-            raise ValueError(f"SEN12MS got sensors {sensors}, expected s1, s2 or both once. Give sensors=s1,s2.")
         self.name = "sen12ms"
         self.pattern, self.example = SEN12MS_FILE, "ROIs1868_summer_s1_19_p30.tif"
-        images: tuple[Kind, ...] = tuple(sorted(sensors))
+        images = image_kinds("SEN12MS", sensors)
         super().__init__(
             Path(root),
             kinds=(*images, "lc") if labels or maps else images,
