@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,7 @@ from rspretrain.patch import Patch
 from rspretrain.sensors import Group
 from rspretrain.shardset.filter import matching_rows
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
-from rspretrain.shardset.record import decode_array
+from rspretrain.shardset.record import Metadata, decode_array
 from rspretrain.shardset.remote import Remote, RemoteOptions
 from rspretrain.shardset.transfer import is_url
 
@@ -82,9 +83,7 @@ class ShardSet:
         if not -len(self) <= which < len(self):
             raise IndexError(f"{self.path} has {len(self)} samples, there is no row {which}.")
         images, told = self.read(which % len(self))
-        labels = {name: tuple(names) for name, names in told["labels"].items()}
-        bounds = None if told["bounds"] is None else tuple(told["bounds"])
-        return Patch(told["key"], images, labels, told["split"], told["crs"], bounds, told["attributes"])
+        return replace(Metadata.model_validate(told).patch, images=images)
 
     def __iter__(self) -> Iterator[Patch]:
         """All samples in the order of the shards."""

@@ -20,8 +20,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from rspretrain.archives.base import Nomenclature
-from rspretrain.patch import KEY_PATTERN, Patch, PatchError
+from rspretrain.patch import KEY_PATTERN, Patch, PatchError, type_of_attribute
 from rspretrain.sensors import Group
+from rspretrain.settings import Settings
 from rspretrain.shardset import codecs
 from rspretrain.shardset.manifest import Layout, Span
 
@@ -34,6 +35,24 @@ _NPY_HEADER = re.compile(
 NAME_LIMIT = 100  # bytes of a plain ustar name
 _CHECKSUM = slice(148, 155)  # of a tar header: six octal digits and a zero
 _Pieces = Sequence[bytes | memoryview]  # a payload that is copied only once, when its record is put together
+
+
+class Metadata(Settings):
+    """The JSON of a record."""
+
+    key: str
+    labels: dict[str, tuple[str, ...]]
+    split: str | None
+    crs: str | None
+    bounds: tuple[float, float, float, float] | None
+    attributes: dict[str, type_of_attribute]
+    bands: dict[str, tuple[str, ...]]
+    xxh3: dict[str, str]  # group -> XXH3 of the member's bytes, as hexadecimal text
+
+    @property
+    def patch(self) -> Patch:
+        """The patch that it describes, without images."""
+        return Patch(self.key, {}, self.labels, self.split, self.crs, self.bounds, self.attributes)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ import xxhash
 from pydantic import ValidationError
 
 from rspretrain.archives.base import Nomenclature
-from rspretrain.patch import Fault, Patch, PatchError, type_of_attribute
+from rspretrain.patch import Fault, PatchError
 from rspretrain.sensors import Group
-from rspretrain.settings import Settings
 from rspretrain.shardset.manifest import Span
 from rspretrain.shardset.record import (
     BLOCK,
     END_OF_TAR,
     NAME_LIMIT,
+    Metadata,
     Record,
     check_image,
     decode_array,
@@ -30,24 +30,6 @@ from rspretrain.shardset.record import (
     tar_header,
 )
 from rspretrain.shardset.rows import Row, index_row
-
-
-class Metadata(Settings):
-    """The JSON of a record."""
-
-    key: str
-    labels: dict[str, tuple[str, ...]]
-    split: str | None
-    crs: str | None
-    bounds: tuple[float, float, float, float] | None
-    attributes: dict[str, type_of_attribute]
-    bands: dict[str, tuple[str, ...]]
-    xxh3: dict[str, str]  # group -> XXH3 of the member's bytes, as hexadecimal text
-
-    @property
-    def patch(self) -> Patch:
-        """The patch that it describes, without images."""
-        return Patch(self.key, {}, self.labels, self.split, self.crs, self.bounds, self.attributes)
 
 
 @dataclass(frozen=True)
