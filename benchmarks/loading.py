@@ -27,7 +27,8 @@ from rspretrain.archives.bigearthnet import S1_GROUPS, S2_GROUPS, BigEarthNet
 from rspretrain.archives.demo import write_demo
 from rspretrain.shardset.build import build_shards
 from rspretrain.shardset.index import ShardSet, open_shards
-from rspretrain.streaming.loader import DataSettings, Loader
+from rspretrain.streaming.loader import Loader
+from rspretrain.streaming.settings import DataSettings
 from rspretrain.world import World
 
 BATCH, WORKERS = 64, 2

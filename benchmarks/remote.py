@@ -37,7 +37,8 @@ from results import write_results
 from rspretrain.sensors import Group
 from rspretrain.shardset.build import build_shards
 from rspretrain.shardset.index import open_shards
-from rspretrain.streaming.loader import DataSettings, Loader
+from rspretrain.streaming.loader import Loader
+from rspretrain.streaming.settings import DataSettings
 from rspretrain.world import World
 
 BATCH, FETCHES, PIECE = 64, 8, 1 << 18

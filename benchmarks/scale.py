@@ -24,7 +24,8 @@ from rspretrain.sensors import Group
 from rspretrain.shardset.index import open_shards
 from rspretrain.shardset.manifest import FORMAT, VERSION, GroupEntry, Manifest, ShardEntry, dump_manifest
 from rspretrain.shardset.record import fixed_layout
-from rspretrain.streaming.loader import DataSettings, Loader
+from rspretrain.streaming.loader import Loader
+from rspretrain.streaming.settings import DataSettings
 from rspretrain.world import World
 
 SHARD, NODES, RANKS_A_NODE, BATCH = 1024, 64, 8, 4096
@@ -78,12 +79,11 @@ def measure(folder: Path) -> dict[str, float]:
     seeks = []
     for step in (1_234_567, 3, 987_654_321):
         began = time.perf_counter()
-        epoch, positions = loader.positions(step)
-        loader._order.samples(epoch, positions[loader._slice])
+        next(loader._work(step))
         seeks.append(time.perf_counter() - began)
     found |= {"seek_s": max(seeks), "all_s": time.perf_counter() - started}
     found["all_mb"] = peak_mb()
-    own = [set(loader._order.shards_of_stream(stream).tolist()) for stream in range(NODES)]
+    own = [set(loader._batches.orders[0].shards_of_stream(stream).tolist()) for stream in range(NODES)]
     found["shards"] = len(shards.manifest.shards)
     found["shards_a_node_at_most"] = max(map(len, own))
     found["shards_of_two_nodes"] = sum(map(len, own)) - len(set.union(*own))

@@ -21,7 +21,7 @@ from rspretrain.observe.sinks import WatchSettings
 from rspretrain.settings import Settings
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
-from rspretrain.streaming.loader import DataSettings
+from rspretrain.streaming.settings import DataSettings
 
 Tree = dict[str, Any]
 
@@ -68,9 +68,9 @@ class RunSettings(Settings):
 # The shard set itself is compared by the SHA-256 of its manifest, so its folder may have moved.
 BINDING = ("run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch")
 FREE = {
-    "data.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger", "data.on_corrupt",
-    "data.quarantine_limit", "data.cache_dir", "data.cache_gb", "data.fetches", "data.fetch_timeout_s",
-    "data.fetch_retries",
+    "data.shards", "data.sources.*.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger",
+    "data.on_corrupt", "data.quarantine_limit", "data.cache_dir", "data.cache_gb", "data.fetches",
+    "data.fetch_timeout_s", "data.fetch_retries",
 }  # fmt: skip
 
 
@@ -111,8 +111,9 @@ def dump(settings: RunSettings) -> str:
 
 def check_same(saved: Path, settings: RunSettings) -> None:
     """ConfigError where going on with `settings` would not be the run whose configuration was saved."""
-    before, now = dict(_flatten(_read_tree(saved))), dict(_flatten(settings.model_dump(mode="json")))
-    bound = [key for key in {**before, **now} if key.startswith(BINDING) and key not in FREE]
+    # Parsed, so that what was saved before a field existed has its default.
+    before, now = (dict(_flatten(each.model_dump(mode="json"))) for each in (load(saved), settings))
+    bound = [key for key in {**before, **now} if key.startswith(BINDING) and re.sub(r"\.\d+\.", ".*.", key) not in FREE]
     differing = [key for key in bound if before.get(key) != now.get(key)]
     if differing:
         told = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing)
@@ -202,6 +203,8 @@ def known_keys(annotation: Any, prefix: str = "") -> Iterator[str]:
             yield from known_keys(member, prefix)
     elif origin is dict:
         yield from known_keys(get_args(annotation)[1], f"{prefix}*.")
+    elif origin is tuple:
+        yield from known_keys(get_args(annotation)[0], f"{prefix}*.")
     elif origin is not Literal and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         for name, field in annotation.model_fields.items():
             yield prefix + name
@@ -212,5 +215,7 @@ def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from _flatten({str(place): each for place, each in enumerate(value)}, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

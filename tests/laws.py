@@ -15,6 +15,8 @@ from rspretrain.batch import Batch
 from rspretrain.objectives.base import Objective
 from rspretrain.patch import KEY_PATTERN, Exclusion, Patch, PatchError
 from rspretrain.shardset.record import decode_array, encode
+from rspretrain.streaming.batches import Picks
+from rspretrain.streaming.mixture import Mixture
 from rspretrain.streaming.order import Order, rank_slice
 
 
@@ -38,6 +40,30 @@ def check_order(order: Order, epoch: int, world: int, accumulation: int, global_
     restarted = Order(order.sizes, seed=order.seed, streams=order.streams, window=order.window)
     middle = len(order) // 2
     assert restarted.samples(epoch, positions[middle:]).tolist() == everything[middle:].tolist()
+
+
+def check_mixture(mixture: Mixture, global_batch: int, world: int, steps: int, restart: int) -> None:
+    """Law 3 for mixtures: every sample of a source once in each of its epochs; the same for any world and restart."""
+    ledger = [_listed(mixture.picks(step)) for step in range(steps)]
+    for step in range(restart, steps):
+        parts = [_listed(mixture.picks(step, rank_slice(global_batch, rank, world))) for rank in range(world)]
+        assert [pick for part in parts for pick in part] == ledger[step]
+    taken = [pick for step in ledger for pick in step]
+    assert len(set(taken)) == len(taken)
+    counts = np.bincount([source for source, _, _ in taken], minlength=len(mixture.orders))
+    assert mixture.counts(steps).tolist() == counts.tolist()
+    for number, order in enumerate(mixture.orders):
+        by_stream: dict[int, list[tuple[int, int]]] = {}
+        for source, epoch, position in taken:
+            if source == number:
+                by_stream.setdefault(position % order.streams, []).append((epoch, position // order.streams))
+        for stream, seen in by_stream.items():
+            length = len(order) // order.streams + (stream < len(order) % order.streams)
+            assert sorted(seen) == [divmod(k, length) for k in range(len(seen))]  # epoch after epoch, each one whole
+
+
+def _listed(picks: Picks) -> list[tuple[int, int, int]]:
+    return list(zip(picks.source.tolist(), picks.epoch.tolist(), picks.position.tolist(), strict=True))
 
 
 def check_record(archive: Archive, patch: Patch) -> None:

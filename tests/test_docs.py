@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 from fakes.bigearthnet import write_bigearthnet, write_lists
 from fakes.bigearthnet_v2 import write_bigearthnet_v2
 from fakes.eurosat import write_eurosat
@@ -35,6 +37,10 @@ from rspretrain.shardset.index import open_shards
 from rspretrain.shardset.manifest import GroupEntry, Layout, Manifest, NomenclatureEntry, ShardEntry, Span
 from rspretrain.shardset.rows import _TYPES
 from rspretrain.shardset.statistics import BandStatistics, Histogram
+from rspretrain.streaming.loader import Loader
+from rspretrain.streaming.settings import DataSettings
+from rspretrain.streaming.sources import open_sources
+from rspretrain.world import World
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -255,6 +261,35 @@ def test_stock_webdataset_reads_what_the_page_says(number, shards, monkeypatch):
             len(inspect.cleandoc(blocks("shards", "python")[1]).partition("def ")[2].partition("\n\n")[0].split("\n"))
             == 3
         )
+
+
+@pytest.mark.parametrize("number", range(len(blocks("streaming", "python"))))
+def test_every_way_to_read_works(number, shards, monkeypatch):
+    monkeypatch.chdir(shards.parent)
+    names: dict = {}
+    exec(blocks("streaming", "python")[number], names)
+    told = {
+        0: lambda: names["same"].key == names["first"].key and names["finnish"] and "Finland" in names["countries"],
+        1: lambda: names["images"].shape[:2] == (4, 4) and names["labels"].shape == (4, 19),
+        2: lambda: len(names["keys"]) == 8 and names["bands"].shape == (8, 4, 120, 120),
+        3: lambda: names["seen"][0] == names["keys"] and len(set(names["seeds"].tolist())) == 4,
+    }  # fmt: skip
+    assert told[number]()
+
+
+def test_the_mixture_of_the_page_is_one(shards, monkeypatch):
+    monkeypatch.chdir(shards.parent)
+    (text,) = blocks("streaming", "yaml")
+    settings = DataSettings(**yaml.safe_load(text)["data"])
+    sources = open_sources(settings)
+    here = World(0, 1, 0, torch.device("cpu"))
+    loader = Loader(sources, settings, ["s2_10m"], global_batch=4, seed=0, world=here)
+    counts = loader.samples_of(2500)
+    assert counts == {"ben": 7000, "finland": 3000}
+    override = re.search(r'`"(data\.sources=.*?)"`', PAGES["streaming"])[1]
+    tree: dict[str, Any] = {}
+    _override(tree, override)
+    assert [source.called for source in DataSettings(**tree["data"]).all_sources()] == ["a", "b"]
 
 
 def test_the_job_array_is_bash():

@@ -1,6 +1,6 @@
 """What a run exists for: a folder of weights with their contract for every sensor, from a run or a checkpoint."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from rspretrain import config
@@ -10,7 +10,7 @@ from rspretrain.engine.job import Job
 from rspretrain.nn.weights import export_backbone
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective
-from rspretrain.shardset.index import open_shards
+from rspretrain.streaming.sources import open_sources
 
 
 def export_all(objective: Objective, folder: Path, provenance: dict[str, Any]) -> dict[str, Path]:
@@ -24,7 +24,7 @@ def export_all(objective: Objective, folder: Path, provenance: dict[str, Any]) -
 
 def provenance(job: Job, step: int) -> dict[str, Any]:
     """Where the weights of a running job come from."""
-    return _provenance(job.settings, step, job.shards.manifest_sha256)
+    return _provenance(job.settings, step, job.sources.sha256)
 
 
 def _provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[st
         "step": step,
         "samples_seen": step * settings.train.global_batch,
         "seed": settings.run.seed,
-        "shards": PurePosixPath(settings.data.shards).name,
+        "shards": " + ".join(source.called for source in settings.data.all_sources()),
         "shards_sha256": shards_sha256,
     }
 
@@ -47,8 +47,8 @@ def export_checkpoint(run_dir: Path, step: int | None, out: Path | None) -> dict
     settings = saved_settings(run_dir)
     path = _find(run_dir, step)
     state, weights = read(path)
-    shards = open_shards(settings.data.shards, settings.data.remote_options())
-    objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(shards.groups.values()))
+    groups = list(open_sources(settings.data).groups.values())
+    objective = build_objective(settings.objective, settings.sensors, settings.backbone, groups)
     objective.load_state_dict(weights)
     folder = out or run_dir / f"export_{path.name}"
     return export_all(objective, folder, _provenance(settings, state.step, state.shards_sha256))

@@ -13,9 +13,9 @@ from rspretrain.objectives.base import Objective
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.schedules import warmup_cosine
 from rspretrain.sensors import MEASURED
-from rspretrain.shardset.index import ShardSet, open_shards
 from rspretrain.strategies import resolve
 from rspretrain.streaming.loader import Loader
+from rspretrain.streaming.sources import Sources, open_sources
 from rspretrain.world import World, local_size
 
 
@@ -25,7 +25,7 @@ class Job:
 
     settings: RunSettings
     world: World
-    shards: ShardSet
+    sources: Sources
     objective: Objective
     loader: Loader
     total_steps: int
@@ -43,28 +43,28 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     settings = settings.model_copy(
         update={"strategy": resolve(settings.strategy, world, settings.optim, deepspeed_launcher)}
     )
-    shards = open_shards(settings.data.shards, settings.data.remote_options())
+    sources = open_sources(settings.data)
     settings = settings.model_copy(
-        update={"sensors": {name: _measured(name, sensor, shards) for name, sensor in settings.sensors.items()}}
+        update={"sensors": {name: _measured(name, sensor, sources) for name, sensor in settings.sensors.items()}}
     )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
-    objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(shards.groups.values()))
+    objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
     train = settings.train
     loader = Loader(
-        shards, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
+        sources, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
     )
-    return Job(settings, world, shards, objective, loader, train.steps or train.epochs * loader.steps_per_epoch)
+    return Job(settings, world, sources, objective, loader, train.steps or train.epochs * loader.steps_per_epoch)
 
 
-def _measured(name: str, settings: SensorSettings, shards: ShardSet) -> SensorSettings:
-    """The statistics of the shard set's manifest, where a sensor asks for them and the configuration has none."""
+def _measured(name: str, settings: SensorSettings, sources: Sources) -> SensorSettings:
+    """The statistics of the shard sets' manifests, where a sensor asks for them and the configuration has none."""
     if settings.normalise != MEASURED or settings.statistics is not None:
         return settings
     found = {
-        band: (statistics.mean, statistics.std)
-        for group in shards.groups.values()
+        band: statistics
+        for group in sources.groups.values()
         if group.sensor == name
-        for band, statistics in shards.manifest.statistics.get(group.name, {}).items()
+        for band, statistics in sources.statistics(group.name).items()
         if band in settings.bands
     }
     return settings.model_copy(update={"statistics": found})
@@ -101,6 +101,7 @@ def describe(job: Job) -> str:
         f"strategy {settings.strategy.name}, {settings.strategy.precision}",
         f"  samples per epoch           {plan['samples'] - plan['dropped_per_epoch']:,} of {plan['samples']:,}; "
         f"{plan['dropped_per_epoch']:,} dropped (the last, short batch)",
+        *_describe_sources(job),
         f"  steps                       {plan['steps_per_epoch']:,} per epoch, {job.total_steps:,} in all, "
         f"{settings.train.global_batch // job.world.size:,} samples per rank and step",
         f"  shards per node             {plan['shards'] // nodes if own else plan['shards']:,} of {plan['shards']:,}"
@@ -109,6 +110,18 @@ def describe(job: Job) -> str:
         f"  learning rate               {settings.optim.peak_lr(settings.train.global_batch):.3g} after warm-up",
     ]
     return "\n".join(lines)
+
+
+def _describe_sources(job: Job) -> list[str]:
+    """A line for each source of a mixture."""
+    if len(job.sources.sets) == 1:
+        return []
+    counts, epochs = job.loader.samples_of(job.total_steps), job.loader.epochs_of(job.total_steps)
+    total = job.total_steps * job.settings.train.global_batch
+    return [
+        f"  source {name:<21}{count / total:.1%} of all samples; {epochs[name]:.1f} times through it in this run"
+        for name, count in counts.items()
+    ]
 
 
 def parameter_counts(objective: Objective) -> dict[str, int]:

@@ -74,10 +74,10 @@ class _Loop:
         state = self.checkpoints.load_latest(self.strategy)
         if state is None:
             return 0
-        shards = self.job.shards
-        if state.shards_sha256 != shards.manifest_sha256:
+        sources = self.job.sources
+        if state.shards_sha256 != sources.sha256:
             raise config.ConfigError(
-                f"data.shards: {shards.path} has a manifest of SHA-256 {shards.manifest_sha256[:12]}…, expected "
+                f"data.shards: {sources.name} has a manifest of SHA-256 {sources.sha256[:12]}…, expected "
                 f"that of the run, {state.shards_sha256[:12]}…. Resume with the shard set that the run began with."
             )
         written = f"written by {state.strategy} on {state.world_size} ranks"
@@ -122,7 +122,7 @@ class _Loop:
         seed_torch(self.settings.run.seed, step, self.job.world.rank)
         report = self.strategy.train_step(batch, lr)
         if self.settings.data.ledger:
-            keys = batch_keys(batch, self.job.shards)
+            keys = batch_keys(batch, self.job.sources)
             if self.ledger is not None:
                 self.ledger.write(step + 1, keys)
         self.meter.after(step + 1, report, lr)
@@ -133,7 +133,7 @@ class _Loop:
         if self.refused_in_a_row < self.settings.train.max_refused:
             return
         path = self.run_dir / "refused_batch.json"
-        keys = batch_keys(batch, self.job.shards)
+        keys = batch_keys(batch, self.job.sources)
         if self.job.world.is_first:
             write_json(path, {"step": step, "refused_in_a_row": self.refused_in_a_row, "keys": keys})
         raise RuntimeError(
@@ -157,7 +157,7 @@ class _Loop:
             strategy=self.strategy.name,
             world_size=self.job.world.size,
             config_sha256=hashlib.sha256(settings).hexdigest(),
-            shards_sha256=self.job.shards.manifest_sha256,
+            shards_sha256=self.job.sources.sha256,
         )
         self.checkpoints.save(self.strategy, state)
 
@@ -184,17 +184,16 @@ class _Loop:
 
     def _quarantined(self) -> list[dict[str, str]]:
         """What any rank has found damaged since this process began, and what stood in for it; collective."""
-        quarantine = self.job.loader.quarantine
-        if quarantine is None:
+        if self.settings.data.on_corrupt != "quarantine":
             return []
-        found = torch.zeros(len(self.job.shards), dtype=torch.int64)  # row of the stand-in + 1, 0 for sound samples
-        for row, stand_in in quarantine.stand_ins.items():
+        found = torch.zeros(len(self.job.sources), dtype=torch.int64)  # row of the stand-in + 1, 0 for sound samples
+        for row, stand_in in self.job.loader.stand_ins.items():
             found[row] = stand_in + 1
         found = world.max_over_ranks(found)
         damaged = {int(row): int(found[row]) - 1 for row in found.nonzero()}
         if damaged:
             self.say(f"{len(damaged)} damaged samples were quarantined; summary.json names them.")
-        return told(self.job.shards, damaged)
+        return told(self.job.sources, damaged)
 
     def _export(self, step: int) -> dict[str, Path]:
         if self.job.world.is_first:

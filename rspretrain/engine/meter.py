@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from rspretrain import world
 from rspretrain.engine.job import Job
@@ -18,15 +19,16 @@ class Meter:
     def __init__(self, job: Job, strategy: Strategy, sinks: Sinks, progress: Progress, first_step: int) -> None:
         self._job, self._strategy, self._sinks, self._progress = job, strategy, sinks, progress
         self._first_step, self._began = first_step, time.perf_counter()
-        self._step, self._time, self._waited = first_step, self._began, job.loader.wait_s
+        self._step, self._time = first_step, self._began
+        self._waited, self._computed = job.loader.wait_s, job.loader.cpu_s
         self.latest: dict[str, float] = {}
 
     def after(self, step: int, report: StepReport, lr: float) -> None:
         """After step number `step`: nothing, or a line of metrics. Losses are of this one step, at full precision."""
         if step % self._job.settings.watch.every and step != self._job.total_steps:
             return
-        wait_share, step_s = self._lap(step)
-        numbers = {"train/loss": report.loss, **report.metrics, "perf/data_wait_share": torch.tensor(wait_share)}
+        shares, step_s = self._lap(step)
+        numbers = {"train/loss": report.loss, **report.metrics, **shares}
         local = torch.stack([value.detach().double().cpu() for value in numbers.values()])
         self.latest = dict(zip(numbers, world.mean_over_ranks(local).tolist(), strict=True)) | {
             "train/lr": lr,
@@ -36,9 +38,7 @@ class Meter:
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
-        if self._job.loader.quarantine is not None:
-            replaced = torch.tensor(self._job.loader.num_replaced)
-            self.latest["data/replaced"] = float(world.sum_over_ranks(replaced))
+        self.latest |= self._data(step)
         self._sinks.write(step, self.latest)
         self._progress.update(
             step,
@@ -47,13 +47,26 @@ class Meter:
             min(1.0, self.latest["perf/data_wait_share"]),
         )
 
-    def _lap(self, step: int) -> tuple[float, float]:
-        """Share of the time waited for data, and seconds a step, since the last line."""
-        now, waited = time.perf_counter(), self._job.loader.wait_s
-        elapsed, steps = max(now - self._time, 1e-9), step - self._step
-        share = (waited - self._waited) / elapsed
-        self._step, self._time, self._waited = step, now, waited
-        return share, elapsed / steps
+    def _data(self, step: int) -> dict[str, float]:
+        """What was read so far: of every source of a mixture, and in place of damaged samples."""
+        loader, told = self._job.loader, dict[str, float]()
+        if len(self._job.sources.sets) > 1:
+            told |= {f"data/{name}/samples": float(count) for name, count in loader.samples_of(step).items()}
+            told |= {f"data/{name}/epochs": epochs for name, epochs in loader.epochs_of(step).items()}
+        if self._job.settings.data.on_corrupt == "quarantine":
+            told["data/replaced"] = float(world.sum_over_ranks(torch.tensor(loader.num_replaced)))
+        return told
+
+    def _lap(self, step: int) -> tuple[dict[str, Tensor], float]:
+        """Shares of the time since the last line that this rank waited for data and its loader computed; s a step."""
+        now, loader, elapsed = time.perf_counter(), self._job.loader, max(time.perf_counter() - self._time, 1e-9)
+        shares = {
+            "perf/data_wait_share": torch.tensor((loader.wait_s - self._waited) / elapsed),
+            "perf/loader_cores": torch.tensor((loader.cpu_s - self._computed) / elapsed),
+        }
+        step_s = elapsed / (step - self._step)
+        self._step, self._time, self._waited, self._computed = step, now, loader.wait_s, loader.cpu_s
+        return shares, step_s
 
     def totals(self, step: int) -> dict[str, float]:
         """Seconds and samples a second of this process's whole part of the run, checkpoints included."""

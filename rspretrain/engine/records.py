@@ -8,7 +8,7 @@ import torch
 
 from rspretrain import config, world
 from rspretrain.batch import Batch
-from rspretrain.shardset.index import ShardSet
+from rspretrain.streaming.sources import Sources
 from rspretrain.world import World
 
 
@@ -38,10 +38,10 @@ def claim_run_dir(settings: config.RunSettings, world_: World, resume: bool) -> 
     return bool(in_use)
 
 
-def batch_keys(batch: Batch, shards: ShardSet) -> list[str]:
+def batch_keys(batch: Batch, sources: Sources) -> list[str]:
     """The keys of the global batch that was really consumed, in rank order; collective."""
     rows = world.gather_stack(torch.from_numpy(batch.rows.copy()))  # [R B]
-    return shards.keys(rows.flatten().numpy())
+    return sources.keys(rows.flatten().numpy())
 
 
 class Ledger:

@@ -94,6 +94,20 @@ class ShardSet:
         place = self.remote.url if self.remote is not None else str(self.path)
         return [f"{place}/{entry.name}" for entry in self.manifest.shards]
 
+    def webdataset(self, **options: Any) -> Any:
+        """A stock webdataset pipeline over all tars, decoded whatever their codec: samples are dicts of members.
+
+        In the order of the shards, unless `options` of webdataset.WebDataset say otherwise (shardshuffle=100, …). No
+        checksum is verified, and nothing of this package's order holds: that is what `rspretrain.streaming` is for.
+        """
+        import webdataset
+
+        def decode(suffix: str, data: bytes) -> Any:
+            array = suffix.endswith((".npy", ".npy.zst", ".npy.blosc"))
+            return decode_array(data, self.manifest.codec) if array else None  # None: webdataset's own decoders
+
+        return webdataset.WebDataset(self.urls(), **{"shardshuffle": False, **options}).decode(decode)
+
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of the index. ValueError, naming the columns that there are, where it is unknown."""
         if name not in self._columns:

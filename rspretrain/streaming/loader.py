@@ -3,174 +3,41 @@
 The state of the loader is the global step; everything else follows from it (`Loader.batches(first_step)`).
 """
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
-from queue import SimpleQueue
-from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, model_validator
 
 from rspretrain.batch import Batch
-from rspretrain.keyed import sample_seeds
-from rspretrain.settings import Settings
+from rspretrain.keyed import mix, sample_seeds
 from rspretrain.shardset.index import ShardSet
-from rspretrain.shardset.remote import RemoteOptions
-from rspretrain.shardset.transfer import Patience
+from rspretrain.streaming.batches import Epochs, GlobalBatches, Picks
 from rspretrain.streaming.horizon import Horizon, bytes_at_once
+from rspretrain.streaming.joint_reader import JointReader
+from rspretrain.streaming.mixture import Mixture
 from rspretrain.streaming.order import Order, rank_slice
+from rspretrain.streaming.pipeline import Pipeline, Work
 from rspretrain.streaming.quarantine import Quarantine
-from rspretrain.streaming.reader import Buffers, Reader
+from rspretrain.streaming.reader import Reader
+from rspretrain.streaming.settings import DataSettings
+from rspretrain.streaming.sources import Sources
 from rspretrain.world import World, local_size
 
 Ints = NDArray[np.int64]
-
-
-def _as_text(shards: object) -> object:
-    return str(shards) if isinstance(shards, Path) else shards
-
-
-class DataSettings(Settings):
-    """Which samples a run sees, and how they come."""
-
-    shards: Annotated[str, BeforeValidator(_as_text)] = Field(
-        description="folder of the shard set, or its URL (https://, s3://, gs:// or any other of fsspec)"
-    )
-    split: str | None = Field(None, description="one of the archive's own splits; none: every sample")
-    filter: str | None = Field(None, description="samples to keep: \"country == 'Finland' and season == 'summer'\"")
-    streams: int = Field(1, ge=1, description="canonical streams S; a multiple of the nodes gives each its own shards")
-    window: int = Field(16, ge=1, description="shards whose samples are shuffled among each other")
-    threads: int = Field(2, ge=1, description="threads that gather batches, in every rank")
-    prefetch: int = Field(4, ge=1, description="batches gathered ahead, in every rank")
-    verify: bool = Field(True, description="check every sample's checksum when a run first touches it")
-    on_corrupt: Literal["stop", "quarantine"] = Field(
-        "stop", description="a damaged sample ends the run, or is left out by name and replaced by another"
-    )
-    quarantine_limit: float = Field(0.01, ge=0, le=1, description="share of damaged samples that ends the run anyway")
-    cache_dir: Path | None = Field(
-        None, description="where shards behind a URL are kept; none: $XDG_CACHE_HOME/rspretrain or ~/.cache/rspretrain"
-    )
-    cache_gb: float = Field(100.0, gt=0, description="GB of that folder, for all ranks of a node together")
-    fetches: int = Field(8, ge=1, description="shards that a node fetches at the same time")
-    fetch_timeout_s: float = Field(60.0, gt=0, description="seconds without a byte, after which a fetch is tried again")
-    fetch_retries: int = Field(8, ge=0, description="further attempts before a shard counts as lost")
-    ledger: bool = Field(False, description="write the keys of every global batch to ledger.jsonl")
-
-    @model_validator(mode="after")
-    def _quarantine_needs_checksums(self) -> Self:
-        if self.on_corrupt == "quarantine" and not self.verify:
-            raise ValueError(
-                "on_corrupt is 'quarantine' and verify is off: only checksums find damaged samples. Set data.verify."
-            )
-        return self
-
-    def remote_options(self) -> RemoteOptions:
-        """How shards behind a URL are fetched and kept."""
-        patience = Patience(self.fetch_timeout_s, self.fetch_retries)
-        return RemoteOptions(self.cache_dir, round(self.cache_gb * 1e9), patience)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One batch to gather."""
-
-    rows: Ints
-    seeds: Ints
-    replaced: int = 0  # rows of a gathered batch that stand in for damaged ones
-
-
-@dataclass
-class _Slot:
-    """Reused memory of one batch; `copied` is the event after which a GPU no longer reads from it."""
-
-    tensors: dict[str, torch.Tensor]
-    sizes: dict[str, torch.Tensor]
-    buffers: Buffers
-    copied: torch.cuda.Event | None = field(default=None)
-
-
-class _Pipeline:
-    """Gathers a sequence of batches in threads, a few ahead, and yields them in order."""
-
-    def __init__(self, reader: Reader, batch_size: int, *, threads: int, prefetch: int, device: torch.device) -> None:
-        self._reader, self._threads, self._device = reader, threads, device
-        self._ahead = prefetch
-        self._slots = [_new_slot(reader, batch_size, device) for _ in range(prefetch + 1)]
-        self.wait_s = 0.0
-        self.num_replaced = 0
-
-    def run(self, work: Iterator[_Work], shards: Callable[[int, int], list[int]] | None = None) -> Iterator[Batch]:
-        """A batch's tensors are valid until the next one is asked for (on a GPU: for good, they are copies).
-
-        `shards(first, last)` says what of a remote set the items first..last of `work` need, and what comes after that.
-        """
-        free: SimpleQueue[_Slot] = SimpleQueue()
-        for slot in self._slots:
-            free.put(slot)
-        pending: deque[Future[tuple[_Work, _Slot]]] = deque()
-        delivered = 0
-        with self._reader.fetching(), ThreadPoolExecutor(self._threads, thread_name_prefix="gather") as pool:
-            try:
-                while True:
-                    if shards is not None:
-                        self._reader.expect(shards(delivered, delivered + self._ahead - 1))
-                    while len(pending) < self._ahead and (item := next(work, None)) is not None:
-                        pending.append(pool.submit(self._gather, item, free.get()))
-                    if not pending:
-                        return
-                    started = time.perf_counter()
-                    item, slot = pending.popleft().result()
-                    self.wait_s += time.perf_counter() - started
-                    yield self._deliver(item, slot)
-                    free.put(slot)
-                    delivered += 1
-            finally:
-                self._reader.stop()
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _gather(self, item: _Work, slot: _Slot) -> tuple[_Work, _Slot]:
-        if slot.copied is not None:
-            slot.copied.synchronize()
-        rows = self._reader.gather(item.rows, slot.buffers)
-        return _Work(rows, item.seeds, int(np.count_nonzero(rows != item.rows))), slot
-
-    def _deliver(self, item: _Work, slot: _Slot) -> Batch:
-        self.num_replaced += item.replaced
-        count = len(item.rows)
-        images = {name: tensor[:count] for name, tensor in slot.tensors.items()}
-        sizes = {name: tensor[:count] for name, tensor in slot.sizes.items()}
-        batch = Batch(images, sizes, torch.from_numpy(item.seeds), item.rows).to(self._device)
-        if self._device.type == "cuda":
-            slot.copied = torch.cuda.Event()
-            slot.copied.record()
-        return batch
-
-
-def _new_slot(reader: Reader, batch_size: int, device: torch.device) -> _Slot:
-    pin = device.type == "cuda"
-    tensors, sizes = {}, {}
-    for name, (shape, dtype) in reader.shapes().items():
-        torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
-        tensors[name] = torch.zeros((batch_size, *shape), dtype=torch_dtype, pin_memory=pin)
-        if reader.varies(name):
-            sizes[name] = torch.zeros((batch_size, 2), dtype=torch.int64, pin_memory=pin)
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return _Slot(tensors, sizes, Buffers(arrays, {name: tensor.numpy() for name, tensor in sizes.items()}))
+_SOURCE = 5  # a purpose of keys: what is random about a further source of a mixture
 
 
 class Loader:
-    """The endless stream of one rank's batches, a pure function of (shard set, settings, seed, global batch, step)."""
+    """The endless stream of one rank's batches, a pure function of (shard sets, settings, seed, global batch, step).
+
+    ValueError where a set has too few samples or shards, or the cache of remote sets too little room.
+    """
 
     def __init__(
         self,
-        shards: ShardSet,
+        sources: Sources | ShardSet,
         settings: DataSettings,
         groups: Sequence[str],
         *,
@@ -178,33 +45,58 @@ class Loader:
         seed: int,
         world: World,
     ) -> None:
-        self._shards, self._settings, self._seed, self._world = shards, settings, seed, world
-        self._global_batch = global_batch
+        self.sources = sources if isinstance(sources, Sources) else Sources({sources.path.name: sources})
+        self._settings, self._world, self._global_batch = settings, world, global_batch
         self._slice = rank_slice(global_batch, world.rank, world.size)
-        self._rows = shards.select(settings.split, settings.filter)  # sorted by shard: rows of the index are
-        sizes = np.bincount(shards.numbers("shard")[self._rows], minlength=len(shards.manifest.shards))
-        self._order = Order(sizes.astype(np.int64), seed=seed, streams=settings.streams, window=settings.window)
-        self.num_samples = len(self._order)
-        self.steps_per_epoch, self.dropped = divmod(self.num_samples, global_batch)
+        sets = list(self.sources.sets.values())
+        # Rows of every set are sorted by shard, as those of its index are.
+        self._rows = [
+            shards.select(source.split, source.filter)
+            for shards, source in zip(sets, settings.all_sources(), strict=True)
+        ]
+        self._seeds = [mix(seed, _SOURCE, number) if number else seed for number in range(len(sets))]
+        self._batches = self._plan_batches(seed)
+        self.num_samples = sum(len(rows) for rows in self._rows)
+        self.steps_per_epoch, self.dropped = self._batches.steps_per_epoch, self._batches.dropped
         if not self.steps_per_epoch:
             raise ValueError(
-                f"{shards.path} has {self.num_samples} samples in split {settings.split!r} with the filter "
-                f"{settings.filter!r}, fewer than one global "
-                f"batch of {global_batch}. Lower train.global_batch."
+                f"{self.sources.name} has {self.num_samples} samples in split {settings.split!r} with the filter "
+                f"{settings.filter!r}, fewer than one global batch of {global_batch}. Lower train.global_batch."
             )
-        self.quarantine = (
-            Quarantine(shards, self._rows, settings.quarantine_limit) if settings.on_corrupt == "quarantine" else None
-        )
-        if shards.remote:
-            shards.remote.cache.check(shards.remote.kept_bytes + self.bytes_at_once())
-        fetches = max(1, settings.fetches // local_size())
-        self._pipeline = _Pipeline(
-            Reader(shards, groups, verify=settings.verify, quarantine=self.quarantine, fetches=fetches),
+        self._check_cache()
+        self._reader = JointReader(self.sources, [self._reader_of(number, groups) for number in range(len(sets))])
+        self._pipeline = Pipeline(
+            self._reader,
+            list(groups),
             global_batch // world.size,
             threads=settings.threads,
             prefetch=settings.prefetch,
             device=world.device,
         )
+
+    def _plan_batches(self, seed: int) -> GlobalBatches:
+        orders = []
+        for number, (name, shards) in enumerate(self.sources.sets.items()):
+            sizes = np.bincount(shards.numbers("shard")[self._rows[number]], minlength=len(shards.manifest.shards))
+            try:
+                orders.append(Order(
+                    sizes.astype(np.int64), seed=self._seeds[number], streams=self._settings.streams,
+                    window=self._settings.window,
+                ))  # fmt: skip
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if not self._settings.sources:
+            return Epochs(orders[0], self._global_batch)
+        weights = [source.weight or len(rows) for source, rows in zip(self._settings.sources, self._rows, strict=True)]
+        return Mixture(orders, weights, self._global_batch, seed)
+
+    def _reader_of(self, number: int, groups: Sequence[str]) -> Reader:
+        shards, settings = list(self.sources.sets.values())[number], self._settings
+        quarantine = None
+        if settings.on_corrupt == "quarantine":
+            quarantine = Quarantine(shards, self._rows[number], settings.quarantine_limit)
+        fetches = max(1, settings.fetches // (local_size() * len(self.sources.sets)))
+        return Reader(shards, groups, verify=settings.verify, quarantine=quarantine, fetches=fetches)
 
     @property
     def wait_s(self) -> float:
@@ -212,53 +104,89 @@ class Loader:
         return self._pipeline.wait_s
 
     @property
+    def cpu_s(self) -> float:
+        """Seconds that this rank's gathering threads have computed since the start."""
+        return self._pipeline.cpu_s
+
+    @property
     def num_replaced(self) -> int:
         """How many samples of the batches so far stood in for damaged ones."""
         return self._pipeline.num_replaced
 
+    @property
+    def stand_ins(self) -> dict[int, int]:
+        """Damaged row -> the row that is taken for it, as far as this rank has found them."""
+        return self._reader.stand_ins
+
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """This rank's batches from a global step on, over all epochs; the last, short batch of an epoch is dropped."""
-        if not self._shards.remote:
+        if not any(shards.remote for shards in self.sources.sets.values()):
             return self._pipeline.run(self._work(first_step))
-        horizon = Horizon(self._order, self._global_batch, self._slice)
+        horizon = Horizon(self._batches, self._slice)
         return self._pipeline.run(
             self._work(first_step), lambda first, last: horizon.shards(first_step + first, first_step + last)
         )
 
-    def _work(self, step: int) -> Iterator[_Work]:
+    def _work(self, step: int) -> Iterator[Work]:
         while True:
-            epoch, positions = self.positions(step)
-            mine = positions[self._slice]
-            yield _Work(self._rows[self._order.samples(epoch, mine)], sample_seeds(self._seed, epoch, mine))
+            yield Work(*self._resolve(self._batches.picks(step, self._slice)))
             step += 1
 
-    def positions(self, step: int) -> tuple[int, Ints]:
-        """The epoch of a global step, and the positions [G] of its whole global batch in it."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        return epoch, self._order.batch_positions(batch, self._global_batch)
+    def _resolve(self, picks: Picks) -> tuple[Ints, Ints]:
+        """[B] rows and [B] seeds of some picks."""
+        rows, seeds = np.empty_like(picks.position), np.empty_like(picks.position)
+        for number, epoch in sorted({*zip(picks.source.tolist(), picks.epoch.tolist(), strict=True)}):
+            here = (picks.source == number) & (picks.epoch == epoch)
+            positions = picks.position[here]
+            samples = self._batches.orders[number].samples(epoch, positions)
+            rows[here] = self.sources.first_rows[number] + self._rows[number][samples]
+            seeds[here] = sample_seeds(self._seeds[number], epoch, positions)
+        return rows, seeds
 
-    def global_keys(self, step: int) -> list[str]:
-        """The keys of the whole global batch of a step, in order, without reading a pixel."""
-        epoch, positions = self.positions(step)
-        return self._shards.keys(self._rows[self._order.samples(epoch, positions)])
+    def global_batch(self, step: int) -> tuple[list[str], Ints]:
+        """Keys and seeds [G] of the whole global batch of a step, in order, without reading a pixel."""
+        rows, seeds = self._resolve(self._batches.picks(step))
+        return self.sources.keys(rows), seeds
+
+    def samples_of(self, step: int) -> dict[str, int]:
+        """Source -> how many of its samples the first `step` steps have."""
+        return dict(zip(self.sources.sets, self._batches.counts(step).tolist(), strict=True))
+
+    def epochs_of(self, step: int) -> dict[str, float]:
+        """Source -> how often the first `step` steps went through it."""
+        counts = self.samples_of(step)
+        return {name: counts[name] / len(rows) for name, rows in zip(counts, self._rows, strict=True)}
+
+    def _check_cache(self) -> None:
+        """Remote sets of one run lie in one cache: it must hold what all of them need at once."""
+        remotes = [shards.remote for shards in self.sources.sets.values() if shards.remote]
+        if remotes:
+            remotes[0].cache.check(sum(remote.kept_bytes for remote in remotes) + self.bytes_at_once())
 
     def bytes_at_once(self) -> int:
-        """An upper bound of what this node must hold of the shards of a remote set at once."""
-        shard_bytes = np.array([entry.bytes for entry in self._shards.manifest.shards], dtype=np.int64)
+        """An upper bound of what this node must hold of the shards of remote sets at once."""
         node = self._world.rank - self._world.local_rank
         ranks = range(node, min(node + local_size(), self._world.size))
-        return bytes_at_once(
-            self._order, shard_bytes, self._global_batch, self._settings.prefetch, ranks, self._world.size
-        )
+        total = 0
+        for order, shards in zip(self._batches.orders, self.sources.sets.values(), strict=True):
+            if shards.remote:
+                shard_bytes = np.array([entry.bytes for entry in shards.manifest.shards], dtype=np.int64)
+                total += bytes_at_once(
+                    order, shard_bytes, self._global_batch, self._settings.prefetch, ranks, self._world.size
+                )
+        return total
 
     def plan(self) -> dict[str, int]:
         """Numbers for a person who wants to know before the run starts."""
-        record_bytes = int(self._shards.numbers("bytes")[self._rows].sum())
+        record_bytes = sum(
+            int(shards.numbers("bytes")[rows].sum())
+            for shards, rows in zip(self.sources.sets.values(), self._rows, strict=True)
+        )
         return {
             "samples": self.num_samples,
             "steps_per_epoch": self.steps_per_epoch,
             "dropped_per_epoch": self.dropped,
-            "shards": int(np.count_nonzero(self._order.sizes)),
+            "shards": sum(int(np.count_nonzero(order.sizes)) for order in self._batches.orders),
             "bytes_per_epoch": record_bytes,
             "bytes_per_epoch_and_rank": record_bytes // self._world.size,
         }
@@ -272,12 +200,13 @@ def evaluation_batches(
     device: torch.device | None = None,
 ) -> Iterator[Batch]:
     """The samples of `rows` once, in that order; the last batch is short, nothing is padded or repeated."""
-    pipeline = _Pipeline(
-        Reader(shards, groups), batch_size, threads=2, prefetch=2, device=device or torch.device("cpu")
-    )
+    reader = JointReader(Sources({shards.path.name: shards}), [Reader(shards, groups)])
+    pipeline = Pipeline(
+        reader, list(groups), batch_size, threads=2, prefetch=2, device=device or torch.device("cpu")
+    )  # fmt: skip
     cuts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    work = (_Work(cut, sample_seeds(0, 0, cut)) for cut in cuts)
+    work = (Work(cut, sample_seeds(0, 0, cut)) for cut in cuts)
     if not shards.remote:
         return pipeline.run(work)
     needs = [np.unique(shards.numbers("shard")[cut]).tolist() for cut in cuts]
-    return pipeline.run(work, lambda first, last: list(dict.fromkeys(chain(*needs[first : last + 2]))))
+    return pipeline.run(work, lambda first, last: [list(dict.fromkeys(chain(*needs[first : last + 2])))])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rspretrain.keyed import mix
 from rspretrain.shardset.index import ShardSet
+from rspretrain.streaming.sources import Sources
 
 Ints = NDArray[np.int64]
 ALWAYS_ALLOWED = 10  # samples, however few a set has
@@ -65,14 +66,11 @@ class Quarantine:
         )
 
 
-def told(shards: ShardSet, stand_ins: Mapping[int, int]) -> list[dict[str, str]]:
+def told(sources: Sources, stand_ins: Mapping[int, int]) -> list[dict[str, str]]:
     """Damaged row -> stand-in, in the words of a run's summary."""
-    names = shards.manifest.shards
-    rows = sorted(stand_ins)
-    keys = shards.keys(np.array(rows, dtype=np.int64))
-    others = shards.keys(np.array([stand_ins[row] for row in rows], dtype=np.int64))
-    shard_of = [names[int(shards.numbers("shard")[row])].name for row in rows]
+    rows = np.array(sorted(stand_ins), dtype=np.int64)
+    others = np.array([stand_ins[row] for row in rows.tolist()], dtype=np.int64)
     return [
         {"key": key, "shard": shard, "replaced_by": other}
-        for key, shard, other in zip(keys, shard_of, others, strict=True)
+        for key, shard, other in zip(sources.keys(rows), sources.shard_names(rows), sources.keys(others), strict=True)
     ]

@@ -40,7 +40,7 @@ def test_the_contract_says_where_weights_come_from(run, tmp_path):
     told = json.dumps(json.loads((exported["s1"] / "config.json").read_text()))
     assert '"step": 2' in told
     assert '"samples_seen": 16' in told
-    assert trained.shards.manifest_sha256 in told
+    assert trained.sources.sha256 in told
 
 
 def test_what_is_not_there(run, tmp_path):

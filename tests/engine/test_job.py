@@ -53,7 +53,7 @@ def test_parameter_counts_add_up(tmp_path):
 def test_measured_statistics_are_those_of_the_shard_set(tmp_path):
     path = write_config(tmp_path)
     made = job(path, "sensors.s1.normalise=measured")
-    found = made.shards.manifest.statistics["s1_10m"]
+    found = made.sources.sets["shards"].manifest.statistics["s1_10m"]
     normalise = made.objective.inputs()["s1"].normalise
     assert [(s.mean, s.std) for s in normalise.scalings] == [(found[b].mean, found[b].std) for b in ("VV", "VH")]
     assert made.settings.sensors["s1"].statistics["VH"] == (found["VH"].mean, found["VH"].std)  # saved with the run

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rspretrain.streaming.batches import Epochs
 from rspretrain.streaming.horizon import Horizon, bytes_at_once, streams_of
 from rspretrain.streaming.order import Order, rank_slice
 
@@ -21,9 +22,9 @@ def test_whatever_a_step_touches_is_wanted_before_and_at_it(streams, world):
     steps = len(epochs) // 8
     for rank in range(world):
         part = rank_slice(8, rank, world)
-        horizon = Horizon(epochs, 8, part)
+        horizon = Horizon(Epochs(epochs, 8), part)
         for step in range(2 * steps - 2):
-            wanted = horizon.shards(step, step + 1)
+            (wanted,) = horizon.shards(step, step + 1)
             assert len(set(wanted)) == len(wanted)
             for near in (step, step + 1):
                 epoch, batch = divmod(near, steps)
@@ -33,19 +34,19 @@ def test_whatever_a_step_touches_is_wanted_before_and_at_it(streams, world):
 
 def test_the_next_window_comes_last():
     epochs = order(streams=1)
-    horizon = Horizon(epochs, 8, slice(0, 8))
-    assert horizon.shards(0, 0) == [
+    horizon = Horizon(Epochs(epochs, 8), slice(0, 8))
+    assert horizon.shards(0, 0)[0] == [
         *epochs.shards_of_window(0, 0).tolist(),
         *epochs.shards_of_window(0, 1).tolist(),
     ]
     last = epochs.num_windows(0) - 1  # the last window of an epoch, and the first of the next
-    wanted = horizon.shards(len(epochs) // 8 - 1, len(epochs) // 8 - 1)
+    (wanted,) = horizon.shards(len(epochs) // 8 - 1, len(epochs) // 8 - 1)
     assert wanted[-2:] == [n for n in epochs.shards_of_window(0, last + 1).tolist() if n in wanted[-2:]]
 
 
 def test_windows_cost_no_permutation_of_samples():
     epochs = order()
-    Horizon(epochs, 8, slice(0, 8)).shards(0, 3)
+    Horizon(Epochs(epochs, 8), slice(0, 8)).shards(0, 3)
     assert epochs._samples.cache_info().currsize == 0
 
 

@@ -6,7 +6,8 @@ import torch
 from fakes.memory import SCENE_GROUPS, MemoryArchive, memory_shards
 
 from rspretrain.keyed import sample_seeds
-from rspretrain.streaming.loader import DataSettings, Loader, evaluation_batches
+from rspretrain.streaming.loader import Loader, evaluation_batches
+from rspretrain.streaming.settings import DataSettings
 from rspretrain.world import World
 
 
@@ -26,7 +27,7 @@ def test_any_world_sees_the_same_global_batches(tmp_path, world):
     alone = keys_of(shards, loader(shards).batches(), 9)
     parts = [keys_of(shards, loader(shards, rank, world).batches(), 9) for rank in range(world)]
     assert [list(itertools.chain(*batch)) for batch in zip(*parts, strict=True)] == alone
-    assert alone[6] == loader(shards).global_keys(6)
+    assert alone[6] == loader(shards).global_batch(6)[0]
 
 
 def test_resume_by_position(tmp_path):
@@ -47,8 +48,8 @@ def test_pixels_and_seeds_belong_to_the_sample(tmp_path):
     shards = memory_shards(tmp_path, samples=24)
     stream = loader(shards)
     for step, batch in enumerate(itertools.islice(stream.batches(), 6)):
-        epoch, positions = stream.positions(step)
-        assert batch.seeds.tolist() == sample_seeds(5, epoch, positions).tolist()
+        picks = stream._batches.picks(step)
+        assert batch.seeds.tolist() == sample_seeds(5, int(picks.epoch[0]), picks.position).tolist()
         for place, key in enumerate(shards.keys(batch.rows)):
             for name, group in shards.groups.items():
                 expected = torch.from_numpy(MemoryArchive().pixels(int(key[-5:]), group))

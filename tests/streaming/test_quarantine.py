@@ -8,8 +8,10 @@ from fakes.memory import MemoryArchive, memory_shards
 
 from rspretrain.keyed import mix
 from rspretrain.shardset.index import CorruptSampleError, open_shards
-from rspretrain.streaming.loader import DataSettings, Loader
+from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.quarantine import Quarantine, told
+from rspretrain.streaming.settings import DataSettings
+from rspretrain.streaming.sources import Sources
 from rspretrain.world import World
 
 
@@ -42,7 +44,7 @@ def test_the_same_sample_stands_in_on_every_rank_in_any_world_and_after_a_restar
         seen = rows_of(alone, 10)
     assert "'patch-" in caplog.text
     assert "is damaged and quarantined" in caplog.text
-    stand_ins = alone.quarantine.stand_ins
+    stand_ins = alone.stand_ins
     assert sorted(stand_ins) == [3, 17]
     assert seen == [[stand_ins.get(row, row) for row in batch] for batch in plan]
     for world in (2, 4):
@@ -72,7 +74,7 @@ def test_shards_that_are_missing_or_cut_off(tmp_path, fault):
         shard.write_bytes(shard.read_bytes()[:-15_000])
     stream = loader(open_shards(tmp_path), window=1)
     rows = rows_of(stream, 5)
-    lost = set(stream.quarantine.stand_ins)
+    lost = set(stream.stand_ins)
     assert lost <= set(range(16, 24))
     assert len(lost) == (8 if fault == "missing" else 2)
     assert not lost & set(itertools.chain(*rows))
@@ -101,7 +103,7 @@ def test_the_stand_in_is_a_function_of_sample_and_pool(tmp_path):
     rows = quarantine.replace(np.array([7, 8, 9]), lambda row: row != 8)
     attempts = [int(pool[mix(8, attempt) % 25]) for attempt in range(9)]
     assert rows.tolist() == [7, next(row for row in attempts if row != 8), 9]
-    (line,) = told(shards, quarantine.stand_ins)
+    (line,) = told(Sources({"set": shards}), quarantine.stand_ins)
     assert line == {
         "key": shards.keys(np.array([8]))[0], "shard": "memory-000001.tar", "replaced_by": shards.keys(rows[1:2])[0],
     }  # fmt: skip

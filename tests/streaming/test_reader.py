@@ -4,11 +4,16 @@ from fakes.memory import PAIR_GROUPS, SCENE_GROUPS, MemoryArchive, memory_shards
 
 from rspretrain.shardset.index import CorruptSampleError, open_shards
 from rspretrain.streaming.reader import Buffers, Reader
+from rspretrain.streaming.sources import Sources
 
 
-def buffers_of(reader, count):
-    images = {name: np.zeros((count, *shape), dtype) for name, (shape, dtype) in reader.shapes().items()}
-    return Buffers(images, {name: np.zeros((count, 2), np.int64) for name in images if reader.varies(name)})
+def buffers_of(shards, groups, count):
+    sources = Sources({"set": shards})
+    kinds = {name: sources.groups[name] for name in groups}
+    images = {
+        name: np.zeros((count, len(group.bands), *sources.canvas[name]), group.dtype) for name, group in kinds.items()
+    }
+    return Buffers(images, {name: np.zeros((count, 2), np.int64) for name in kinds if kinds[name].shape is None})
 
 
 def test_pixels_of_uniform_shards(tmp_path):
@@ -16,8 +21,8 @@ def test_pixels_of_uniform_shards(tmp_path):
     assert all(entry.uniform for entry in shards.manifest.shards)
     reader = Reader(shards, list(shards.groups))
     rows = np.array([19, 0, 7, 7, 3])
-    buffers = buffers_of(reader, 6)
-    reader.gather(rows, buffers)
+    buffers = buffers_of(shards, shards.groups, 6)
+    reader.gather(rows, buffers, range(5))
     for place, key in enumerate(shards.keys(rows)):
         for group in PAIR_GROUPS:
             expected = MemoryArchive().pixels(int(key[-5:]), group)
@@ -28,8 +33,8 @@ def test_pixels_of_uniform_shards(tmp_path):
 def test_images_of_different_sizes_keep_all_their_pixels(tmp_path):
     shards = memory_shards(tmp_path, samples=12, groups=SCENE_GROUPS)
     reader = Reader(shards, ["rgb"])
-    buffers = buffers_of(reader, 12)
-    reader.gather(np.arange(12), buffers)
+    buffers = buffers_of(shards, ["rgb"], 12)
+    reader.gather(np.arange(12), buffers, range(12))
     for place, key in enumerate(shards.keys()):
         expected = MemoryArchive(groups=SCENE_GROUPS).pixels(int(key[-5:]), SCENE_GROUPS[0])
         height, width = buffers.sizes["rgb"][place]
@@ -47,29 +52,30 @@ def test_damage_is_named_on_first_touch(tmp_path):
     shards = memory_shards(tmp_path, samples=16)
     flip_byte(tmp_path / "memory-000001.tar", 700)
     reader = Reader(open_shards(tmp_path), ["s2_60m"])
-    buffers = buffers_of(reader, 8)
-    reader.gather(np.arange(8), buffers)  # the other shard is whole
+    buffers = buffers_of(shards, ["s2_60m"], 8)
+    reader.gather(np.arange(8), buffers, range(8))  # the other shard is whole
     with pytest.raises(CorruptSampleError, match=rf"Sample '{shards.keys()[8]}' of .*memory-000001.tar \(record 0, by"):
-        reader.gather(np.arange(8, 16), buffers)
+        reader.gather(np.arange(8, 16), buffers, range(8))
 
 
 def test_checks_can_be_switched_off(tmp_path):
-    memory_shards(tmp_path, samples=16)
+    shards = memory_shards(tmp_path, samples=16)
     flip_byte(tmp_path / "memory-000001.tar", 700)
     reader = Reader(open_shards(tmp_path), ["s2_60m"], verify=False)
-    reader.gather(np.arange(8, 16), buffers_of(reader, 8))
+    reader.gather(np.arange(8, 16), buffers_of(shards, ["s2_60m"], 8), range(8))
 
 
 def test_truncated_and_missing_shards(tmp_path):
-    memory_shards(tmp_path, samples=16)
+    shards = memory_shards(tmp_path, samples=16)
+    buffers = buffers_of(shards, ["s1_10m"], 1)
     shard = tmp_path / "memory-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-600])
     reader = Reader(open_shards(tmp_path), ["s1_10m"])
     with pytest.raises(RuntimeError, match=r"memory-000001.tar has \d+ bytes, its manifest says \d+: it was cut off"):
-        reader.gather(np.array([9]), buffers_of(reader, 1))
+        reader.gather(np.array([9]), buffers, [0])
     shard.unlink()
     with pytest.raises(RuntimeError, match=r"cannot be opened .*promises 8 samples"):
-        Reader(open_shards(tmp_path), ["s1_10m"]).gather(np.array([9]), buffers_of(reader, 1))
+        Reader(open_shards(tmp_path), ["s1_10m"]).gather(np.array([9]), buffers, [0])
 
 
 def test_unknown_group(tmp_path):

@@ -10,7 +10,8 @@ from fakes.memory import SCENE_GROUPS, memory_shards
 from servers import object_store, serving, total_bytes
 
 from rspretrain.shardset.index import open_shards
-from rspretrain.streaming.loader import DataSettings, Loader, evaluation_batches
+from rspretrain.streaming.loader import Loader, evaluation_batches
+from rspretrain.streaming.settings import DataSettings
 from rspretrain.world import World
 
 pytestmark = pytest.mark.timeout(90)
@@ -124,7 +125,7 @@ def test_or_is_quarantined(tmp_path, server):
     more = {"on_corrupt": "quarantine", "quarantine_limit": 0.5}
     stream = loader(settings(server.url, tmp_path, **more))
     far = seen(stream)
-    assert set(stream.quarantine.stand_ins) == set(range(24, 32))
+    assert set(stream.stand_ins) == set(range(24, 32))
     (tmp_path / "set" / "memory-000003.tar").unlink()
     assert same(far, seen(loader(settings(tmp_path / "set", tmp_path, **more))))  # like one that is missing here
 
