@@ -38,7 +38,7 @@ class Meter:
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
-        self.latest |= self._data(step)
+        self.latest |= self._teachers() | self._data(step)
         self._sinks.write(step, self.latest)
         self._progress.update(
             step,
@@ -46,6 +46,11 @@ class Meter:
             self.latest["perf/samples_per_s"],
             min(1.0, self.latest["perf/data_wait_share"]),
         )
+
+    def _teachers(self) -> dict[str, float]:
+        """How far teachers are from their students, and how slowly they follow; nothing where there are none."""
+        momentum, drift = self._job.objective.momentum, self._strategy.teacher_drift()
+        return {} if momentum is None or drift is None else {"train/momentum": momentum, "health/teacher_drift": drift}
 
     def _data(self, step: int) -> dict[str, float]:
         """What was read so far: of every source of a mixture, and in place of damaged samples."""

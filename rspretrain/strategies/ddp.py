@@ -17,6 +17,8 @@ from rspretrain.strategies.optim import build_optimizer, load_named_state_, name
 class Replicated(Strategy):
     """What `Single` and `Ddp` share: whole parameters and torch's optimizers on every rank."""
 
+    is_sharded = False
+
     def _setup(self) -> torch.optim.Optimizer:
         self._model = self._wrap()
         return build_optimizer(self.optim, self.objective)
@@ -36,6 +38,9 @@ class Replicated(Strategy):
 
     def _update(self) -> float:
         return self._clip_and_step()
+
+    def _local(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach()
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See Strategy."""

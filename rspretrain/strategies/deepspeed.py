@@ -48,6 +48,7 @@ class DeepSpeed(Strategy):
     """deepspeed.initialize over our objective and our optimizer."""
 
     name = "deepspeed"
+    is_sharded = False
 
     def _setup(self) -> torch.optim.Optimizer:
         config = check(self.settings.deepspeed, self.optim)
@@ -81,6 +82,9 @@ class DeepSpeed(Strategy):
         self._engine.step()
         zero = self._engine.optimizer
         return float("nan") if zero.overflow else float(self._engine.get_global_grad_norm())
+
+    def _local(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach()  # whole up to stage 2, and gathered from the masters by the time of the update
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See Strategy."""
