@@ -2,8 +2,9 @@
 
 python benchmarks/scale.py [--samples 10000000]
 
-The index and the manifest are real files, the tars are not there: nothing here reads a pixel. The measurements run in a
-fresh process, so that its memory is theirs; `torch` alone is what such a process takes before a shard set is opened.
+The index and the manifest are real files, the tars are not there: nothing here reads a pixel. The measurements run in
+a fresh process, so that its memory is theirs; `torch` alone is what such a process takes before a shard set is opened.
+`step_us` is what a rank computes to know its samples of one step, in worlds of 8 to 4,096 ranks.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 from results import write_results
 
 from rspretrain.sensors import Group
-from rspretrain.shardset.index import open_shards
+from rspretrain.shardset.index import ShardSet, open_shards
 from rspretrain.shardset.manifest import FORMAT, VERSION, GroupEntry, Manifest, ShardEntry, dump_manifest
 from rspretrain.shardset.record import fixed_layout
 from rspretrain.streaming.loader import Loader
@@ -83,11 +84,25 @@ def measure(folder: Path) -> dict[str, float]:
         seeks.append(time.perf_counter() - began)
     found |= {"seek_s": max(seeks), "all_s": time.perf_counter() - started}
     found["all_mb"] = peak_mb()
+    found |= {f"step_us_{nodes * RANKS_A_NODE}_ranks": step_us(shards, nodes) for nodes in (1, 8, 64, 512)}
     own = [set(loader._batches.orders[0].shards_of_stream(stream).tolist()) for stream in range(NODES)]
     found["shards"] = len(shards.manifest.shards)
     found["shards_a_node_at_most"] = max(map(len, own))
     found["shards_of_two_nodes"] = sum(map(len, own)) - len(set.union(*own))
     return found
+
+
+def step_us(shards: ShardSet, nodes: int, steps: int = 50) -> float:
+    """Microseconds of a rank to know its samples of one step, 8 of them in any world."""
+    world = nodes * RANKS_A_NODE
+    settings = DataSettings(shards=shards.path, split="train", streams=nodes, window=16)
+    here = World(world // 2, world, 0, torch.device("cpu"))
+    work = Loader(shards, settings, ["s2_10m"], global_batch=8 * world, seed=1, world=here)._work(10)
+    next(work)
+    began = time.perf_counter()
+    for _ in range(steps):
+        next(work)
+    return 1e6 * (time.perf_counter() - began) / steps
 
 
 def main() -> None:

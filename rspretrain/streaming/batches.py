@@ -72,4 +72,4 @@ class Epochs(GlobalBatches):
 
     def _positions(self, step: int, part: slice) -> tuple[int, Ints]:
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return epoch, self._order.batch_positions(batch, self._global_batch)[part]
+        return epoch, self._order.batch_positions(batch, self._global_batch, part)

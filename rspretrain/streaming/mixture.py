@@ -18,7 +18,7 @@ import numpy as np
 
 from rspretrain.keyed import permutation
 from rspretrain.streaming.batches import GlobalBatches, Ints, Picks, Windows
-from rspretrain.streaming.order import Order
+from rspretrain.streaming.order import Order, listed
 
 BLOCK = 10_000  # weights are exact to a hundredth of a percent
 _DEAL = 4  # a purpose of permutations, beside those of order.py
@@ -70,8 +70,7 @@ class Mixture(GlobalBatches):
 
     def _elements(self, step: int, part: slice) -> tuple[Ints, Ints]:
         """[B] streams and [B] how many samples their streams gave before, stream by stream as in Order."""
-        positions = step * self._global_batch + np.arange(self._global_batch, dtype=np.int64)
-        positions = positions[np.argsort(positions % self._streams, kind="stable")][part]
+        positions = listed(step * self._global_batch, self._global_batch, self._streams, part)
         return positions % self._streams, positions // self._streams
 
     def _look_up(self, stream: int, index: Ints) -> tuple[Ints, Ints]:

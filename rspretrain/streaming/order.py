@@ -79,11 +79,10 @@ class Order:
             out[here] = self._of_stream(epoch, int(stream), index_of[here])
         return out
 
-    def batch_positions(self, batch: int, global_batch: int) -> Ints:
-        """[G] the positions of one global batch of an epoch, stream by stream; shorter at the end of the epoch."""
+    def batch_positions(self, batch: int, global_batch: int, part: slice = slice(None)) -> Ints:
+        """The positions of a part of one global batch of an epoch, stream by stream; fewer at the end of the epoch."""
         first = batch * global_batch
-        positions = np.arange(first, min(first + global_batch, self._total), dtype=np.int64)
-        return positions[np.argsort(positions % self.streams, kind="stable")]
+        return listed(first, min(global_batch, self._total - first), self.streams, part)
 
     def shards_of_stream(self, stream: int) -> Ints:
         """The shards that a stream ever opens."""
@@ -153,6 +152,19 @@ class Order:
         begins = np.cumsum(sizes) - sizes
         samples = np.repeat(first - begins, sizes) + np.arange(sizes.sum())
         return samples[permutation(len(samples), self.seed, _WINDOW, epoch, stream, window)]
+
+
+def listed(first: int, count: int, streams: int, part: slice) -> Ints:
+    """`part` of the positions [first, first + count), listed stream by stream.
+
+    Where every stream gives as many, that costs the part and not the whole: a rank's cost does not grow with the world.
+    """
+    if first % streams or count % streams:
+        positions = np.arange(first, first + count, dtype=np.int64)
+        return positions[np.argsort(positions % streams, kind="stable")][part]
+    stream, turn = np.divmod(np.arange(*part.indices(count), dtype=np.int64), count // streams)
+    positions = first + stream + turn * streams
+    return positions  # type: ignore[no-any-return]
 
 
 def rank_slice(global_batch: int, rank: int, world: int) -> slice:

@@ -8,7 +8,7 @@ from laws import check_order
 from torture import times
 
 from rspretrain.keyed import mix, permutation
-from rspretrain.streaming.order import Order, rank_slice
+from rspretrain.streaming.order import Order, listed, rank_slice
 
 
 @settings(max_examples=times(200, 5000), deadline=None)
@@ -79,6 +79,15 @@ def test_seeking_in_ten_million_samples_takes_no_time():
     started = time.perf_counter()
     order.samples(5, order.batch_positions(2000, 4096)[rank_slice(4096, 77, 512)])
     assert time.perf_counter() - started < 2.0
+
+
+@pytest.mark.parametrize(("first", "count", "streams"), [(0, 12, 4), (24, 12, 4), (5, 12, 4), (8, 11, 4), (3, 2, 8)])
+def test_a_part_of_a_batch_is_that_part_of_the_whole(first, count, streams):
+    whole = listed(first, count, streams, slice(None))
+    assert sorted(whole.tolist()) == list(range(first, first + count))
+    assert (np.diff(whole % streams) >= 0).all()
+    for part in (slice(0, 1), slice(2, 7), slice(10, 12)):
+        assert listed(first, count, streams, part).tolist() == whole[part].tolist()
 
 
 def test_too_many_streams():

@@ -11,7 +11,8 @@ from servers import object_store, serving, total_bytes
 
 from rspretrain.shardset.index import open_shards
 from rspretrain.streaming.loader import Loader, evaluation_batches
-from rspretrain.streaming.settings import DataSettings
+from rspretrain.streaming.settings import DataSettings, SourceSettings
+from rspretrain.streaming.sources import open_sources
 from rspretrain.world import World
 
 pytestmark = pytest.mark.timeout(90)
@@ -128,6 +129,25 @@ def test_or_is_quarantined(tmp_path, server):
     assert set(stream.stand_ins) == set(range(24, 32))
     (tmp_path / "set" / "memory-000003.tar").unlink()
     assert same(far, seen(loader(settings(tmp_path / "set", tmp_path, **more))))  # like one that is missing here
+
+
+def test_a_mixture_of_a_url_and_a_folder(tmp_path, server):
+    memory_shards(tmp_path / "near", samples=30, seed=1)
+    places = [{"shards": tmp_path / "set", "weight": 2}, {"shards": tmp_path / "near", "weight": 1}]
+    local = DataSettings(sources=places, streams=2, window=1)
+    far = local.model_copy(update={"cache_dir": tmp_path / "cache", "prefetch": 1})
+    far = far.model_copy(update={"sources": (SourceSettings(shards=server.url, weight=2), far.sources[1])})
+    assert same(seen(mixed(far)), seen(mixed(local)))
+    assert same(seen(mixed(far), 5, first=9), seen(mixed(local), 5, first=9))
+    cache = tmp_path / "small"
+    with pytest.raises(ValueError, match=r"data.cache_gb is .*, expected at least"):
+        mixed(far.model_copy(update={"cache_dir": cache, "cache_gb": 5e-5}))
+
+
+def mixed(data):
+    sources = open_sources(data)
+    here = World(0, 1, 0, torch.device("cpu"))
+    return Loader(sources, data, list(sources.groups), global_batch=8, seed=5, world=here)
 
 
 def test_a_cache_too_small_for_the_windows(tmp_path, server):
