@@ -162,9 +162,9 @@ def listed(first: int, count: int, streams: int, part: slice) -> Ints:
     if first % streams or count % streams:
         positions = np.arange(first, first + count, dtype=np.int64)
         return positions[np.argsort(positions % streams, kind="stable")][part]
-    stream, turn = np.divmod(np.arange(*part.indices(count), dtype=np.int64), count // streams)
-    positions = first + stream + turn * streams
-    return positions  # type: ignore[no-any-return]
+    slots = np.arange(*part.indices(count), dtype=np.int64)
+    stream, turn = slots // (count // streams), slots % (count // streams)
+    return first + stream + turn * streams
 
 
 def rank_slice(global_batch: int, rank: int, world: int) -> slice:
