@@ -101,8 +101,10 @@ def main() -> None:
             bench = Bench(Path(folder), name, samples)
             settings[name] = {"samples": samples, "sample_bytes": bench.sample_bytes}
             print(f"\n{name}: {samples} samples of {bench.sample_bytes:,} bytes", flush=True)
-            rows += table(name, bench, set_up(bench, args.only), args.rounds)
-        show([row for row in rows if row["archive"] == name])
+            found = table(name, bench, set_up(bench, args.only), args.rounds)
+        if found:
+            show(found)
+        rows += found
     write_results("loading", rows, settings, args.out)
 
 

@@ -113,11 +113,14 @@ def check(name: str, found: list[int], expected: frozenset[int], samples: int) -
 
 
 def set_up(bench: Bench, only: list[str]) -> dict[str, Competitor | Roof]:
-    """All competitors that can be had here, each checked against the source."""
+    """All competitors that can be had here, each checked against the source. ValueError where nobody is meant."""
+    chosen = {
+        name: make for name, make in bench.competitors().items() if not only or any(text in name for text in only)
+    }
+    if not chosen:
+        raise ValueError(f"--only got {only}, expected parts of {list(bench.competitors())}. Name one of these.")
     expected, ready = bench.of_source(), {}
-    for name, make in bench.competitors().items():
-        if only and not any(text in name for text in only):
-            continue
+    for name, make in chosen.items():
         try:
             competitor = make()
         except ImportError as reason:

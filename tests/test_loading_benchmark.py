@@ -103,6 +103,10 @@ def test_an_archive_is_measured_and_who_is_missing_is_left_out(tmp_path, monkeyp
     ready = set_up(bench, ["first touch", "litdata", "memcpy"])
     assert list(ready) == ["rspretrain, first touch", "one memcpy"]
     assert "litdata is left out: import of litdata halted" in capsys.readouterr().out
+    with pytest.raises(
+        ValueError, match=r"^--only got \['nobody'\], expected parts of \['rspretrain', .*\]. Name one of"
+    ):
+        set_up(bench, ["nobody"])
     ours, roof = table("scenes", bench, ready, rounds=1)
     assert ours["samples_per_s"] > 0
     assert (roof["times_memcpy"], roof["times_webdataset"]) == ("1", "")
