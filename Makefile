@@ -22,6 +22,11 @@ $(VENV)/installed-test: $(VENV)/installed requirements/test.txt requirements/tes
 	$(PIP) --no-deps -r requirements/test-nodeps.txt
 	touch $@
 
+$(VENV)/installed-bench: $(VENV)/installed-test requirements/bench.txt requirements/bench-nodeps.txt
+	$(PIP) -r requirements/bench.txt
+	$(PIP) --no-deps -r requirements/bench-nodeps.txt
+	touch $@
+
 # Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against the same networks at random.
 demo: install
 	rm -rf demo
@@ -48,9 +53,13 @@ lint: $(VENV)/installed-test
 	mypy
 	lint-imports
 
-bench: $(VENV)/installed-test
+bench: $(VENV)/installed-bench
 	python benchmarks/building.py
 	python benchmarks/loading.py
+	python benchmarks/starvation.py
+	python benchmarks/scale.py
+	python benchmarks/shuffling.py
+	python benchmarks/remote.py
 	python benchmarks/compression.py $(REALDATA)
 	python benchmarks/demo_seeds.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)

@@ -1,161 +1,111 @@
-"""How fast samples become batches: our reader, stock webdataset and rasterio on the same pairs, in one run.
+"""How fast samples become batches: our loader against what the field uses, on the same pixels, in one run.
 
-python benchmarks/loading.py [--pairs 2000] [--rounds 5]
+python benchmarks/loading.py [--archives bigearthnet-mm sen12ms scenes] [--pairs 2000] [--rounds 5] [--only TEXT …]
 
-A generated archive in BigEarthNet-MM's layout (2 + 12 bands, 14 GeoTIFFs a pair), once as it is and once as raw
-shards, both in the page cache. Every competitor delivers shuffled batches of 64 pairs with all bands as torch tensors.
-Rounds alternate between competitors, so that a noisy neighbour hits all of them. `first touch` is an epoch in which
-every sample's checksum is computed; afterwards a run does not compute it again.
+Three generated archives in their own layouts (loading_archives.py), written into a temporary folder (TMPDIR): 2,000
+pairs of BigEarthNet-MM, and in proportion 512 patches of SEN12MS and 2,100 pictures of UC-Merced. All competitors
+(loading_rivals.py) deliver shuffled batches of 64 with every band of every sample as torch tensors, one a group, from
+files in the page cache; the rows that say `cold` read files that were dropped from it, which mincore confirms.
+
+Before anything is timed, each competitor's epoch is compared with the source files as rasterio reads them, by a
+checksum of the pixels of each sample. Rounds alternate between competitors, so that a noisy neighbour hits all of them;
+a round is as many epochs as take half a second, one for cold rows; figures are medians, ratios are taken within a
+round. The first round warms up and does not count. What is not installed is left out by name. docs/loading.md says how
+each one is set up, and what the figures do not say.
 """
 
 import argparse
-import itertools
+import math
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
 from pathlib import Path
 
-import numpy as np
 import rasterio
-import torch
-import webdataset
-from results import write_results
-from torch.utils.data import DataLoader, Dataset
+from loading_archives import KINDS
+from loading_bench import Bench, set_up
+from loading_rivals import BATCH, Competitor
+from loading_roofs import Roof
+from results import FOLDER, write_results
 
-from rspretrain.archives.bigearthnet import S1_GROUPS, S2_GROUPS, BigEarthNet
-from rspretrain.archives.demo import write_demo
-from rspretrain.shardset.build import build_shards
-from rspretrain.shardset.index import ShardSet, open_shards
-from rspretrain.streaming.loader import Loader
-from rspretrain.streaming.settings import DataSettings
-from rspretrain.world import World
-
-BATCH, WORKERS = 64, 2
-GROUPS = S1_GROUPS + S2_GROUPS
+LEAST_S = 0.5  # a round lasts at least so long
+LEAST_SAMPLES = 4 * BATCH  # of an archive
+RATIOS = {"times_webdataset": "webdataset", "times_rasterio": "rasterio", "times_memcpy": "one memcpy"}
 
 
-class GeoTiffs(Dataset):
-    """What a careful user writes without shards: every band of a pair read with rasterio in a DataLoader's worker."""
-
-    def __init__(self, archive: BigEarthNet) -> None:
-        self.sources = [
-            {"s1": archive.s1 / entry.source.s1, "s2": archive.s2 / entry.source.s2} for entry in archive.entries()[0]
-        ]
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        sample = {}
-        for group in GROUPS:
-            folder = self.sources[number][group.sensor]
-            bands = []
-            for band in group.bands:
-                with rasterio.open(folder / f"{folder.name}_{band}.tif") as source:
-                    bands.append(source.read(1))
-            sample[group.name] = torch.from_numpy(np.stack(bands))
-        return sample
-
-
-def ours(shards: ShardSet) -> Callable[[], int]:
-    """One loader for all rounds: its first epoch checks every sample, later ones do not need to."""
-    data = DataSettings(shards=shards.path, threads=WORKERS)
-    world = World(0, 1, 0, torch.device("cpu"))
-    loader = Loader(shards, data, list(shards.groups), global_batch=BATCH, seed=0, world=world)
-    batches = loader.batches()
-    return lambda: sum(len(batch) for batch in itertools.islice(batches, loader.steps_per_epoch))
-
-
-def first_touch(shards: ShardSet) -> Callable[[], int]:
-    """A new loader every round, so that every sample is checked in it."""
-    return lambda: ours(shards)()
-
-
-def stock_webdataset(shards: ShardSet) -> Callable[[], int]:
-    """The documented pipeline: shuffle, decode, batch in workers."""
-    urls = [str(shards.path / entry.name) for entry in shards.manifest.shards]
-    members = [f"{group.name}.npy" for group in GROUPS]
-    pipeline = (
-        webdataset.WebDataset(urls, shardshuffle=len(urls))
-        .shuffle(1000)
-        .decode()
-        .to_tuple(*members)
-        .map(lambda arrays: tuple(torch.from_numpy(array) for array in arrays))
-        .batched(BATCH, partial=False)
-    )
-    loader = webdataset.WebLoader(pipeline, batch_size=None, num_workers=WORKERS)
-    return lambda: sum(len(batch[0]) for batch in loader)
-
-
-def plain_rasterio(archive: BigEarthNet, pairs: int) -> Callable[[], int]:
-    """GeoTIFFs through a DataLoader; fewer pairs, because the rate is low and constant."""
-    loader = DataLoader(
-        GeoTiffs(archive),
-        BATCH,
-        num_workers=WORKERS,
-        sampler=torch.utils.data.RandomSampler(range(len(archive.entries()[0])), num_samples=pairs),
-    )
-    return lambda: sum(len(batch["s1_10m"]) for batch in loader)
-
-
-def memcpy(shards: ShardSet) -> Callable[[], int]:
-    """The same bytes moved by one numpy copy from the mapped shards: the roof over every loader on this machine."""
-    maps = [np.memmap(shards.path / entry.name, np.uint8, "r") for entry in shards.manifest.shards]
-    buffer = np.empty(max(len(each) for each in maps), np.uint8)
-
-    def run() -> int:
-        for each in maps:
-            np.copyto(buffer[: len(each)], each)
-        return len(shards)
-
-    return run
-
-
-def rates(competitors: dict[str, Callable[[], int]], rounds: int) -> Iterator[tuple[str, list[float]]]:
-    """Pairs per second of every competitor in every round, after one round that warms the page cache."""
-    measured: dict[str, list[float]] = {name: [] for name in competitors}
+def measure(competitors: dict[str, Competitor | Roof], rounds: int) -> dict[str, list[float]]:
+    """Samples per second of every competitor in every round."""
+    rates: dict[str, list[float]] = {name: [] for name in competitors}
+    epochs = dict.fromkeys(competitors, 1)
     for number in range(rounds + 1):
-        for name, run in competitors.items():
+        for name, competitor in competitors.items():
+            if competitor.prepare:
+                competitor.prepare()
             started = time.perf_counter()
-            pairs = run()
+            samples = competitor.run(epochs[name])
+            seconds = time.perf_counter() - started
             if number:
-                measured[name].append(pairs / (time.perf_counter() - started))
-    yield from measured.items()
+                rates[name].append(samples / seconds)
+            elif not competitor.prepare:
+                epochs[name] = math.ceil(LEAST_S / seconds)
+    return rates
+
+
+def ratio(rates: list[float], others: list[float]) -> str:
+    """The median of the ratios within each round, to three digits."""
+    return f"{statistics.median(one / other for one, other in zip(rates, others, strict=True)):.3g}"
+
+
+def table(archive: str, bench: Bench, competitors: dict[str, Competitor | Roof], rounds: int) -> list[dict]:
+    """The archive's rows. A ratio is empty where its denominator was left out."""
+    rates, rows = measure(competitors, rounds), []
+    for name, values in rates.items():
+        middle = statistics.median(values)
+        row = {"archive": archive, "loader": name, "samples_per_s": round(middle)}
+        row |= {"slowest": round(min(values)), "fastest": round(max(values))}
+        row["mb_per_s"] = round(middle * bench.sample_bytes / 1e6)
+        row |= {column: ratio(values, rates[other]) if other in rates else "" for column, other in RATIOS.items()}
+        rows.append({**row, "settings": competitors[name].settings})
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    """Aligned columns; the settings stand in the CSV."""
+    names = [name for name in rows[0] if name not in ("archive", "settings")]
+    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print()
+    for first, *others in cells:
+        print("  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--archives", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--pairs", type=int, default=2000, help="of BigEarthNet-MM; the others in proportion")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="competitors whose names hold a text")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_demo(root / "archive", args.pairs, seed=0, workers=WORKERS)
-        archive = BigEarthNet(s2=root / "archive", s1=root / "archive")
-        build_shards(archive, root / "shards", samples_per_shard=250, workers=WORKERS)
-        shards = open_shards(root / "shards")
-        competitors = {
-            "rspretrain": ours(shards),
-            "rspretrain, first touch": first_touch(shards),
-            "webdataset, 2 workers": stock_webdataset(shards),
-            "rasterio, 2 workers": plain_rasterio(archive, min(320, args.pairs)),
-            "one memcpy": memcpy(shards),
-        }
-        rows = [
-            {
-                "loader": name,
-                "pairs_per_s": round(statistics.median(values)),
-                "slowest": round(min(values)),
-                "fastest": round(max(values)),
-            }
-            for name, values in rates(competitors, args.rounds)
-        ]
-    by_name = {row["loader"]: row["pairs_per_s"] for row in rows}
-    for row in rows:
-        row["times_webdataset"] = round(row["pairs_per_s"] / by_name["webdataset, 2 workers"], 1)
-        row["times_rasterio"] = round(row["pairs_per_s"] / by_name["rasterio, 2 workers"], 1)
-    write_results("loading", rows, {"pairs": args.pairs, "rounds": args.rounds, "batch": BATCH})
+    os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")  # the usual advice for rasterio
+    # Pictures lie nowhere on Earth; what mosaicml-streaming reads is not to be written to.
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+    rows: list[dict] = []
+    settings: dict = {"rounds": args.rounds, "batch": BATCH, "gdal": rasterio.__gdal_version__}
+    for name in args.archives:
+        samples = max(LEAST_SAMPLES, round(args.pairs * KINDS[name].share))
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(Path(folder), name, samples)
+            settings[name] = {"samples": samples, "sample_bytes": bench.sample_bytes}
+            print(f"\n{name}: {samples} samples of {bench.sample_bytes:,} bytes", flush=True)
+            found = table(name, bench, set_up(bench, args.only), args.rounds)
+        if found:
+            show(found)
+        rows += found
+    write_results("loading", rows, settings, args.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "results"
-PACKAGES = ("rspretrain", "torch", "numpy", "deepspeed", "webdataset", "rasterio", "timm", "lightly")
+PACKAGES = (
+    "rspretrain", "torch", "numpy", "deepspeed", "webdataset", "rasterio", "timm", "lightly", "numcodecs", "xxhash",
+    "lmdb", "safetensors", "litdata", "mosaicml-streaming",
+)  # fmt: skip
 
 
 def _cpu_model() -> str:

@@ -1,0 +1,92 @@
+"""What no loader can pass: a copy of the bytes in memory, and a reading of files that the page cache does not hold."""
+
+import gc
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import CDLL, c_size_t, c_ubyte, c_void_p, get_errno
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from loading_archives import WORKERS
+
+from rspretrain.shardset.index import ShardSet
+
+PIECE = 1 << 20  # bytes that are read at once
+WARM = 0.01  # share of pages that may stay in the page cache of a cold file
+_LIBC = CDLL(None, use_errno=True)
+_LIBC.mincore.argtypes = [c_void_p, c_size_t, c_void_p]
+
+
+class StaysWarmError(RuntimeError):
+    """Files that the page cache keeps."""
+
+
+class Roof(NamedTuple):
+    settings: str
+    move: Callable[[], int]  # moves the bytes of all samples once, and returns their number
+    prepare: Callable[[], None] | None = None
+
+    def run(self, epochs: int) -> int:
+        """The number of samples whose bytes were moved."""
+        return sum(self.move() for _ in range(epochs))
+
+
+def memcpy(shards: ShardSet) -> Roof:
+    """The shards, mapped, copied by numpy into one buffer of a shard's size, one after the other."""
+    maps = [np.memmap(path, np.uint8, "r") for path in shards.urls()]
+    buffer = np.empty(max(len(each) for each in maps), np.uint8)
+
+    def move() -> int:
+        for each in maps:
+            np.copyto(buffer[: len(each)], each)
+        return len(shards)
+
+    return Roof("1 thread, mapped shards into a buffer of a shard's size", move)
+
+
+def sequential_read(shards: ShardSet, prepare: Callable[[], None]) -> Roof:
+    """Every file from begin to end, as many at a time as the loaders have workers; the bytes are thrown away."""
+
+    def read(path: str) -> None:
+        buffer = bytearray(PIECE)
+        with open(path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while file.readinto(buffer):
+                pass
+
+    def move() -> int:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(read, shards.urls()))
+        return len(shards)
+
+    return Roof(f"{WORKERS} threads, whole files, 1 MiB at a time", move, prepare)
+
+
+def resident(path: Path) -> float:
+    """The share of a file's pages that the page cache holds."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        pages = (c_ubyte * (-(-len(mapped) // mmap.PAGESIZE)))()
+        start = np.frombuffer(mapped, np.uint8)
+        failed = _LIBC.mincore(start.ctypes.data, len(mapped), pages)
+        del start  # or the map cannot be closed
+    if failed:
+        raise OSError(get_errno(), f"mincore of {path} failed")
+    return float(np.mean(np.frombuffer(pages, np.uint8) & 1))
+
+
+def drop(files: Sequence[Path]) -> None:
+    """Takes files out of the page cache. StaysWarmError where they stay: on a tmpfs, or while somebody maps them."""
+    gc.collect()
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    warmest = max(files, key=resident)
+    if (share := resident(warmest)) > WARM:
+        raise StaysWarmError(
+            f"{share:.0%} of {warmest} stayed in the page cache, expected {WARM:.0%} at most. Set TMPDIR to a folder "
+            "on a disk, and let no other process map it."
+        )
