@@ -147,7 +147,7 @@ def update_count(settings: OptimSettings, updates: int, device: torch.device) ->
 def named_state(
     optimizer: torch.optim.Optimizer, settings: OptimSettings, named: Named
 ) -> Iterator[tuple[str, Tensor]]:
-    """The state as ("exp_avg/<parameter>", tensor), where a rank holds all of it; nothing before the first update."""
+    """The state as ("exp_avg/<parameter>", tensor), laid out as parameters are; nothing before the first update."""
     for key in STATE_TENSORS[settings.name]:
         for name, parameter in named:
             if parameter in optimizer.state:
@@ -160,13 +160,18 @@ def load_named_state_(
     named: Named,
     tensors: Mapping[str, Tensor],
     updates: int,
+    fill_: Callable[[Tensor, Tensor], object] = Tensor.copy_,
 ) -> None:
-    """The reverse of `named_state`. No tensors at all is the state of an optimizer that never moved."""
+    """The reverse of `named_state`. No tensors at all is the state of an optimizer that never moved.
+
+    `fill_(target, whole)` writes a rank's part of a whole tensor into one that is laid out as its parameter.
+    """
     optimizer.state.clear()
     if not tensors:
         return
     for name, parameter in named:
         state = update_count(settings, updates, parameter.device)
         for key in STATE_TENSORS[settings.name]:
-            state[key] = tensors[f"{key}/{name}"].to(parameter.device, torch.float32, copy=True)
+            state[key] = torch.zeros_like(parameter, dtype=torch.float32)
+            fill_(state[key], tensors[f"{key}/{name}"])
         optimizer.state[parameter] = state

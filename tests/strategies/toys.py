@@ -14,7 +14,7 @@ from rspretrain.strategies.optim import OptimSettings
 
 GLOBAL_BATCH = 16
 RATES = {"adamw": 1e-3, "sgd": 0.05, "lars": 0.05}
-ALL = (("ddp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2))
+ALL = (("ddp", 0), ("fsdp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3))
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,44 @@ class Result:
     metrics: dict[str, Tensor]
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear, self.gamma = nn.LayerNorm(16), nn.Linear(16, 16), nn.Parameter(torch.full((16,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * F.gelu(self.linear(self.norm(x)))
+
+
 class Contrast(nn.Module):
-    """Two flips of an image against those of all ranks; convolutions, a norm with statistics, biases, a frozen part."""
+    """Two flips of an image against those of all ranks, one after the other through the same network.
+
+    Convolutions, a norm with statistics, biases, blocks, a parameter of its own, a frozen part, and a parameter (35
+    numbers) that no number of ranks divides.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)
         )
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 35), nn.ReLU(), nn.Linear(35, 16))
+        self.blocks = nn.ModuleList([Residual(), Residual()])
+        self.token = nn.Parameter(torch.linspace(0.9, 1.1, 16))
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
     def forward(self, batch: Samples) -> Result:
-        one, two = (F.normalize(self.head(self.conv(x)).float()) for x in (batch.x, batch.x.flip(3)))
+        one, two = (F.normalize(self.features(x).float()) for x in (batch.x, batch.x.flip(3)))
         others = world.gather_with_grad(two)
         labels = torch.arange(len(one)) + world.rank() * len(one)
         loss = F.cross_entropy(one @ others.T / 0.2, labels)
         return Result(loss, {"health/std": two.detach().std()})
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.head(self.conv(x)) * self.token
+        for block in self.blocks:
+            x = block(x)
+        return x * self.token
 
 
 def samples(step: int) -> Samples:
