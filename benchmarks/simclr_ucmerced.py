@@ -27,7 +27,7 @@ from rspretrain.downstream.probe import probe, reinitialised
 from rspretrain.downstream.samples import choose_data
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.weights import load_backbone
-from rspretrain.objectives.views import SensorInput, SensorSettings
+from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.shardset.index import ShardSet, open_shards
 
 ROOT = Path(__file__).parents[1]
@@ -87,8 +87,9 @@ def lightly_process(source: Path, weights: Path, epochs: int) -> None:
 
 
 def top1(backbone: Backbone, shards: ShardSet) -> float:
-    view = SensorInput("rgb", SensorSettings(bands=backbone.bands, normalise="imagenet"), list(shards.groups.values()))
-    return 100.0 * probe(backbone, view, shards, choose_data(shards, "class")).linear.top1
+    settings = SensorSettings(bands=backbone.bands, normalise="imagenet")
+    network_input = NetworkInput([SensorInput("rgb", settings, list(shards.groups.values()))])
+    return 100.0 * probe(backbone, network_input, shards, choose_data(shards, "class")).linear.top1
 
 
 def main() -> None:

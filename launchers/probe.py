@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from rspretrain.downstream.metrics import MultiLabelScores
-from rspretrain.downstream.probe import ProbeResult, headline, probe, reinitialised, sensor_input_of
+from rspretrain.downstream.probe import ProbeResult, headline, network_input_of, probe, reinitialised
 from rspretrain.downstream.samples import ProbeData, choose_data
 from rspretrain.nn.weights import load_backbone
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards
@@ -74,14 +74,14 @@ def run(args: argparse.Namespace) -> None:
     shards = open_shards(args.shards)
     data = choose_data(shards, args.nomenclature, args.train_split, args.test_split)
     loaded = [(folder, *load_backbone(folder)) for folder in args.backbone]
-    inputs = [sensor_input_of(contract, shards) for _, _, contract in loaded]
+    inputs = [network_input_of(contract, shards) for _, _, contract in loaded]
     print(header(args, data))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started, probed = time.perf_counter(), []
-    for (folder, backbone, contract), sensor_input in zip(loaded, inputs, strict=True):
+    for (folder, backbone, contract), network_input in zip(loaded, inputs, strict=True):
         models = {"random": reinitialised(backbone, args.seed)} if args.random_baseline else {}
         results = {
-            name: probe(model, sensor_input, shards, data, args.batch_size, device)
+            name: probe(model, network_input, shards, data, args.batch_size, device)
             for name, model in (models | {"pretrained": backbone}).items()
         }
         probed.append(Probed(folder, backbone.architecture, contract, results))

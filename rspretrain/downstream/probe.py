@@ -17,8 +17,8 @@ from rspretrain.downstream.metrics import MultiLabelScores, Scores, multi_label_
 from rspretrain.downstream.neighbours import knn_probabilities
 from rspretrain.downstream.samples import ProbeData, Rows, every_fifth
 from rspretrain.nn.backbones import Backbone
-from rspretrain.nn.weights import normalise_of
-from rspretrain.objectives.views import SensorInput, SensorSettings
+from rspretrain.nn.weights import inputs_of, normalise_of
+from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.loader import evaluation_batches
@@ -73,23 +73,27 @@ def headline(scores: Scores) -> list[tuple[str, float]]:
     return [(name, getattr(scores, name)) for name in names]
 
 
-def sensor_input_of(contract: dict[str, Any], shards: ShardSet) -> SensorInput:
-    """From a shard set into an exported backbone. ValueError where sensor, bands or units are not those it needs."""
-    statistics = {band["name"]: (band["mean"], band["std"]) for band in contract["normalise"]["bands"]}
-    settings = SensorSettings(bands=tuple(contract["bands"]), normalise=MEASURED, statistics=statistics)
-    sensor_input = SensorInput(contract["sensor"], settings, list(shards.groups.values()))
-    if sensor_input.normalise.units != contract["units"]:
+def network_input_of(contract: dict[str, Any], shards: ShardSet) -> NetworkInput:
+    """From a shard set into an exported backbone. ValueError where sensors, bands or units are not those it needs."""
+    return NetworkInput([_sensor_input_of(described, shards) for described in inputs_of(contract)])
+
+
+def _sensor_input_of(described: dict[str, Any], shards: ShardSet) -> SensorInput:
+    statistics = {band["name"]: (band["mean"], band["std"]) for band in described["normalise"]["bands"]}
+    settings = SensorSettings(bands=tuple(described["bands"]), normalise=MEASURED, statistics=statistics)
+    sensor_input = SensorInput(described["sensor"], settings, list(shards.groups.values()))
+    if sensor_input.normalise.units != described["units"]:
         raise ValueError(
-            f"{shards.path} holds sensor {contract['sensor']!r} in units {sensor_input.normalise.units!r}; the "
-            f"backbone was trained on {contract['units']!r}. Probe it on shards in those units."
+            f"{shards.path} holds sensor {described['sensor']!r} in units {sensor_input.normalise.units!r}; the "
+            f"backbone was trained on {described['units']!r}. Probe it on shards in those units."
         )
-    sensor_input.normalise = normalise_of(contract)  # the numbers that it was trained with, not today's table
+    sensor_input.normalise = normalise_of(described)  # the numbers that it was trained with, not today's table
     return sensor_input
 
 
 def extract_features(
     backbone: Backbone,
-    sensor_input: SensorInput,
+    network_input: NetworkInput,
     shards: ShardSet,
     rows: Rows,
     batch_size: int = 128,
@@ -99,14 +103,14 @@ def extract_features(
     device = device or torch.device("cpu")
     was_training = backbone.training
     backbone.to(device).eval()
-    sensor_input.to(device)
+    network_input.to(device)
     features = torch.empty(len(rows), backbone.num_features)
     reading = np.argsort(rows, kind="stable")  # in the order of the shards, not of the keys
     done = 0
     try:
         with torch.no_grad():
-            for batch in evaluation_batches(shards, sensor_input.groups, rows[reading], batch_size, device):
-                out = backbone(sensor_input.evaluate(batch, backbone.px)).float().cpu()
+            for batch in evaluation_batches(shards, network_input.groups, rows[reading], batch_size, device):
+                out = backbone(network_input.evaluate(batch, backbone.px)).float().cpu()
                 features[torch.from_numpy(reading[done : done + len(out)])] = out
                 done += len(out)
     finally:
@@ -151,17 +155,17 @@ def knn_probe(train: Labelled, test: Labelled, multi: bool) -> Scores:
 
 def probe(
     backbone: Backbone,
-    sensor_input: SensorInput,
+    network_input: NetworkInput,
     shards: ShardSet,
     data: ProbeData,
     batch_size: int = 128,
     device: torch.device | None = None,
 ) -> ProbeResult:
-    """Both probes on a backbone in memory. `sensor_input` must give the bands and units that it was trained with."""
+    """Both probes on a backbone in memory. `network_input` must give the bands and units that it was trained with."""
     hot = torch.from_numpy(shards.labels(data.nomenclature))
 
     def labelled(rows: Rows) -> Labelled:
-        return Labelled(extract_features(backbone, sensor_input, shards, rows, batch_size, device), hot[rows])
+        return Labelled(extract_features(backbone, network_input, shards, rows, batch_size, device), hot[rows])
 
     train, test = labelled(data.train), labelled(data.test)
     val = None if data.val is None else labelled(data.val)

@@ -14,10 +14,10 @@ from rspretrain.shardset.index import open_shards
 
 
 def export_all(objective: Objective, folder: Path, provenance: dict[str, Any]) -> dict[str, Path]:
-    """Every backbone of an objective into `folder`/<sensor>; the folders by sensor. Call on one rank."""
+    """Every backbone of an objective into `folder`/<its name>; the folders by name. Call on one rank."""
     inputs = objective.inputs()
     return {
-        sensor: export_backbone(backbone, inputs[sensor].normalise, folder / sensor, provenance)
+        sensor: export_backbone(backbone, inputs[sensor].normalisations(), folder / sensor, provenance)
         for sensor, backbone in objective.backbones().items()
     }
 

@@ -9,7 +9,7 @@ from rspretrain.config import ConfigError, RunSettings
 from rspretrain.draws import purpose_id
 from rspretrain.keyed import mix
 from rspretrain.objectives import build_objective
-from rspretrain.objectives.base import Objective
+from rspretrain.objectives.base import Objective, Progress
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.schedules import warmup_cosine
 from rspretrain.sensors import MEASURED
@@ -35,6 +35,10 @@ class Job:
         optim, batch = self.settings.optim, self.settings.train.global_batch
         warmup = min(round(optim.warmup_epochs * self.loader.steps_per_epoch), self.total_steps)
         return warmup_cosine(step, self.total_steps, warmup, optim.peak_lr(batch), optim.end_lr(batch))
+
+    def progress(self, step: int) -> Progress:
+        """Where the run stands after `step` finished steps."""
+        return Progress(step, self.total_steps, self.loader.steps_per_epoch)
 
 
 def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Job:

@@ -64,7 +64,9 @@ class _Loop:
     def __init__(self, job: Job, say: Say) -> None:
         self.job, self.settings, self.say = job, job.settings, say
         self.run_dir = job.settings.run.dir
-        self.strategy = build_strategy(job.settings.strategy, job.world, job.objective, job.settings.optim)
+        self.strategy = build_strategy(
+            job.settings.strategy, job.world, job.objective, job.settings.optim, job.objective.teachers()
+        )
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", job.settings.train.keep)
         self.ledger: Ledger | None = None
         self.refused_in_a_row = 0
@@ -120,7 +122,8 @@ class _Loop:
         """The step after `step` finished ones, with all that is written about it."""
         lr = self.job.lr(step)
         seed_torch(self.settings.run.seed, step, self.job.world.rank)
-        report = self.strategy.train_step(batch, lr)
+        self.job.objective.prepare(self.job.progress(step))
+        report = self.strategy.train_step(batch, lr, self.job.objective.momentum)
         if self.settings.data.ledger:
             keys = batch_keys(batch, self.job.shards)
             if self.ledger is not None:

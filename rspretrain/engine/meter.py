@@ -36,6 +36,7 @@ class Meter:
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
+        self.latest |= self._teachers()
         if self._job.loader.quarantine is not None:
             replaced = torch.tensor(self._job.loader.num_replaced)
             self.latest["data/replaced"] = float(world.sum_over_ranks(replaced))
@@ -46,6 +47,11 @@ class Meter:
             self.latest["perf/samples_per_s"],
             min(1.0, self.latest["perf/data_wait_share"]),
         )
+
+    def _teachers(self) -> dict[str, float]:
+        """How far teachers are from their students, and how slowly they follow; nothing where there are none."""
+        momentum, drift = self._job.objective.momentum, self._strategy.teacher_drift()
+        return {} if momentum is None or drift is None else {"train/momentum": momentum, "health/teacher_drift": drift}
 
     def _lap(self, step: int) -> tuple[float, float]:
         """Share of the time waited for data, and seconds a step, since the last line."""

@@ -15,6 +15,7 @@ from rspretrain.settings import Settings
 
 ensure_torchvision()
 import timm
+from timm.layers import DropPath
 from timm.models import get_pretrained_cfg
 
 # Our own names -> (timm architecture, arguments). `vit_sct` is the small ViT of SCT Fusion (methods.md D.3).
@@ -62,6 +63,15 @@ class Backbone(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.model(x)
         return features
+
+
+def silence_drops_(module: nn.Module) -> None:
+    """Dropout and stochastic depth of every part off for good, also in train mode, which norms need."""
+    for part in module.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
+        elif isinstance(part, nn.modules.dropout._DropoutNd):
+            part.p = 0.0
 
 
 def has_fixed_size(architecture: str) -> bool:

@@ -1,7 +1,8 @@
 """Weights that carry their contract: a folder that timm loads alone and that says what its bands are (design.md D10).
 
 `model.safetensors` has plain timm keys, `config.json` is timm's format with ours under "rspretrain", `README.md` the
-model card. Nothing in the folder executes when it is read.
+model card. Nothing in the folder executes when it is read. "inputs" lists the sensors whose bands are the channels, one
+behind the other; version 1 of the contract knew one sensor only and had its units and scaling on the top level.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,21 +24,25 @@ from rspretrain.nn.card import model_card
 from rspretrain.nn.normalise import HSG_EPSILON, Normalise
 from rspretrain.sensors import Scaling
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
-def export_backbone(backbone: Backbone, normalise: Normalise, folder: str | Path, provenance: dict[str, Any]) -> Path:
+def export_backbone(
+    backbone: Backbone, inputs: Mapping[str, Normalise], folder: str | Path, provenance: dict[str, Any]
+) -> Path:
     """Write the folder, whole or not at all, replacing an older one. `provenance` is JSON: objective, step, hashes.
 
-    The package's version and git commit are added. Call on one rank, with full parameters.
+    `inputs`: sensor -> normalisation, in the order of the channels. The package's version and git commit are added.
+    Call on one rank, with full parameters.
     """
-    if normalise.bands != backbone.bands:
+    bands = [band for normalise in inputs.values() for band in normalise.bands]
+    if bands != list(backbone.bands):
         raise ValueError(
-            f"The normalisation is for bands {list(normalise.bands)}, the backbone for {list(backbone.bands)}. "
+            f"The normalisation is for bands {bands}, the backbone for {list(backbone.bands)}. "
             "Export a backbone with the normalisation it was trained with."
         )
     folder = Path(folder)
-    contract = make_contract(backbone, normalise, provenance)
+    contract = make_contract(backbone, inputs, provenance)
     tensors = {name: value.detach().cpu().contiguous() for name, value in backbone.model.state_dict().items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -68,8 +74,20 @@ def _replace(temporary: Path, folder: Path) -> None:
         temporary.rename(folder)
 
 
-def make_contract(backbone: Backbone, normalise: Normalise, provenance: dict[str, Any]) -> dict[str, Any]:
+def make_contract(backbone: Backbone, inputs: Mapping[str, Normalise], provenance: dict[str, Any]) -> dict[str, Any]:
     """What input the weights expect, and where they come from; JSON without infinities."""
+    return {
+        "contract_version": CONTRACT_VERSION,
+        "sensor": backbone.sensor,
+        "bands": list(backbone.bands),
+        "px": backbone.px,
+        "inputs": [_describe(sensor, normalise) for sensor, normalise in inputs.items()],
+        "provenance": {"rspretrain": _package_version(), "git_commit": _git_commit(), **provenance},
+    }
+
+
+def _describe(sensor: str, normalise: Normalise) -> dict[str, Any]:
+    """One sensor's share of the channels."""
     bands = [
         {"name": band, "low": _finite(s.low), "high": _finite(s.high), "mean": s.mean, "std": s.std}
         for band, s in zip(normalise.bands, normalise.scalings, strict=True)
@@ -77,15 +95,7 @@ def make_contract(backbone: Backbone, normalise: Normalise, provenance: dict[str
     scaling: dict[str, Any] = {"name": normalise.name, "bands": bands}
     if normalise.per_image_max:
         scaling["divide_by_image_maximum_plus"] = HSG_EPSILON
-    return {
-        "contract_version": CONTRACT_VERSION,
-        "sensor": backbone.sensor,
-        "bands": list(backbone.bands),
-        "units": normalise.units,
-        "px": backbone.px,
-        "normalise": scaling,
-        "provenance": {"rspretrain": _package_version(), "git_commit": _git_commit(), **provenance},
-    }
+    return {"sensor": sensor, "bands": list(normalise.bands), "units": normalise.units, "normalise": scaling}
 
 
 def make_config(backbone: Backbone, contract: dict[str, Any]) -> dict[str, Any]:
@@ -151,15 +161,23 @@ def load_backbone(folder: str | Path, bands: tuple[str, ...] | None = None) -> t
     return backbone, contract
 
 
-def normalise_of(contract: dict[str, Any]) -> Normalise:
-    """The normalisation that a contract's numbers describe, whatever sensors.SCALINGS says today."""
-    scaling = contract["normalise"]
+def inputs_of(contract: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a contract says of every sensor: "sensor", "bands", "units", "normalise"; in the order of the channels."""
+    if contract["contract_version"] == 1:
+        return [{key: contract[key] for key in ("sensor", "bands", "units", "normalise")}]
+    inputs: list[dict[str, Any]] = contract["inputs"]
+    return inputs
+
+
+def normalise_of(described: dict[str, Any]) -> Normalise:
+    """The normalisation that the numbers of one of `inputs_of` say, whatever sensors.SCALINGS holds today."""
+    scaling = described["normalise"]
     low, high = -math.inf, math.inf
     scalings = [
         Scaling(low if b["low"] is None else b["low"], high if b["high"] is None else b["high"], b["mean"], b["std"])
         for b in scaling["bands"]
     ]
-    return Normalise(scaling["name"], tuple(contract["bands"]), contract["units"], scalings)
+    return Normalise(scaling["name"], tuple(described["bands"]), described["units"], scalings)
 
 
 def _finite(limit: float) -> float | None:

@@ -1,13 +1,16 @@
 """What an objective is: one module, one forward, from a batch to a loss and the numbers that a person watches."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone
-from rspretrain.objectives.views import SensorInput
+from rspretrain.nn.ema import TeacherPair
+from rspretrain.objectives.views import NetworkInput
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,20 @@ class Losses:
     metrics: dict[str, Tensor]  # "loss/…" or "health/…", every name declared in Objective.metric_names
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands before a step: all that a schedule may depend on."""
+
+    step: int  # finished steps, 0 before the first
+    total_steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        """Finished epochs; 1.5 in the middle of the second."""
+        return self.step / self.steps_per_epoch
+
+
 class Objective(nn.Module, ABC):
     """One self-supervised method. Knows nothing of ranks, precision, optimizers or logging."""
 
@@ -25,6 +42,16 @@ class Objective(nn.Module, ABC):
     groups: tuple[str, ...]  # the groups that forward reads from a batch; nothing else is fetched from the shards
     # The loss compares samples of one batch with each other, so cutting the batch for gradient accumulation changes it.
     couples_samples: bool
+    # Of the teachers' coming update, teacher <- momentum * teacher + (1 - momentum) * student; set by `prepare`.
+    momentum: float | None = None  # None: there are no teachers
+
+    @abstractmethod
+    def prepare(self, progress: Progress) -> None:
+        """Set what depends on the step, by `progress` alone, so that it need not be saved; before every forward."""
+
+    @abstractmethod
+    def teachers(self) -> Sequence[TeacherPair]:
+        """Every teacher with the student that it follows; the strategy moves it after each step that moved weights."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
@@ -32,8 +59,21 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def backbones(self) -> dict[str, Backbone]:
-        """What the run exists for: the network to export for every sensor."""
+        """What the run exists for: the networks to export by name, which is the sensor's, or "s1+s2" for several."""
 
     @abstractmethod
-    def inputs(self) -> dict[str, SensorInput]:
-        """Sensor -> how pixels become input of its backbone: for evaluation, probes and the contract of an export."""
+    def inputs(self) -> dict[str, NetworkInput]:
+        """By the same names, how pixels become a network's input: for evaluation, probes and an export's contract."""
+
+
+class Stationary(Objective):
+    """An objective that is the same at every step and has no teacher."""
+
+    @final
+    def prepare(self, progress: Progress) -> None:
+        """Nothing depends on the step."""
+
+    @final
+    def teachers(self) -> Sequence[TeacherPair]:
+        """None."""
+        return ()

@@ -15,9 +15,10 @@ from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, Objective
+from rspretrain.objectives.base import Losses, Stationary
 from rspretrain.objectives.contrastive import Negatives, nt_xent, view_health
 from rspretrain.objectives.views import (
+    NetworkInput,
     SensorInput,
     SensorSettings,
     check_crop,
@@ -44,7 +45,7 @@ class DualSimclrSettings(Settings):
 
 
 @final
-class DualSimclr(Objective):
+class DualSimclr(Stationary):
     """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
 
     metric_names = ("loss/nt_xent", "health/feature_std", "health/effective_rank", "health/positive_cosine")
@@ -64,7 +65,9 @@ class DualSimclr(Objective):
                 "Name two under `sensors`, or use the objective simclr for one."
             )
         self.settings, self.px = settings, settings.px or settings.crop_px
-        self.sensor_inputs = nn.ModuleDict({name: SensorInput(name, s, groups) for name, s in sensors.items()})
+        self.network_inputs = nn.ModuleDict(
+            {name: NetworkInput([SensorInput(name, s, groups)]) for name, s in sensors.items()}
+        )
         self.groups = tuple(name for one in self.inputs().values() for name in one.groups)
         check_crop(settings.crop_px, [group for group in groups if group.name in self.groups])
         self.encoders = nn.ModuleDict(
@@ -90,14 +93,14 @@ class DualSimclr(Objective):
         """Sensor -> [B C px px] float32, the same place of both."""
         with torch.autocast(batch.seeds.device.type, enabled=False):
             inputs = self.inputs()
-            finest, coarsest = finest_and_coarsest(list(inputs.values()), batch)
+            finest, coarsest = finest_and_coarsest([part for one in inputs.values() for part in one.parts], batch)
             boxes = random_window(batch.seeds, "window", finest, coarsest, self.settings.crop_px)
             geometry = with_symmetry(boxes, batch.seeds, "symmetry", self.settings.symmetry)
             return {name: one(batch, geometry, self.px) for name, one in inputs.items()}
 
-    def inputs(self) -> dict[str, SensorInput]:
+    def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""
-        return dict(self.sensor_inputs.items())  # type: ignore[arg-type]
+        return dict(self.network_inputs.items())  # type: ignore[arg-type]
 
     def backbones(self) -> dict[str, Backbone]:
         """See Objective."""

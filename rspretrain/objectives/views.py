@@ -89,13 +89,52 @@ class SensorInput(nn.Module):
         x: Tensor = self.normalise.scale(self.views(batch, [geometry], px)[0])
         return x
 
+
+@final
+class NetworkInput(nn.Module):
+    """From a Batch to one network's input [B C px px]: the bands of one sensor, or of several one behind the other."""
+
+    def __init__(self, parts: Sequence[SensorInput]) -> None:
+        super().__init__()
+        self._parts = nn.ModuleList(parts)
+        self.name = network_name([part.sensor for part in parts])
+        self.groups: tuple[str, ...] = tuple(name for part in parts for name in part.groups)
+
+    @property
+    def parts(self) -> list[SensorInput]:
+        """Every sensor's share, in the order of the channels."""
+        return list(self._parts)  # type: ignore[arg-type]
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Band names in the order of the channels."""
+        return tuple(band for part in self.parts for band in part.bands)
+
+    def normalisations(self) -> dict[str, Normalise]:
+        """Sensor -> its normalisation, in the order of the channels: what an export has to say."""
+        return {part.sensor: part.normalise for part in self.parts}
+
+    def forward(self, batch: Batch, geometry: Geometry, px: int) -> Tensor:
+        """[B C px px] float32 normalised, at the places that `geometry` says."""
+        return stack_bands([part(batch, geometry, px) for part in self.parts])
+
     def evaluate(self, batch: Batch, px: int, crop_px: int | None = None) -> Tensor:
         """[B C px px] normalised without any choice: the whole image, or its centre window of crop_px finest pixels."""
         with torch.no_grad(), torch.autocast(batch.seeds.device.type, enabled=False):
             geometry = full_geometry(len(batch), batch.seeds.device)
             if crop_px is not None:
-                geometry = centre_crop(finest_and_coarsest([self], batch)[0], crop_px, len(batch))
+                geometry = centre_crop(finest_and_coarsest(self.parts, batch)[0], crop_px, len(batch))
             return self.forward(batch, geometry, px)
+
+
+def network_name(sensors: Sequence[str]) -> str:
+    """What a network of these sensors is called: "s2", or "s1+s2" where their bands are stacked."""
+    return "+".join(sensors)
+
+
+def stack_bands(parts: Sequence[Tensor]) -> Tensor:
+    """[B C px px] of every sensor, one behind the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 def _select(images: Tensor, channels: list[int]) -> Tensor:

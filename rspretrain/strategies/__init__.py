@@ -1,7 +1,10 @@
 """Where tensors live and how gradients meet: one file a strategy, one row each in the table `STRATEGIES`."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
+from rspretrain.nn.ema import TeacherPair
 from rspretrain.strategies.base import Strategy, StrategySettings
 from rspretrain.strategies.blocks import check_compiler
 from rspretrain.strategies.ddp import Ddp, Single
@@ -34,6 +37,15 @@ def resolve(
     return settings.model_copy(update={"name": name})
 
 
-def build_strategy(settings: StrategySettings, world: World, objective: nn.Module, optim: OptimSettings) -> Strategy:
-    """The strategy that `settings.name` (already resolved) names, set up and ready for its first step."""
-    return STRATEGIES[settings.name](settings, world, objective, optim)
+def build_strategy(
+    settings: StrategySettings,
+    world: World,
+    objective: nn.Module,
+    optim: OptimSettings,
+    teachers: Sequence[TeacherPair] = (),
+) -> Strategy:
+    """The strategy that `settings.name` (already resolved) names, set up and ready for its first step.
+
+    `teachers`: the parts of `objective` that follow others, which no gradient reaches.
+    """
+    return STRATEGIES[settings.name](settings, world, objective, optim, teachers)

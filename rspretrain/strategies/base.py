@@ -2,12 +2,12 @@
 
 The loop calls `train_step` and knows no more. A new strategy is one file with the abstract methods and one row in
 `strategies/__init__.py`; FSDP2 and ZeRO-3 hold shards, so weights and optimizer state leave and enter a strategy only
-as whole tensors by parameter name, one at a time.
+as whole tensors by parameter name, one at a time, and teachers follow their students on what `_local` gives.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from rspretrain import world as ranks
 from rspretrain.batch import Batch
+from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
 from rspretrain.strategies.blocks import compile_, need_blocks, recompute_
@@ -79,9 +81,17 @@ class Strategy(ABC):
     """One way to train an objective. `objective` is the module itself, whatever wraps it for training."""
 
     name: str
+    is_sharded: bool  # `_local` is a part of the parameter, and the ranks' parts together are the whole
 
-    def __init__(self, settings: StrategySettings, world: World, objective: nn.Module, optim: OptimSettings) -> None:
-        self.settings, self.world, self.optim = settings, world, optim
+    def __init__(
+        self,
+        settings: StrategySettings,
+        world: World,
+        objective: nn.Module,
+        optim: OptimSettings,
+        teachers: Sequence[TeacherPair] = (),
+    ) -> None:
+        self.settings, self.world, self.optim, self.teachers = settings, world, optim, teachers
         self.updates = 0  # steps that moved the weights: all but the refused ones
         if world.size > 1:
             synchronise_norms(objective)
@@ -93,15 +103,17 @@ class Strategy(ABC):
             for block in need_blocks(objective, "strategy.checkpoint_activations"):
                 recompute_(block)
         self.optimizer = self._setup()
+        self._followed = matched_parameters(teachers)  # after the set-up, which may put other parameters in place
         # Norm statistics move in the forward, before anybody knows that a step must be refused.
         self._kept_buffers = [buffer.clone() for buffer in self.objective.buffers()]
 
-    def train_step(self, batch: Batch, lr: float) -> StepReport:
-        """Forward, backward, the mean gradient over ranks, clipping and the optimizer's step at rate `lr`.
+    def train_step(self, batch: Batch, lr: float, momentum: float | None = None) -> StepReport:
+        """Forward, backward, the mean gradient over ranks, clipping, the optimizer's step at rate `lr`, the teachers'.
 
-        A loss or gradient that is not finite on any rank is refused by all: weights, buffers and optimizer state stay
-        as they were.
+        Teachers follow with `momentum`, which is None where there are none. A loss or gradient that is not finite on
+        any rank is refused by all: weights, buffers, optimizer state and teachers stay as they were.
         """
+        assert (momentum is None) == (not self.teachers), f"{momentum=} with {len(self.teachers)} teachers"
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._copy_buffers(list(self.objective.buffers()), self._kept_buffers)
@@ -113,7 +125,22 @@ class Strategy(ABC):
             self._copy_buffers(self._kept_buffers, list(self.objective.buffers()))
         else:
             self.updates += 1
+            if momentum is not None:
+                follow_(*self._local_pairs(), momentum)
         return StepReport(loss.detach(), metrics, grad_norm, refused)
+
+    def teacher_drift(self) -> float | None:
+        """|teacher - student| / |student| over all parameters that follow; None without teachers. All ranks call it."""
+        if not self._followed:
+            return None
+        squares = drift_squares(*self._local_pairs())
+        apart, length = (ranks.sum_over_ranks(squares) if self.is_sharded else squares).tolist()
+        return math.sqrt(apart / length) if length else math.nan
+
+    def _local_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Teachers' and students' parameters, as far as this rank holds them."""
+        teachers = [self._local(teacher) for _, teacher in self._followed]
+        return teachers, [self._local(student) for student, _ in self._followed]
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and persistent buffer of the objective, whole, by name. All ranks iterate together."""
@@ -169,6 +196,10 @@ class Strategy(ABC):
     @abstractmethod
     def _update(self) -> float:
         """Clip and move the weights; the norm before clipping. If that is not finite nothing has moved."""
+
+    @abstractmethod
+    def _local(self, parameter: nn.Parameter) -> Tensor:
+        """This rank's part of a parameter in float32, to be changed in place: no padding, and no copy."""
 
     def trainable(self) -> Named:
         """The parameters that the optimizer moves, with their names, in the objective's order."""

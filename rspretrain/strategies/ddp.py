@@ -19,10 +19,8 @@ class TorchStrategy(Strategy):
     """Gradients in `.grad`, moved by torch's optimizers under autocast; parameters whole, or DTensors of FSDP2."""
 
     def _setup(self) -> torch.optim.Optimizer:
-        self._model = self._wrap(Entry(self.objective))
-        return build_optimizer(
-            self.optim, self.objective
-        )  # after the wrapping, which may put other parameters in place
+        self._model = self._wrap(Entry(self.objective))  # before the optimizer: it may put other parameters in place
+        return build_optimizer(self.optim, self.objective)
 
     @abstractmethod
     def _wrap(self, entry: Entry) -> nn.Module:
@@ -39,6 +37,10 @@ class TorchStrategy(Strategy):
 
     def _update(self) -> float:
         return self._clip_and_step()
+
+    def _local(self, parameter: nn.Parameter) -> Tensor:
+        local = parameter.detach()
+        return local.to_local() if isinstance(local, DTensor) else local
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See Strategy."""
@@ -65,6 +67,7 @@ class Single(TorchStrategy):
     """One process."""
 
     name = "single"
+    is_sharded = False
 
     def _wrap(self, entry: Entry) -> nn.Module:
         return entry
@@ -75,6 +78,7 @@ class Ddp(TorchStrategy):
     """torch's DistributedDataParallel. Norms are synchronised, so buffers are equal on all ranks and none is sent."""
 
     name = "ddp"
+    is_sharded = False
 
     def _wrap(self, entry: Entry) -> nn.Module:
         with warnings.catch_warnings():

@@ -55,6 +55,7 @@ class DeepSpeed(Strategy):
         self._engine = _initialize(entry, optimizer, config | self._own_config(), self.world.local_rank)
         zero = optimizer if self.stage == 0 else self._engine.optimizer
         self._layout = LAYOUTS[self.stage](zero, self.optim, self.trainable())
+        self.is_sharded = self._layout.is_sharded
         return optimizer
 
     def _own_config(self) -> dict[str, Any]:
@@ -82,6 +83,9 @@ class DeepSpeed(Strategy):
         self._engine.step()
         zero = self._engine.optimizer
         return float("nan") if zero.overflow else float(self._engine.get_global_grad_norm())
+
+    def _local(self, parameter: nn.Parameter) -> Tensor:
+        return self._layout.local(parameter)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See Strategy."""

@@ -28,6 +28,7 @@ class Fsdp(TorchStrategy):
     """torch's `fully_shard` over all ranks, on GPUs and CPUs alike."""
 
     name = "fsdp"
+    is_sharded = True
 
     def _wrap(self, entry: Entry) -> nn.Module:
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))

@@ -25,6 +25,8 @@ from rspretrain.strategies.optim import (
 class Layout(ABC):
     """One stage's. `zero` is the engine's optimizer, `named` the parameters that it moves."""
 
+    is_sharded: bool  # see Strategy
+
     def __init__(self, zero: Any, optim: OptimSettings, named: Named) -> None:
         self.zero, self.optim, self.named = zero, optim, named
 
@@ -35,6 +37,10 @@ class Layout(ABC):
     @abstractmethod
     def fill_(self, target: Tensor, whole: Tensor) -> None:
         """See Strategy._fill_."""
+
+    @abstractmethod
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """See Strategy._local."""
 
     @abstractmethod
     def state(self) -> Iterator[tuple[str, Tensor]]:
@@ -58,6 +64,11 @@ class Layout(ABC):
 
 
 class _WholeParameters(Layout):
+    is_sharded = False
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach()  # gathered from the masters by the time of the teachers' update
+
     def whole(self, tensor: Tensor) -> Tensor:
         return tensor.detach()
 
@@ -117,6 +128,8 @@ class Stage12(_WholeParameters):
 class Stage3(Layout):
     """A parameter's `ds_tensor` is this rank's piece; `data` is empty but while a module is entered that needs it."""
 
+    is_sharded = True
+
     def __init__(self, zero: Any, optim: OptimSettings, named: Named) -> None:
         super().__init__(zero, optim, named)
         # Small parameters stay gathered between steps. Those of teachers must not: they move by their pieces, and the
@@ -139,6 +152,12 @@ class Stage3(Layout):
         piece = _piece(target, whole)
         _partition(target).copy_(piece)
         safe_set_local_fp32_param(target, piece)  # the master; does nothing for a frozen parameter
+
+    def local(self, parameter: Any) -> Tensor:
+        """See Layout. The last ranks' pieces end in padding, so that all are equally long."""
+        piece = _partition(parameter)
+        start = world.rank() * piece.numel()
+        return piece[: max(0, min(piece.numel(), parameter.ds_numel - start))]
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Layout."""
@@ -163,13 +182,6 @@ class Stage3(Layout):
 def _partition(parameter: Any) -> Tensor:
     piece: Tensor = parameter.ds_tensor
     return piece
-
-
-def unpadded(parameter: Any) -> Tensor:
-    """What of a parameter's piece is the parameter; the last ranks' pieces end in padding, so that all are equal."""
-    piece = _partition(parameter)
-    start = world.rank() * piece.numel()
-    return piece[: max(0, min(piece.numel(), parameter.ds_numel - start))]
 
 
 def _joined(parameter: Any, piece: Tensor) -> Tensor:

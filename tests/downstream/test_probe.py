@@ -10,14 +10,14 @@ from rspretrain.downstream.probe import (
     extract_features,
     knn_probe,
     linear_probe,
+    network_input_of,
     probe,
     reinitialised,
-    sensor_input_of,
 )
 from rspretrain.downstream.samples import choose_data
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.weights import make_contract
-from rspretrain.objectives.views import SensorInput, SensorSettings
+from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.shardset.index import ShardSet
 
 S2_BANDS = ("B02", "B8A", "B01")
@@ -28,9 +28,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return memory_shards(tmp_path_factory.mktemp("probe") / "shards", samples=60)
 
 
-def network(shards: ShardSet) -> tuple[Backbone, SensorInput]:
+def network(shards: ShardSet) -> tuple[Backbone, NetworkInput]:
     backbone = create_backbone(BackboneSettings(name="resnet18"), "s2", S2_BANDS, 32)
-    return reinitialised(backbone, 0), SensorInput("s2", SensorSettings(bands=S2_BANDS), list(shards.groups.values()))
+    sensor = SensorInput("s2", SensorSettings(bands=S2_BANDS), list(shards.groups.values()))
+    return reinitialised(backbone, 0), NetworkInput([sensor])
 
 
 def clusters(num: int, seed: int) -> Labelled:
@@ -42,11 +43,11 @@ def clusters(num: int, seed: int) -> Labelled:
 
 
 def test_features_are_those_of_each_sample_in_any_order(shards: ShardSet) -> None:
-    backbone, sensor_input = network(shards)
+    backbone, network_input = network(shards)
     rows = np.array([17, 3, 59, 0, 42])
-    features = extract_features(backbone, sensor_input, shards, rows, batch_size=2)
+    features = extract_features(backbone, network_input, shards, rows, batch_size=2)
     for row, feature in zip(rows, features, strict=True):
-        alone = extract_features(backbone, sensor_input, shards, np.array([row]))
+        alone = extract_features(backbone, network_input, shards, np.array([row]))
         torch.testing.assert_close(alone[0], feature, atol=1e-5, rtol=1e-4)
     assert backbone.training  # as it came
     assert features.shape == (5, 512)
@@ -79,12 +80,12 @@ def test_a_probe_with_one_sample_a_class_has_no_choice() -> None:
 
 
 def test_a_probe_is_a_function_of_weights_and_data(shards: ShardSet) -> None:
-    backbone, sensor_input = network(shards)
+    backbone, network_input = network(shards)
     data = choose_data(shards, "all")
-    first, second = (probe(backbone, sensor_input, shards, data, batch_size=16).as_dict() for _ in range(2))
+    first, second = (probe(backbone, network_input, shards, data, batch_size=16).as_dict() for _ in range(2))
     assert first == second
     assert first["n_train"] == 48
-    assert set(probe(backbone, sensor_input, shards, data).metrics()) == {
+    assert set(probe(backbone, network_input, shards, data).metrics()) == {
         f"probe/{kind}_{name}"
         for kind in ("linear", "knn")
         for name in ("ap_macro", "ap_micro", "f1_macro", "f1_micro")
@@ -101,15 +102,16 @@ def test_reinitialised_networks_follow_their_seed_alone(shards: ShardSet) -> Non
 
 
 def test_an_exported_backbone_gets_the_input_it_was_trained_with(shards: ShardSet, tmp_path: Path) -> None:
-    backbone, sensor_input = network(shards)
-    contract = make_contract(backbone, sensor_input.normalise, {})
-    contract["normalise"]["bands"][0]["mean"] = 123.0  # as if the table had changed since
-    assert sensor_input_of(contract, shards).normalise.mean.tolist() == [123.0, 0.0, 0.0]
+    backbone, network_input = network(shards)
+    contract = make_contract(backbone, network_input.normalisations(), {})
+    described = contract["inputs"][0]
+    described["normalise"]["bands"][0]["mean"] = 123.0  # as if the table had changed since
+    assert network_input_of(contract, shards).normalisations()["s2"].mean.tolist() == [123.0, 0.0, 0.0]
     with pytest.raises(ValueError, match=r"in units 'dn'; the backbone was trained on 'reflectance'\. Probe it on"):
-        sensor_input_of({**contract, "units": "reflectance"}, shards)
+        network_input_of({**contract, "inputs": [{**described, "units": "reflectance"}]}, shards)
     pictures = memory_shards(tmp_path / "rgb", groups=SCENE_GROUPS)
     with pytest.raises(ValueError, match=r"Sensor 's2' is not in the shard set, which has \['rgb'\]"):
-        sensor_input_of(contract, pictures)
-    contract["bands"] = ["B02", "B10"]
+        network_input_of(contract, pictures)
+    described["bands"] = ["B02", "B10"]
     with pytest.raises(ValueError, match=r"Bands \['B10'\].*wanted \['B02', 'B10'\], available \['B02', 'B03'"):
-        sensor_input_of(contract, shards)
+        network_input_of(contract, shards)

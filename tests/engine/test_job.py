@@ -54,11 +54,11 @@ def test_measured_statistics_are_those_of_the_shard_set(tmp_path):
     path = write_config(tmp_path)
     made = job(path, "sensors.s1.normalise=measured")
     found = made.shards.manifest.statistics["s1_10m"]
-    normalise = made.objective.inputs()["s1"].normalise
+    normalise = made.objective.inputs()["s1"].normalisations()["s1"]
     assert [(s.mean, s.std) for s in normalise.scalings] == [(found[b].mean, found[b].std) for b in ("VV", "VH")]
     assert made.settings.sensors["s1"].statistics["VH"] == (found["VH"].mean, found["VH"].std)  # saved with the run
     given = job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5], VH: [-19, 6]}")
-    assert [s.std for s in given.objective.inputs()["s1"].normalise.scalings] == [5, 6]
+    assert [s.std for s in given.objective.inputs()["s1"].normalisations()["s1"].scalings] == [5, 6]
     with pytest.raises(ValueError, match=r"there are no statistics of bands \['VH'\], only of \['VV'\]. Give them"):
         job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5]}")
 

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bands = ("B02", "B08", "B11")
     torch.manual_seed(0)
     backbone = create_backbone(BackboneSettings(name="resnet18"), "s2", bands, 32)
-    export_backbone(backbone, Normalise("fixed", bands, "dn"), folder / "s2", {"objective": "none"})
+    export_backbone(backbone, {"s2": Normalise("fixed", bands, "dn")}, folder / "s2", {"objective": "none"})
     return folder
 
 

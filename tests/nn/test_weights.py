@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.nn.normalise import Normalise
-from rspretrain.nn.weights import export_backbone, load_backbone, normalise_of, read_contract
+from rspretrain.nn.weights import export_backbone, inputs_of, load_backbone, normalise_of, read_contract
 
 torch.set_num_threads(1)
 BANDS = ("B04", "B02", "B11", "B8A")
@@ -33,7 +33,7 @@ def trained(name: str, px: int = 60) -> Backbone:
 
 
 def export(backbone: Backbone, folder: Path, scaling: str = "fixed") -> Path:
-    return export_backbone(backbone, Normalise(scaling, BANDS, "dn"), folder, PROVENANCE)
+    return export_backbone(backbone, {"s2": Normalise(scaling, BANDS, "dn")}, folder, PROVENANCE)
 
 
 @pytest.mark.parametrize(("name", "px"), [("resnet18", 60), ("vit_sct", 60), ("vit_small_patch16_224", 64)])
@@ -55,19 +55,21 @@ def test_timm_alone_gives_the_same_features(tmp_path: Path, name: str, px: int) 
 
 def test_contract_says_bands_scaling_and_provenance(tmp_path: Path) -> None:
     contract = read_contract(export(trained("resnet18"), tmp_path / "s2", "bigearthnet"))
-    assert (contract["sensor"], contract["bands"], contract["units"], contract["px"]) == ("s2", list(BANDS), "dn", 60)
-    first = contract["normalise"]["bands"][0]
+    assert (contract["sensor"], contract["bands"], contract["px"]) == ("s2", list(BANDS), 60)
+    (described,) = inputs_of(contract)
+    assert (described["sensor"], described["bands"], described["units"]) == ("s2", list(BANDS), "dn")
+    first = described["normalise"]["bands"][0]
     assert first == {"name": "B04", "low": None, "high": None, "mean": 590.23569706, "std": 675.88746967}
     assert PROVENANCE.items() <= contract["provenance"].items()
     x = torch.rand(2, 4, 5, 5) * 3000
-    assert torch.equal(normalise_of(contract).scale(x), Normalise("bigearthnet", BANDS, "dn").scale(x))
+    assert torch.equal(normalise_of(described).scale(x), Normalise("bigearthnet", BANDS, "dn").scale(x))
 
 
 def test_card_has_front_matter_and_every_band(tmp_path: Path) -> None:
     card = (export(trained("resnet18"), tmp_path / "s2", "hsg") / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: timm\n")
     assert 'datasets: ["ben"]' in card
-    assert "| 2 | B11 | 0 | 10000 | 0 | 1 |" in card
+    assert "| 2 | s2 | B11 | 0 | 10000 | 0 | 1 |" in card
     assert "divided by its own maximum in the image + 1e-05" in card
 
 
@@ -93,7 +95,7 @@ def test_a_failing_export_leaves_the_old_one(tmp_path: Path) -> None:
     backbone = trained("resnet18")
     export(backbone, tmp_path / "s2")
     with pytest.raises(TypeError):
-        export_backbone(backbone, Normalise("fixed", BANDS, "dn"), tmp_path / "s2", {"step": object()})
+        export_backbone(backbone, {"s2": Normalise("fixed", BANDS, "dn")}, tmp_path / "s2", {"step": object()})
     assert [path.name for path in tmp_path.iterdir()] == ["s2"]
     assert read_contract(tmp_path / "s2")["provenance"]["step"] == 7
 
@@ -103,7 +105,7 @@ def test_errors_name_value_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"normalisation is for bands \['B04'\], the backbone for \['B04', 'B02', 'B11'"
     ):
-        export_backbone(backbone, Normalise("fixed", ("B04",), "dn"), tmp_path / "s2", {})
+        export_backbone(backbone, {"s2": Normalise("fixed", ("B04",), "dn")}, tmp_path / "s2", {})
     with pytest.raises(ValueError, match="is no exported backbone: it has no config.json. Expected a folder of"):
         load_backbone(tmp_path)
     folder = export(backbone, tmp_path / "s2")

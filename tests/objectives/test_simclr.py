@@ -65,7 +65,7 @@ def test_rgb_views_are_scaled_last() -> None:
 def test_still_views_of_square_images_are_crops_of_the_evaluation_view() -> None:
     batch = batch_of(np.arange(16))
     objective = make("s2", scale=(1.0, 1.0), symmetry="none", colour=STILL)
-    whole = objective.input.evaluate(batch, 32)
+    whole = objective.inputs()["s2"].evaluate(batch, 32)
     # A whole-area box of a ratio other than 1 is cut on one side, so some views are whole and none is far off.
     equal = [torch.allclose(a, b, atol=1e-5) for a, b in zip(objective.views(batch)[0], whole, strict=True)]
     assert any(equal)

@@ -10,6 +10,7 @@ from fakes.batches import GROUPS, batch_of
 
 from rspretrain.objectives.resample import Geometry, full_geometry
 from rspretrain.objectives.views import (
+    NetworkInput,
     SensorInput,
     SensorSettings,
     centre_crop,
@@ -44,27 +45,39 @@ def test_bands_of_several_grids_in_the_order_of_the_settings() -> None:
 def test_only_needed_groups_are_read() -> None:
     batch = batch_of(np.arange(2))
     del batch.images["s2_20m"], batch.images["s1"]
-    assert make("s2", "B08", "B02").evaluate(batch, 24).shape == (2, 2, 24, 24)
+    assert NetworkInput([make("s2", "B08", "B02")]).evaluate(batch, 24).shape == (2, 2, 24, 24)
 
 
 def test_clipping_comes_before_averaging() -> None:
     batch = batch_of(np.arange(1))
     batch.images["s1"][:] = torch.tensor([-60.0, 0.0]).repeat(12)
-    got = make("s1", "VH").evaluate(batch, 12)[..., 1:-1]  # the filter is cut, hence lopsided, at the image's edge
+    got = NetworkInput([make("s1", "VH")]).evaluate(batch, 12)[
+        ..., 1:-1
+    ]  # the filter is cut, hence lopsided, at the image's edge
     torch.testing.assert_close(got, torch.full((1, 1, 12, 10), 0.5))
 
 
 def test_evaluation_is_the_image_itself_at_scale_one() -> None:
     batch = batch_of(np.arange(4))
     want = batch.images["s2_10m"].float()[:, [3, 0]].clip(0, 1e4) / 1e4
-    torch.testing.assert_close(make("s2", "B08", "B02").evaluate(batch, 24), want)
-    middle = make("s2", "B08", "B02").evaluate(batch, 16, crop_px=16)
+    torch.testing.assert_close(NetworkInput([make("s2", "B08", "B02")]).evaluate(batch, 24), want)
+    middle = NetworkInput([make("s2", "B08", "B02")]).evaluate(batch, 16, crop_px=16)
     torch.testing.assert_close(middle, want[:, :, 4:20, 4:20])
+
+
+def test_bands_of_several_sensors_lie_one_behind_the_other() -> None:
+    parts, batch = [make("s1", "VH", "VV"), make("s2", "B08", "B02")], batch_of(np.arange(3))
+    both = NetworkInput(parts)
+    assert (both.name, both.bands) == ("s1+s2", ("VH", "VV", "B08", "B02"))
+    assert both.groups == ("s1", "s2_10m")
+    assert list(both.normalisations()) == ["s1", "s2"]
+    want = [NetworkInput([part]).evaluate(batch, 16, crop_px=20) for part in parts]
+    assert torch.equal(both.evaluate(batch, 16, crop_px=20), torch.cat(want, dim=1))
 
 
 def test_images_of_different_size() -> None:
     one, batch = make("rgb", "R", "G", "B"), batch_of(np.arange(4))
-    got = one.evaluate(batch, 20)
+    got = NetworkInput([one]).evaluate(batch, 20)
     for index, (height, width) in enumerate(batch.sizes["rgb"].tolist()):
         image = batch.images["rgb"][index : index + 1, :, :height, :width].float() / 255
         want = F.interpolate(image, (20, 20), mode="bilinear", antialias=True)
