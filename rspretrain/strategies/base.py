@@ -155,11 +155,11 @@ class Strategy(ABC):
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
         """Take up what `weights`, `optimizer_state` and `updates` of any strategy gave.
 
-        Mappings may read a tensor when it is asked for: none is asked for twice. ValueError for other names or shapes.
+        Mappings may read a tensor when it is asked for: none is asked for twice. ValueError for other names.
         """
         own = self.objective.state_dict(keep_vars=True)
-        if own.keys() != weights.keys():
-            missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+        missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+        if missing or unknown:
             raise ValueError(
                 f"Weights of another objective: {len(missing)} tensors are missing {missing[:3]}, {len(unknown)} are "
                 f"unknown {unknown[:3]}. Load what this objective wrote."

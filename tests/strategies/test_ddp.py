@@ -4,22 +4,17 @@ import pytest
 import torch
 from gloo import run_ranks
 
-from rspretrain.strategies import Strategy, build_strategy, resolve
+from rspretrain.strategies import resolve
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
-from strategies.toys import Contrast, difference, here, take, tensors
+from strategies.toys import difference, strategy, take, tensors
 
 CPU = torch.device("cpu")
 
 
-def with_optimizer(name: str, optimizer: str) -> Strategy:
-    torch.manual_seed(0)
-    return build_strategy(StrategySettings(name=name), here(), Contrast(), OptimSettings(name=optimizer, clip_norm=0.5))
-
-
 def weights_after(name: str, optimizer: str) -> dict[str, torch.Tensor]:
-    trained = with_optimizer(name, optimizer)
+    trained = strategy(name, optimizer=optimizer)
     take(trained, range(10))
     return tensors(trained)[0]
 
@@ -35,15 +30,15 @@ def test_two_ranks_equal_one_under_other_optimizers():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lars", "sgd"])
 def test_loaded_state_goes_on_bit_for_bit(optimizer):
-    whole = with_optimizer("single", optimizer)
+    whole = strategy("single", optimizer=optimizer)
     take(whole, range(4))
-    other = with_optimizer("single", optimizer)
+    other = strategy("single", optimizer=optimizer)
     other.load(*tensors(whole), whole.updates)
     assert take(whole, range(4, 8)) == take(other, range(4, 8))
 
 
 def test_state_of_an_optimizer_that_never_moved():
-    whole, other = with_optimizer("single", "adamw"), with_optimizer("single", "adamw")
+    whole, other = strategy("single"), strategy("single")
     take(other, range(2))
     other.load(*tensors(whole), whole.updates)
     assert take(whole, range(3)) == take(other, range(3))

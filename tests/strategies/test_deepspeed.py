@@ -11,7 +11,7 @@ from rspretrain.strategies import resolve
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.deepspeed import read_config
 from rspretrain.strategies.optim import OptimSettings
-from strategies.toys import ALL, difference, here, samples, strategy, take, tensors
+from strategies.toys import ALL, MOMENTUM, difference, here, samples, strategy, take, tensors
 
 STEPS, BAD = range(20), (5, 1)
 
@@ -56,7 +56,7 @@ def refused(name: str, stage: int) -> bool:
     batch = samples(3)
     if here().rank == 1:
         batch.x[:] = float("inf")
-    report = trained.train_step(batch, 1e-3)
+    report = trained.train_step(batch, 1e-3, MOMENTUM)
     untouched = all(torch.equal(*pair) for pair in zip(before, flat(trained), strict=True))
     return report.refused and not math.isfinite(report.grad_norm) and untouched and trained.updates == 3
 

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rspretrain import world
+from rspretrain.nn.ema import TeacherPair, make_teacher
 from rspretrain.strategies import Strategy, build_strategy
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 
 GLOBAL_BATCH = 16
+MOMENTUM = 0.9
 RATES = {"adamw": 1e-3, "sgd": 0.05, "lars": 0.05}
 ALL = (("ddp", 0), ("fsdp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3))
 
@@ -40,11 +42,27 @@ class Residual(nn.Module):
         return x + self.gamma * F.gelu(self.linear(self.norm(x)))
 
 
-class Contrast(nn.Module):
-    """Two flips of an image against those of all ranks, one after the other through the same network.
+class Body(nn.Module):
+    """Blocks, and a parameter of its own and one (35 numbers) that no number of ranks divides."""
 
-    Convolutions, a norm with statistics, biases, blocks, a parameter of its own, a frozen part, and a parameter (35
-    numbers) that no number of ranks divides.
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 35), nn.ReLU(), nn.Linear(35, 16))
+        self.blocks = nn.ModuleList([Residual(), Residual()])
+        self.token = nn.Parameter(torch.linspace(0.9, 1.1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Contrast(nn.Module):
+    """Two flips of an image against those of all ranks, one after the other through the same network, and a teacher's.
+
+    Convolutions, a norm with statistics, blocks, biases, a part that is frozen, a parameter used from outside of the
+    module that owns it.
     """
 
     def __init__(self) -> None:
@@ -52,23 +70,22 @@ class Contrast(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)
         )
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 35), nn.ReLU(), nn.Linear(35, 16))
-        self.blocks = nn.ModuleList([Residual(), Residual()])
-        self.token = nn.Parameter(torch.linspace(0.9, 1.1, 16))
+        self.body = Body()
+        self.teacher = make_teacher(self.body)
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
+    def teachers(self) -> tuple[TeacherPair, ...]:
+        return (TeacherPair(self.body, self.teacher),)
+
     def forward(self, batch: Samples) -> Result:
-        one, two = (F.normalize(self.features(x).float()) for x in (batch.x, batch.x.flip(3)))
+        maps = [self.conv(x) for x in (batch.x, batch.x.flip(3))]
+        one, two = (F.normalize((self.body(x) * self.body.token).float()) for x in maps)
+        with torch.no_grad():
+            target = F.normalize((self.teacher(maps[0]) * self.teacher.token).float())
         others = world.gather_with_grad(two)
         labels = torch.arange(len(one)) + world.rank() * len(one)
-        loss = F.cross_entropy(one @ others.T / 0.2, labels)
+        loss = F.cross_entropy(one @ others.T / 0.2, labels) + (one - target).square().sum(1).mean()
         return Result(loss, {"health/std": two.detach().std()})
-
-    def features(self, x: Tensor) -> Tensor:
-        x = self.head(self.conv(x)) * self.token
-        for block in self.blocks:
-            x = block(x)
-        return x * self.token
 
 
 def samples(step: int) -> Samples:
@@ -87,7 +104,8 @@ def strategy(
     torch.manual_seed(seed)
     settings = StrategySettings(name=name, precision=precision, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"))
     options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | optim
-    return build_strategy(settings, here(), Contrast(), OptimSettings(**options))
+    toy = Contrast()
+    return build_strategy(settings, here(), toy, OptimSettings(**options), toy.teachers())
 
 
 def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -> list[float]:
@@ -97,7 +115,8 @@ def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -
         batch = samples(step)
         if bad == (step, world.rank()):
             batch.x[0, 0, 0, 0] = float("nan")
-        losses.append(world.mean_over_ranks(strategy.train_step(batch, RATES[strategy.optim.name]).loss).item())
+        report = strategy.train_step(batch, RATES[strategy.optim.name], MOMENTUM)
+        losses.append(world.mean_over_ranks(report.loss).item())
     return losses
 
 
