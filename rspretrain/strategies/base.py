@@ -97,8 +97,7 @@ class Strategy(ABC):
             synchronise_norms(objective)
         self.objective = objective.to(world.device).train()
         if settings.compile:
-            for block in need_blocks(objective, "strategy.compile"):
-                compile_(block)
+            compile_(need_blocks(objective, "strategy.compile"))
         if settings.checkpoint_activations:
             for block in need_blocks(objective, "strategy.checkpoint_activations"):
                 recompute_(block)

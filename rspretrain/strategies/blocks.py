@@ -56,7 +56,7 @@ def need_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
 
 
 def recompute_(block: nn.Module) -> None:
-    """Keep only the block's input for the backward, and run the block again there. Equal to the last bit."""
+    """Keep only the block's input for the backward, and run the block again there, with the same random numbers."""
     forward = block.forward
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -82,9 +82,15 @@ def _buffers_kept(block: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def compile_(block: nn.Module) -> None:
-    """Let torch.compile fuse the block. Blocks of one class share their code, so it is compiled once."""
-    block.forward = torch.compile(block.forward)
+def compile_(blocks: list[nn.Module]) -> None:
+    """Let torch.compile fuse each block; blocks that differ in their tensors only are compiled once."""
+    from torch._dynamo import config  # slow
+
+    # Beyond 8 variants of one piece of code (drop rates, strides, teachers) torch would go on uncompiled.
+    config.recompile_limit = max(config.recompile_limit, 8 * len(blocks))
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * len(blocks))
+    for block in blocks:
+        block.forward = torch.compile(block.forward)
 
 
 def check_compiler(device: torch.device) -> None:

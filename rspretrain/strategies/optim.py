@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rspretrain.settings import Settings
 
@@ -67,26 +68,28 @@ class Lars(torch.optim.Optimizer):
         """Move every parameter that has a gradient."""
         assert closure is None, "Lars evaluates no closure."
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._move_(weight, group)
+            self._move_([weight for weight in group["params"] if weight.grad is not None], group)
 
-    def _move_(self, weight: Tensor, group: dict[str, Any]) -> None:
-        update = weight.grad.add(weight, alpha=group["weight_decay"])  # type: ignore[union-attr]
-        if group["adapt"]:
-            update.mul_(_trust_ratio(weight, update, group["trust"]))
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-        weight.sub_(velocity, alpha=group["lr"])
+    def _move_(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        updates = [weight.grad.add(weight, alpha=group["weight_decay"]) for weight in weights]  # type: ignore[union-attr]
+        if group["adapt"] and weights:
+            torch._foreach_mul_(updates, list(_trust_ratios(weights, updates, group["trust"])))
+        for weight, update in zip(weights, updates, strict=True):
+            state = self.state[weight]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+            weight.sub_(velocity, alpha=group["lr"])
 
 
-def _trust_ratio(weight: Tensor, update: Tensor, trust: float) -> Tensor:
-    """trust * |w| / |g|, and 1 where either norm is 0; stays on the device."""
-    weight_norm, update_norm = weight.norm(), update.norm()
-    usable = (weight_norm > 0) & (update_norm > 0)
-    return torch.where(usable, trust * weight_norm / update_norm.clamp_min(1e-38), 1.0)
+def _trust_ratios(weights: list[Tensor], updates: list[Tensor], trust: float) -> Tensor:
+    """[layers] trust * |w| / |g|, and 1 where either norm is 0; of whole layers, also where they are shards."""
+    norms = torch.stack([tensor.norm() for tensor in (*weights, *updates)])
+    if isinstance(norms, DTensor):
+        norms = norms.full_tensor()  # one collective for all layers
+    weight_norms, update_norms = norms.chunk(2)
+    usable = (weight_norms > 0) & (update_norms > 0)
+    return torch.where(usable, trust * weight_norms / update_norms.clamp_min(1e-38), 1.0)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
