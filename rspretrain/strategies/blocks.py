@@ -85,7 +85,9 @@ def _buffers_kept(block: nn.Module) -> Iterator[None]:
 def compile_(blocks: list[nn.Module]) -> None:
     """Let torch.compile fuse each block; blocks that differ in their tensors only are compiled once."""
     from torch._dynamo import config  # slow
+    from torch._inductor import config as inductor
 
+    inductor.fallback_random = True  # drop path draws what it draws uncompiled
     # Beyond 8 variants of one piece of code (drop rates, strides, teachers) torch would go on uncompiled.
     config.recompile_limit = max(config.recompile_limit, 8 * len(blocks))
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * len(blocks))

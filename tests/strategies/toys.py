@@ -98,12 +98,12 @@ def here() -> world.World:
     return world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
 
 
-def strategy(
-    name: str, stage: int = 0, precision: str = "fp32", seed: int = 0, optimizer: str = "adamw", **optim: object
-) -> Strategy:
+def strategy(name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw", **options: object) -> Strategy:
+    """Trains the toy; `options` are settings of the strategy or else of the optimizer."""
     torch.manual_seed(seed)
-    settings = StrategySettings(name=name, precision=precision, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"))
-    options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | optim
+    own = {key: options.pop(key) for key in StrategySettings.model_fields.keys() & options.keys()}
+    settings = StrategySettings(name=name, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"), **own)
+    options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | options
     toy = Contrast()
     return build_strategy(settings, here(), toy, OptimSettings(**options), toy.teachers())
 
@@ -126,7 +126,7 @@ def tensors(strategy: Strategy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
-    """The largest difference of any two tensors of one name, relative to the largest number of that tensor."""
+    """The largest difference of any two tensors of one name, relative to that tensor's norm."""
     assert one.keys() == two.keys()
-    scale = {name: max(value.abs().max().item(), 1e-12) for name, value in two.items()}
-    return max((one[name].double() - two[name].double()).abs().max().item() / scale[name] for name in two)
+    scale = {name: max(value.double().norm().item(), 1e-12) for name, value in two.items()}
+    return max((one[name].double() - two[name].double()).norm().item() / scale[name] for name in two)

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from strategies.toys import Contrast, difference
+
+pytestmark = pytest.mark.slow
+ALL_NUMBERS = sum(parameter.numel() for parameter in Contrast().parameters())
+TRAINABLE = sum(parameter.numel() for parameter in Contrast().parameters() if parameter.requires_grad)
+
+
+def test_a_rank_holds_its_part_of_students_teachers_and_optimizer(found):
+    held = [rank["fsdp0"]["held"] for rank in found]
+    assert [one["parameters"] for one in held] == pytest.approx([ALL_NUMBERS / 2] * 2, rel=0.03)
+    assert [one["state"] for one in held] == pytest.approx([TRAINABLE] * 2, rel=0.03)  # two tensors a parameter
+    assert sum(one["parameters"] for one in held) == ALL_NUMBERS
+    assert sum(one["state"] for one in held) == 2 * TRAINABLE
+    whole = found[0]["ddp0"]["held"]
+    assert (whole["parameters"], whole["state"]) == (ALL_NUMBERS, 2 * TRAINABLE)
+
+
+def test_shards_are_float32_when_computing_in_bf16(found):
+    held = found[0]["options"]["bf16 held"]
+    assert held["dtypes"] == {torch.float32}
+    assert held["parameters"] == found[0]["fsdp0"]["held"]["parameters"]
+
+
+def test_lars_scales_by_the_norms_of_whole_layers(found):
+    ours, theirs = (found[0]["options"][f"{name} lars"] for name in ("fsdp", "ddp"))
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    assert difference(ours[1], theirs[1]) < 1e-6
+    assert difference(ours[2], theirs[2]) < 1e-5
