@@ -14,7 +14,7 @@ from rspretrain.objectives.views import SensorSettings
 from rspretrain.schedules import warmup_cosine
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.index import ShardSet, open_shards
-from rspretrain.strategies import resolve
+from rspretrain.strategies import check_network, resolve
 from rspretrain.streaming.loader import Loader
 from rspretrain.world import World, local_size
 
@@ -53,6 +53,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(shards.groups.values()))
+    check_network(settings.strategy, objective)
     train = settings.train
     loader = Loader(
         shards, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world

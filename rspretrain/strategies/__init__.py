@@ -6,7 +6,7 @@ from torch import nn
 
 from rspretrain.nn.ema import TeacherPair
 from rspretrain.strategies.base import Strategy, StrategySettings
-from rspretrain.strategies.blocks import check_compiler
+from rspretrain.strategies.blocks import check_compiler, need_blocks
 from rspretrain.strategies.ddp import Ddp, Single
 from rspretrain.strategies.deepspeed import DeepSpeed, check
 from rspretrain.strategies.fsdp import Fsdp
@@ -35,6 +35,13 @@ def resolve(
     if name in ("ddp", "fsdp") and world.size == 1:
         name = "single"  # DDP of one process is that process
     return settings.model_copy(update={"name": name})
+
+
+def check_network(settings: StrategySettings, objective: nn.Module) -> None:
+    """ValueError where the settings ask for something about blocks, and the objective's networks have none."""
+    for setting in ("compile", "checkpoint_activations"):
+        if getattr(settings, setting):
+            need_blocks(objective, setting)
 
 
 def build_strategy(

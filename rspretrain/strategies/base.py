@@ -96,10 +96,11 @@ class Strategy(ABC):
         if world.size > 1:
             synchronise_norms(objective)
         self.objective = objective.to(world.device).train()
+        self._shapes = {name: tensor.shape for name, tensor in objective.state_dict().items()}  # before they are cut up
         if settings.compile:
-            compile_(need_blocks(objective, "strategy.compile"))
+            compile_(need_blocks(objective, "compile"))
         if settings.checkpoint_activations:
-            for block in need_blocks(objective, "strategy.checkpoint_activations"):
+            for block in need_blocks(objective, "checkpoint_activations"):
                 recompute_(block)
         self.optimizer = self._setup()
         self._followed = matched_parameters(teachers)  # after the set-up, which may put other parameters in place
@@ -154,17 +155,22 @@ class Strategy(ABC):
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
         """Take up what `weights`, `optimizer_state` and `updates` of any strategy gave.
 
-        Mappings may read a tensor when it is asked for: none is asked for twice. ValueError for other names.
+        Mappings may read a tensor when it is asked for: none is asked for twice. ValueError for other names or shapes.
         """
-        own = self.objective.state_dict(keep_vars=True)
-        missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+        missing, unknown = sorted(self._shapes.keys() - set(weights)), sorted(set(weights) - self._shapes.keys())
         if missing or unknown:
             raise ValueError(
                 f"Weights of another objective: {len(missing)} tensors are missing {missing[:3]}, {len(unknown)} are "
                 f"unknown {unknown[:3]}. Load what this objective wrote."
             )
-        for name, target in own.items():
-            self._fill_(target, weights[name])
+        for name, target in self.objective.state_dict(keep_vars=True).items():
+            whole = weights[name]
+            if whole.shape != self._shapes[name]:
+                raise ValueError(
+                    f"Weights of another objective: {name} has shape {list(whole.shape)}, expected "
+                    f"{list(self._shapes[name])}. Load what this objective wrote."
+                )
+            self._fill_(target, whole)
         self.updates = updates
         self._load_optimizer_(optimizer)
 

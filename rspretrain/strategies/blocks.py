@@ -45,12 +45,12 @@ def _members(part: nn.Module) -> Iterator[nn.Module]:
 
 
 def need_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
-    """`blocks_of`, for a setting that works on them. ValueError where there are none."""
+    """`blocks_of`, for a setting of the strategy that works on them. ValueError where there are none."""
     blocks = blocks_of(module)
     if not blocks:
         raise ValueError(
-            f"{setting}: got true for a network without repeated blocks, expected one with lists called blocks, "
-            f"layers, stages or layer1 …, as ViT, ResNet, Swin and ConvNeXt have. Set {setting}=false."
+            f"strategy.{setting}: got true for a network without repeated blocks, expected one with lists called "
+            f"blocks, layers, stages or layer1 …, as ViT, ResNet, Swin and ConvNeXt have. Set strategy.{setting}=false."
         )
     return blocks
 
@@ -92,7 +92,9 @@ def compile_(blocks: list[nn.Module]) -> None:
     config.recompile_limit = max(config.recompile_limit, 8 * len(blocks))
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * len(blocks))
     for block in blocks:
-        block.forward = torch.compile(block.forward)
+        # Sizes are few and fixed. Left to itself torch would see those of a ResNet's stages as one that changes, and
+        # torch 2.13 fails to compile strided convolutions of changing size.
+        block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def check_compiler(device: torch.device) -> None:

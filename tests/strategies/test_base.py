@@ -40,3 +40,16 @@ def test_clipping_is_by_the_norm_before_it():
         norm = one.train_step(samples(0), 1.0, MOMENTUM).grad_norm
         moved.append((tensors(one)[0]["body.head.1.weight"] - start) / (1.0 if one is free else 0.01 / norm))
     assert moved[1] == pytest.approx(moved[0], rel=1e-3, abs=1e-5)
+
+
+def test_weights_of_another_objective_are_refused():
+    single = strategy("single")
+    weights, state = tensors(single)
+    with pytest.raises(
+        ValueError, match=r"0 tensors are missing \[\], 1 are unknown \['x'\]. Load what this objective"
+    ):
+        single.load(weights | {"x": weights["body.token"]}, state, 0)
+    with pytest.raises(
+        ValueError, match=r"body.token has shape \[1\], expected \[16\]. Load what this objective wrote"
+    ):
+        single.load(weights | {"body.token": weights["body.token"][:1]}, state, 0)

@@ -38,7 +38,7 @@ def test_no_blocks():
     with pytest.raises(
         ValueError, match="strategy.compile: got true for a network without.*Set strategy.compile=false"
     ):
-        need_blocks(nn.Sequential(nn.Linear(2, 2)), "strategy.compile")
+        need_blocks(nn.Sequential(nn.Linear(2, 2)), "compile")
 
 
 def gradients(recomputed):
