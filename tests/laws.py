@@ -112,7 +112,8 @@ def check_objective(
     """Law 4: R real ranks x B/R equal 1 rank x B in losses, gradients, weights, teachers, buffers; a collapse measure.
 
     `make` and `batch_of` (positions -> batch) are top-level functions. Differences are measured against each tensor's
-    own norm. Networks run in float64: in float32, rounding alone grows from 7e-6 after one step to 6 % after three.
+    own norm, or 1e-5 where that is less: a bias before a norm has a gradient of 0. Networks run in float64: in float32,
+    rounding alone grows from 7e-6 after one step to 6 % after three.
     """
     assert any(name.startswith("health/") for name in make().metric_names)
     alone = train_objective(make, batch_of, global_batch, steps)
@@ -120,7 +121,7 @@ def check_objective(
         for together in run_ranks(size, train_objective, make, batch_of, global_batch, steps):
             assert list(together) == list(alone)
             for name, want in alone.items():
-                error = (together[name].double() - want.double()).norm() / want.double().norm().clamp(min=1e-9)
+                error = (together[name].double() - want.double()).norm() / want.double().norm().clamp(min=1e-5)
                 assert error < tolerance, f"{name} on {size} ranks is off by {error:.1e} of its norm"
 
 

@@ -1,27 +1,32 @@
 """Self-supervised methods: one file, one forward each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.objectives.base import Objective
+from rspretrain.objectives.byol import Byol, ByolSettings
 from rspretrain.objectives.dual_simclr import DualSimclr, DualSimclrSettings
 from rspretrain.objectives.simclr import Simclr, SimclrSettings
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.sensors import Group
+from rspretrain.settings import Settings
 
-ObjectiveSettings = Annotated[DualSimclrSettings | SimclrSettings, Field(discriminator="name")]
+ObjectiveSettings = Annotated[ByolSettings | DualSimclrSettings | SimclrSettings, Field(discriminator="name")]
+OBJECTIVES: dict[type[Settings], Callable[..., Objective]] = {
+    ByolSettings: Byol,
+    DualSimclrSettings: DualSimclr,
+    SimclrSettings: Simclr,
+}
 
 
 def build_objective(
-    settings: DualSimclrSettings | SimclrSettings,
+    settings: Settings,
     sensors: dict[str, SensorSettings],
     backbone: BackboneSettings,
     groups: Sequence[Group],
 ) -> Objective:
     """The objective that the settings describe, for a shard set with these groups."""
-    if isinstance(settings, DualSimclrSettings):
-        return DualSimclr(settings, sensors, backbone, groups)
-    return Simclr(settings, sensors, backbone, groups)
+    return OBJECTIVES[type(settings)](settings, sensors, backbone, groups)

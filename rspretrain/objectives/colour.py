@@ -18,7 +18,11 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 class ColourSettings(Settings):
     """How strongly views differ in colour. SimCLR has strength 1 for ImageNet, 0.5 for CIFAR-10."""
 
-    strength: float = Field(default=0.5, ge=0.0, description="s: brightness, contrast, saturation 0.8 s, hue 0.2 s")
+    strength: float = Field(default=0.5, ge=0.0, description="of jitter: times the four below; of other sensors' too")
+    brightness: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    contrast: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    saturation: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    hue: float = Field(default=0.2, ge=0.0, description="greatest turn at strength 1, RGB only")
     jitter: float = Field(default=0.8, ge=0.0, le=1.0, description="probability of colour (or spectral) jitter")
     grey: float = Field(default=0.2, ge=0.0, le=1.0, description="probability of greyscale, RGB only")
     blur: float = Field(default=0.5, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
@@ -115,11 +119,13 @@ def rgb_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> T
 def _draw_jitter(seeds: Tensor, view: str, settings: ColourSettings) -> tuple[Tensor, Tensor]:
     """Factors [B 4] and order [B 4] for colour_jitter."""
     u = uniform(seeds, f"{view}/jitter", (4,))
-    blend = min(0.8 * settings.strength, 1.0)
-    factors = 1.0 + (2.0 * u - 1.0) * blend
-    factors[:, HUE] = (2.0 * u[:, HUE] - 1.0) * min(0.2 * settings.strength, 0.5)
-    active = (uniform(seeds, f"{view}/jitter_on") < settings.jitter)[:, None]
+    blends = [
+        min(one * settings.strength, 1.0) for one in (settings.brightness, settings.contrast, settings.saturation)
+    ]
+    reach = torch.tensor([*blends, min(settings.hue * settings.strength, 0.5)], device=seeds.device)
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=seeds.device)
+    factors = neutral + (2.0 * u - 1.0) * reach
+    active = (uniform(seeds, f"{view}/jitter_on") < settings.jitter)[:, None]
     order = uniform(seeds, f"{view}/jitter_order", (4,)).argsort(dim=1)
     return torch.where(active, factors, neutral), order
 

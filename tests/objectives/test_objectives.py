@@ -5,7 +5,7 @@ from fakes.batches import GROUPS
 from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives import DualSimclr, ObjectiveSettings, SensorSettings, Simclr, build_objective
+from rspretrain.objectives import Byol, DualSimclr, ObjectiveSettings, SensorSettings, Simclr, build_objective
 
 ADAPTER = TypeAdapter(ObjectiveSettings)
 SENSORS = {"s1": SensorSettings(bands=("VV", "VH")), "s2": SensorSettings(bands=("B02",))}
@@ -18,10 +18,18 @@ def test_name_chooses() -> None:
     assert isinstance(dual, DualSimclr)
     one = ADAPTER.validate_python({"name": "simclr", "sensor": "s2", "px": 24})
     assert isinstance(build_objective(one, {"s2": SENSORS["s2"]}, BackboneSettings(), GROUPS), Simclr)
+    taught = ADAPTER.validate_python({"name": "byol", "px": 24, "hidden": 8})
+    assert isinstance(build_objective(taught, SENSORS, BackboneSettings(name="test_resnet"), GROUPS), Byol)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"name": "byol"}, {"name": "dual_simclr", "crop_px": 24, "tau": 1}, {"name": "simclr"}]
+    "wrong",
+    [
+        {"name": "byoll", "px": 24},
+        {"name": "byol"},
+        {"name": "dual_simclr", "crop_px": 24, "tau": 1},
+        {"name": "simclr"},
+    ],
 )
 def test_unknown_or_missing_settings_are_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
