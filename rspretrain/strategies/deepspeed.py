@@ -35,6 +35,15 @@ OURS = {
     "fp16": "strategy.precision",
     "torch_autocast": "strategy.precision",
 }
+# Of stage 3: they keep copies or roundings of a parameter beside the piece by which teachers move and checkpoints go.
+UNPROVEN = (
+    "offload_param",
+    "offload_optimizer",
+    "zero_hpz_partition_size",
+    "zero_quantized_weights",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_gradients",
+)
 
 
 @final
@@ -138,6 +147,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"strategy.deepspeed: {path} has ZeRO stage {stage}, expected one of {tuple(LAYOUTS)}. "
             "Use configs/deepspeed/zero1.json."
+        )
+    unproven = [key for key in UNPROVEN if stage == 3 and key in config["zero_optimization"]]
+    if unproven:
+        raise ValueError(
+            f"strategy.deepspeed: {path} sets {', '.join(unproven)} with ZeRO stage 3, under which teachers and "
+            "checkpoints are not proven to be right. Remove them from the file."
         )
     clash = [f"{key} (decided by {OURS[key]})" for key in OURS if key in config]
     if clash:

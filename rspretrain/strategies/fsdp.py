@@ -5,9 +5,9 @@ gathered once a step, for the whole of it, so an objective may use its own token
 
 bf16 is autocast, as under DDP, and gathers in bf16 what autocast would cast anyway: the weights and biases of a block's
 linear layers and convolutions. Whatever else a block has (norms, layer scales, position biases) is gathered in float32
-with the rest. So the arithmetic is DDP's to the last bit: residuals, norms, losses and batch statistics stay float32,
-where FSDP2's own casting of a block's inputs would make the residual stream bf16. Shards, gradients' sums and optimizer
-state are float32 always (design.md D6).
+with the rest. So the forward is DDP's to the last bit: residuals, norms, losses and batch statistics stay float32,
+where FSDP2's own casting of a block's inputs would make the residual stream bf16. Shards, gradients' sums over ranks
+and optimizer state are float32 always (design.md D6).
 """
 
 from typing import final

@@ -73,9 +73,11 @@ def flat(trained: Strategy) -> list[Tensor]:
 def held(trained: Strategy) -> dict[str, int]:
     """How many numbers this rank holds after a step: of parameters, gathered ones, and the optimizer's state."""
     parameters = list(trained.objective.parameters())
+    storages = [trained._local(parameter).untyped_storage() for parameter in parameters]
     states = [value for state in trained.optimizer.state.values() for value in state.values() if value.ndim > 0]
     return {
         "parameters": sum(trained._local(parameter).numel() for parameter in parameters),
+        "stored": sum({storage.data_ptr(): storage.nbytes() // 4 for storage in storages}.values()),
         "gathered": sum(parameter.untyped_storage().nbytes() // 4 for parameter in parameters),
         "state": sum(getattr(value, "_local_tensor", value).numel() for value in states),
     }
@@ -95,9 +97,11 @@ def with_options() -> Found:
     for name, stage in ALL:
         found[f"{name}{stage} bf16"] = take(strategy(name, stage, precision="bf16"), range(4))
         found[f"{name}{stage} checkpoint"] = take(strategy(name, stage, checkpoint_activations=True), range(4))
-    bf16 = strategy("fsdp", precision="bf16")
-    take(bf16, range(2))
-    found["bf16 held"] = held(bf16) | {"dtypes": {bf16._local(one).dtype for one in bf16.objective.parameters()}}
+    for name, stage in (("fsdp", 0), ("deepspeed", 3)):
+        bf16 = strategy(name, stage, precision="bf16")
+        take(bf16, range(2))
+        dtypes = {bf16._local(one).dtype for one in bf16.objective.parameters()}
+        found[f"{name}{stage} bf16 held"] = held(bf16) | {"dtypes": dtypes, "drift": bf16.teacher_drift()}
     compiled = take(strategy("fsdp", compile=True, checkpoint_activations=True), range(3))
     found["compiled"] = compiled, counters["stats"]["unique_graphs"], dict(counters["graph_break"])
     lars = {name: strategy(name, optimizer="lars") for name in ("ddp", "fsdp")}

@@ -27,6 +27,13 @@ def test_keys_that_the_run_decides(tmp_path):
         read_config(config_file(tmp_path, gradient_clipping=1.0))
 
 
+def test_copies_that_teachers_would_not_move(tmp_path):
+    zero = {"stage": 3, "zero_hpz_partition_size": 2}
+    with pytest.raises(ValueError, match=r"sets zero_hpz_partition_size with ZeRO stage 3, under which.*Remove them"):
+        read_config(config_file(tmp_path, zero_optimization=zero))
+    read_config(config_file(tmp_path, zero_optimization=zero | {"stage": 2}))
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ValueError, match=r"zero9.json', expected a DeepSpeed JSON file"):
         read_config(tmp_path / "zero9.json")

@@ -14,14 +14,17 @@ def test_a_rank_holds_its_part_of_students_teachers_and_optimizer(found):
     assert [one["state"] for one in held] == pytest.approx([TRAINABLE] * 2, rel=0.03)  # two tensors a parameter
     assert sum(one["parameters"] for one in held) == ALL_NUMBERS
     assert sum(one["state"] for one in held) == 2 * TRAINABLE
+    assert [one["stored"] for one in held] == pytest.approx([ALL_NUMBERS / 2] * 2, rel=0.03)
     whole = found[0]["ddp0"]["held"]
     assert (whole["parameters"], whole["state"]) == (ALL_NUMBERS, 2 * TRAINABLE)
 
 
-def test_shards_are_float32_when_computing_in_bf16(found):
-    held = found[0]["options"]["bf16 held"]
+@pytest.mark.parametrize("name", ["fsdp0", "deepspeed3"])
+def test_shards_are_float32_and_teachers_move_when_computing_in_bf16(found, name):
+    held = found[0]["options"][f"{name} bf16 held"]
     assert held["dtypes"] == {torch.float32}
-    assert held["parameters"] == found[0]["fsdp0"]["held"]["parameters"]
+    assert held["parameters"] == found[0][name]["held"]["parameters"]
+    assert held["drift"] > 0
 
 
 def test_lars_scales_by_the_norms_of_whole_layers(found):

@@ -13,6 +13,7 @@ def test_stage_3_holds_its_part_of_students_teachers_and_optimizer(found):
     held = [rank["deepspeed3"]["held"] for rank in found]
     assert sum(one["parameters"] for one in held) == numbers()
     assert [one["parameters"] for one in held] == pytest.approx([numbers() / 2] * 2, rel=0.02)
+    assert [one["stored"] for one in held] == pytest.approx([numbers() / 2] * 2, rel=0.02)
     assert [one["state"] for one in held] == pytest.approx([numbers(True)] * 2, rel=0.02)  # two tensors a parameter
 
 
