@@ -2,7 +2,7 @@
 
     python launchers/pretrain.py --config configs/pretrain/simclr_ucmerced.yaml data.shards=shards/ucm run.dir=runs/a
     deepspeed launchers/pretrain.py --config … train.epochs=20 optim.lr=3e-4
-    torchrun --nproc-per-node 8 launchers/pretrain.py --config … strategy.name=ddp
+    torchrun --nproc-per-node 8 launchers/pretrain.py --config … strategy.name=fsdp
 
 Exit status: 0 done, or stopped by SIGTERM or SIGUSR1 with a checkpoint written; 2 something in the configuration or the
 input cannot be meant; 1 the run failed.
@@ -95,4 +95,5 @@ def tell(finish: Finish, settings: config.RunSettings) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
     sys.exit(main())

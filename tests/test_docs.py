@@ -31,12 +31,14 @@ from fakes.scenes import (
 
 from rspretrain.archives import ARCHIVES, _text, _value, open_archive, parameters_of
 from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
-from rspretrain.config import _override
+from rspretrain.config import _override, load
 from rspretrain.shardset.build import build_shards
 from rspretrain.shardset.index import open_shards
 from rspretrain.shardset.manifest import GroupEntry, Layout, Manifest, NomenclatureEntry, ShardEntry, Span
 from rspretrain.shardset.rows import _TYPES
 from rspretrain.shardset.statistics import BandStatistics, Histogram
+from rspretrain.strategies import STRATEGIES, resolve
+from rspretrain.strategies.base import StrategySettings
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.settings import DataSettings
 from rspretrain.streaming.sources import open_sources
@@ -165,6 +167,26 @@ def test_every_command_parses(page, command, monkeypatch, tmp_path):
 def test_there_are_commands_of_every_script():
     scripts = {command.split()[1] for _, command in commands()}
     assert scripts == {f"shards/{name}.py" for name in ("build", "inspect", "merge", "upgrade", "verify")}
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\w+ .*launchers/pretrain\.py .*$", PAGES["strategies"], re.MULTILINE))
+def test_every_run_could_start(command):
+    before, _, given = command.partition(" launchers/pretrain.py ")
+    launcher = before.split()[0]
+    path, *overrides = shlex.split(given.removeprefix("--config ").replace(" --resume", ""))
+    settings = load(ROOT / path, ["run.dir=unused", *overrides])
+    resolve(settings.strategy, World(0, 8, 0, torch.device("cpu")), settings.optim, launcher == "deepspeed")
+
+
+def test_every_setting_of_the_strategy_is_explained():
+    text = section("strategies", "Settings")
+    assert [name for name in StrategySettings.model_fields if f"\n| `{name}` | " not in text] == []
+
+
+def test_every_strategy_and_deepspeed_file_has_its_row():
+    text = section("strategies", "What each one holds")
+    names = [*STRATEGIES, *(path.name for path in (ROOT / "configs/deepspeed").iterdir())]
+    assert [name for name in names if not re.search(rf"^\| .*\b{re.escape(name)}\b", text, re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -60,8 +60,8 @@ class Checkpoints:
     def save(self, strategy: Strategy, state: RunState) -> None:
         """Write the checkpoint of `state.step`; on return all ranks know that it is on the disk."""
         first = strategy.world.is_first
-        weights = _gather(strategy.weights(), first)
-        optimizer = _gather(strategy.optimizer_state(), first)
+        weights = gather(strategy.weights(), first)
+        optimizer = gather(strategy.optimizer_state(), first)
         if first:
             self._write(weights, optimizer, state)
         world.barrier()
@@ -112,8 +112,7 @@ class Checkpoints:
         """Load the checkpoint of one step, known to be whole, into the strategy."""
         path = self.folder / _name(step)
         state = _read_state(path)[0]
-        device = str(strategy.world.device)
-        strategy.load(load_file(path / WEIGHTS, device), load_file(path / OPTIMIZER), state.updates)
+        strategy.load(_Stored(path / WEIGHTS), _Stored(path / OPTIMIZER), state.updates)
         world.barrier()
         return state
 
@@ -160,7 +159,25 @@ def _read_state(path: Path) -> tuple[RunState, dict[str, str]]:
     return state, {file: sums.get(file, "") for file in (WEIGHTS, OPTIMIZER)}
 
 
-def _gather(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
+class _Stored(Mapping[str, Tensor]):
+    """A safetensors file, read tensor by tensor: a rank that holds shards never holds the whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, "pt")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def gather(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
     """All tensors on the CPU of the rank that keeps them; the others only take part in the collectives."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors if keep}
 

@@ -1,7 +1,10 @@
 """What a run exists for: a folder of weights with their contract for every sensor, from a run or a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from rspretrain import config
 from rspretrain.config import ConfigError, RunSettings
@@ -13,13 +16,19 @@ from rspretrain.objectives.base import Objective
 from rspretrain.streaming.sources import open_sources
 
 
-def export_all(objective: Objective, folder: Path, provenance: dict[str, Any]) -> dict[str, Path]:
-    """Every backbone of an objective into `folder`/<its name>; the folders by name. Call on one rank."""
-    inputs = objective.inputs()
-    return {
-        sensor: export_backbone(backbone, inputs[sensor].normalisations(), folder / sensor, provenance)
-        for sensor, backbone in objective.backbones().items()
-    }
+def export_all(
+    objective: Objective, weights: Mapping[str, Tensor], folder: Path, provenance: dict[str, Any]
+) -> dict[str, Path]:
+    """Every backbone of an objective into `folder`/<its name>; the folders by name. Call on one rank.
+
+    `weights`: the objective's state dict with whole tensors, because its own may be shards.
+    """
+    inputs, places, folders = objective.inputs(), {part: name for name, part in objective.named_modules()}, {}
+    for name, backbone in objective.backbones().items():
+        prefix = f"{places[backbone]}.model."
+        own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        folders[name] = export_backbone(backbone, inputs[name].normalisations(), folder / name, provenance, own)
+    return folders
 
 
 def provenance(job: Job, step: int) -> dict[str, Any]:
@@ -51,7 +60,7 @@ def export_checkpoint(run_dir: Path, step: int | None, out: Path | None) -> dict
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, groups)
     objective.load_state_dict(weights)
     folder = out or run_dir / f"export_{path.name}"
-    return export_all(objective, folder, _provenance(settings, state.step, state.shards_sha256))
+    return export_all(objective, weights, folder, _provenance(settings, state.step, state.shards_sha256))
 
 
 def _find(run_dir: Path, step: int | None) -> Path:

@@ -13,7 +13,7 @@ from rspretrain.objectives.base import Objective, Progress
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.schedules import warmup_cosine
 from rspretrain.sensors import MEASURED
-from rspretrain.strategies import resolve
+from rspretrain.strategies import check_network, resolve
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.sources import Sources, open_sources
 from rspretrain.world import World, local_size
@@ -53,6 +53,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
+    check_network(settings.strategy, objective)
     train = settings.train
     loader = Loader(
         sources, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world

@@ -14,7 +14,7 @@ import torch
 
 from rspretrain import config, world
 from rspretrain.batch import Batch
-from rspretrain.engine.checkpoint import Checkpoints, RunState
+from rspretrain.engine.checkpoint import Checkpoints, RunState, gather
 from rspretrain.engine.export import export_all, provenance
 from rspretrain.engine.interrupt import StopRequest
 from rspretrain.engine.job import Job, seed_torch
@@ -199,7 +199,8 @@ class _Loop:
         return told(self.job.sources, damaged)
 
     def _export(self, step: int) -> dict[str, Path]:
+        weights = gather(self.strategy.weights(), self.job.world.is_first)
         if self.job.world.is_first:
-            export_all(self.job.objective, self.run_dir / "export", provenance(self.job, step))
+            export_all(self.job.objective, weights, self.run_dir / "export", provenance(self.job, step))
         world.barrier()
         return {sensor: self.run_dir / "export" / sensor for sensor in self.job.objective.backbones()}

@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.card import model_card
@@ -28,12 +29,16 @@ CONTRACT_VERSION = 2
 
 
 def export_backbone(
-    backbone: Backbone, inputs: Mapping[str, Normalise], folder: str | Path, provenance: dict[str, Any]
+    backbone: Backbone,
+    inputs: Mapping[str, Normalise],
+    folder: str | Path,
+    provenance: dict[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write the folder, whole or not at all, replacing an older one. `provenance` is JSON: objective, step, hashes.
 
     `inputs`: sensor -> normalisation, in the order of the channels. The package's version and git commit are added.
-    Call on one rank, with full parameters.
+    `weights`: the model's state dict, whole, where its own parameters are shards. Call on one rank.
     """
     bands = [band for normalise in inputs.values() for band in normalise.bands]
     if bands != list(backbone.bands):
@@ -43,7 +48,9 @@ def export_backbone(
         )
     folder = Path(folder)
     contract = make_contract(backbone, inputs, provenance)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in backbone.model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in (weights or backbone.model.state_dict()).items()
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -6,12 +6,14 @@ from torch import nn
 
 from rspretrain.nn.ema import TeacherPair
 from rspretrain.strategies.base import Strategy, StrategySettings
+from rspretrain.strategies.blocks import check_compiler, need_blocks
 from rspretrain.strategies.ddp import Ddp, Single
 from rspretrain.strategies.deepspeed import DeepSpeed, check
+from rspretrain.strategies.fsdp import Fsdp
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
 
-STRATEGIES: dict[str, type[Strategy]] = {"single": Single, "ddp": Ddp, "deepspeed": DeepSpeed}
+STRATEGIES: dict[str, type[Strategy]] = {"single": Single, "ddp": Ddp, "fsdp": Fsdp, "deepspeed": DeepSpeed}
 
 
 def resolve(
@@ -24,13 +26,22 @@ def resolve(
     if name == "single" and world.size > 1:
         raise ValueError(
             f"strategy.name: got single in a world of {world.size} ranks, each of which would train its own model. "
-            "Use strategy.name=ddp or deepspeed, or start one process."
+            "Use strategy.name=ddp, fsdp or deepspeed, or start one process."
         )
     if name == "deepspeed":
-        check(settings.deepspeed, optim)
-    if name == "ddp" and world.size == 1:
+        check(settings.deepspeed, optim, settings.compile)
+    if settings.compile:
+        check_compiler(world.device)
+    if name in ("ddp", "fsdp") and world.size == 1:
         name = "single"  # DDP of one process is that process
     return settings.model_copy(update={"name": name})
+
+
+def check_network(settings: StrategySettings, objective: nn.Module) -> None:
+    """ValueError where the settings ask for something about blocks, and the objective's networks have none."""
+    for setting in ("compile", "checkpoint_activations"):
+        if getattr(settings, setting):
+            need_blocks(objective, setting)
 
 
 def build_strategy(

@@ -2,24 +2,26 @@
 
 The loop calls `train_step` and knows no more. A new strategy is one file with the abstract methods and one row in
 `strategies/__init__.py`; FSDP2 and ZeRO-3 hold shards, so weights and optimizer state leave and enter a strategy only
-as whole tensors by parameter name, and teachers follow their students on what `_local` gives.
+as whole tensors by parameter name, one at a time, and teachers follow their students on what `_local` gives.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rspretrain import world as ranks
 from rspretrain.batch import Batch
 from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
+from rspretrain.strategies.blocks import compile_, need_blocks, recompute_
 from rspretrain.strategies.optim import Named, OptimSettings
 from rspretrain.world import World
 
@@ -40,9 +42,29 @@ class StrategySettings(Settings):
     """How the ranks share the work. May change between a run and its continuation."""
 
     # auto: deepspeed under the deepspeed launcher, else ddp where there are several ranks, else single.
-    name: Literal["auto", "single", "ddp", "deepspeed"] = "auto"
+    name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = "auto"
     precision: Precision = "fp32"  # of the arithmetic; parameters and optimizer state are float32 always (design.md D6)
     deepspeed: Path = Path("configs/deepspeed/zero1.json")  # read by strategy deepspeed: the ZeRO stage and its buckets
+    checkpoint_activations: bool = False  # keep only the inputs of blocks for the backward, and compute the rest twice
+    compile: bool = False  # torch.compile for every block: minutes at the start, fewer passes over the memory after it
+
+
+class Entry(nn.Module):
+    """How strategies enter an objective: hooks of FSDP2 and DeepSpeed look for tensors in tuples and dictionaries."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def adopt(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Own these, too: FSDP2 and ZeRO-3 gather what a module owns when it is entered, and this one is for a step."""
+        for parameter in parameters:
+            self.register_parameter(f"own{len(self._parameters)}", parameter)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics. By `forward`, because DeepSpeed's hooks around the objective would not know its result."""
+        outcome: Outcome = self.objective.forward(batch)
+        return outcome.loss, outcome.metrics
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,12 @@ class Strategy(ABC):
         if world.size > 1:
             synchronise_norms(objective)
         self.objective = objective.to(world.device).train()
+        self._shapes = {name: tensor.shape for name, tensor in objective.state_dict().items()}  # before they are cut up
+        if settings.compile:
+            compile_(need_blocks(objective, "compile"))
+        if settings.checkpoint_activations:
+            for block in need_blocks(objective, "checkpoint_activations"):
+                recompute_(block)
         self.optimizer = self._setup()
         self._followed = matched_parameters(teachers)  # after the set-up, which may put other parameters in place
         # Norm statistics move in the forward, before anybody knows that a step must be refused.
@@ -89,8 +117,8 @@ class Strategy(ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._copy_buffers(list(self.objective.buffers()), self._kept_buffers)
-        losses = self._forward(batch.to(self.world.device))
-        self._backward(poison(losses.loss))
+        loss, metrics = self._forward(batch.to(self.world.device))
+        self._backward(poison(loss))
         grad_norm = self._update()
         refused = not math.isfinite(grad_norm)
         if refused:
@@ -99,7 +127,7 @@ class Strategy(ABC):
             self.updates += 1
             if momentum is not None:
                 follow_(*self._local_pairs(), momentum)
-        return StepReport(losses.loss.detach(), losses.metrics, grad_norm, refused)
+        return StepReport(loss.detach(), metrics, grad_norm, refused)
 
     def teacher_drift(self) -> float | None:
         """|teacher - student| / |student| over all parameters that follow; None without teachers. All ranks call it."""
@@ -116,23 +144,55 @@ class Strategy(ABC):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and persistent buffer of the objective, whole, by name. All ranks iterate together."""
-        yield from self.objective.state_dict().items()
+        for name, tensor in self.objective.state_dict(keep_vars=True).items():
+            yield name, self._whole(tensor)
 
     @abstractmethod
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the optimizer's state, whole, as "exp_avg/<parameter>". All ranks iterate together."""
 
-    @abstractmethod
+    @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
-        """Take up what `weights`, `optimizer_state` and `updates` of any strategy gave."""
+        """Take up what `weights`, `optimizer_state` and `updates` of any strategy gave.
+
+        Mappings may read a tensor when it is asked for: none is asked for twice. ValueError for other names or shapes.
+        """
+        missing, unknown = sorted(self._shapes.keys() - set(weights)), sorted(set(weights) - self._shapes.keys())
+        if missing or unknown:
+            raise ValueError(
+                f"Weights of another objective: {len(missing)} tensors are missing {missing[:3]}, {len(unknown)} are "
+                f"unknown {unknown[:3]}. Load what this objective wrote."
+            )
+        for name, target in self.objective.state_dict(keep_vars=True).items():
+            whole = weights[name]
+            if whole.shape != self._shapes[name]:
+                raise ValueError(
+                    f"Weights of another objective: {name} has shape {list(whole.shape)}, expected "
+                    f"{list(self._shapes[name])}. Load what this objective wrote."
+                )
+            self._fill_(target, whole)
+        self.updates = updates
+        self._load_optimizer_(optimizer)
+
+    @abstractmethod
+    def _load_optimizer_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `optimizer_state` gave after `self.updates` updates: nothing, before the first."""
+
+    @abstractmethod
+    def _whole(self, tensor: Tensor) -> Tensor:
+        """All of a parameter or buffer, detached. All ranks call it together."""
+
+    @abstractmethod
+    def _fill_(self, target: Tensor, whole: Tensor) -> None:
+        """Write this rank's part of `whole` into a parameter or buffer."""
 
     @abstractmethod
     def _setup(self) -> torch.optim.Optimizer:
         """Wrap the objective and build the optimizer whose groups hold the learning rate."""
 
     @abstractmethod
-    def _forward(self, batch: Batch) -> Outcome:
-        """The losses on this rank's samples, in the strategy's precision."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics on this rank's samples, in the strategy's precision."""
 
     @abstractmethod
     def _backward(self, loss: Tensor) -> None:
@@ -151,9 +211,11 @@ class Strategy(ABC):
         return [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
 
     def _clip_and_step(self) -> float:
-        """`_update` where every rank holds all gradients in `.grad`; they are equal, so all ranks decide alike."""
+        """`_update` where gradients are in `.grad`: equal on all ranks, or their shards. All ranks decide alike."""
         parameters = [parameter for _, parameter in self.trainable() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         value = norm.item()
         if math.isfinite(value):
             if self.optim.clip_norm is not None:

@@ -1,4 +1,4 @@
-"""Every rank holds everything: alone (`Single`) or with gradients averaged by torch's DDP (`Ddp`)."""
+"""Strategies on torch's own optimizers, and the two of them that hold everything on every rank: `Single` and `Ddp`."""
 
 import warnings
 from abc import abstractmethod
@@ -7,30 +7,29 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from rspretrain.batch import Batch
-from rspretrain.strategies.base import Outcome, Strategy
+from rspretrain.strategies.base import Entry, Strategy
 from rspretrain.strategies.optim import build_optimizer, load_named_state_, named_state
 
 
-class Replicated(Strategy):
-    """What `Single` and `Ddp` share: whole parameters and torch's optimizers on every rank."""
-
-    is_sharded = False
+class TorchStrategy(Strategy):
+    """Gradients in `.grad`, moved by torch's optimizers under autocast; parameters whole, or DTensors of FSDP2."""
 
     def _setup(self) -> torch.optim.Optimizer:
-        self._model = self._wrap()
+        self._model = self._wrap(Entry(self.objective))  # before the optimizer: it may put other parameters in place
         return build_optimizer(self.optim, self.objective)
 
     @abstractmethod
-    def _wrap(self) -> nn.Module:
+    def _wrap(self, entry: Entry) -> nn.Module:
         """The module whose forward and backward average the gradient over ranks."""
 
-    def _forward(self, batch: Batch) -> Outcome:
+    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            losses: Outcome = self._model(batch)
-        return losses
+            loss, metrics = self._model(batch)
+        return loss, metrics
 
     def _backward(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -40,37 +39,49 @@ class Replicated(Strategy):
         return self._clip_and_step()
 
     def _local(self, parameter: nn.Parameter) -> Tensor:
-        return parameter.detach()
+        local = parameter.detach()
+        return local.to_local() if isinstance(local, DTensor) else local
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See Strategy."""
-        yield from named_state(self.optimizer, self.optim, self.trainable())
+        for name, tensor in named_state(self.optimizer, self.optim, self.trainable()):
+            yield name, self._whole(tensor)
 
-    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
-        """See Strategy."""
-        self.objective.load_state_dict(weights)
-        load_named_state_(self.optimizer, self.optim, self.trainable(), optimizer, updates)
-        self.updates = updates
+    def _load_optimizer_(self, tensors: Mapping[str, Tensor]) -> None:
+        load_named_state_(self.optimizer, self.optim, self.trainable(), tensors, self.updates, self._fill_)
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        whole = tensor.detach()
+        return whole.full_tensor() if isinstance(whole, DTensor) else whole
+
+    def _fill_(self, target: Tensor, whole: Tensor) -> None:
+        if isinstance(target, DTensor):
+            whole = whole.to(target.device)
+            # Every rank has the whole tensor and takes its own part: no rank sends anything.
+            whole = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=None)
+        target.copy_(whole)
 
 
 @final
-class Single(Replicated):
+class Single(TorchStrategy):
     """One process."""
 
     name = "single"
+    is_sharded = False
 
-    def _wrap(self) -> nn.Module:
-        return self.objective
+    def _wrap(self, entry: Entry) -> nn.Module:
+        return entry
 
 
 @final
-class Ddp(Replicated):
+class Ddp(TorchStrategy):
     """torch's DistributedDataParallel. Norms are synchronised, so buffers are equal on all ranks and none is sent."""
 
     name = "ddp"
+    is_sharded = False
 
-    def _wrap(self) -> nn.Module:
+    def _wrap(self, entry: Entry) -> nn.Module:
         with warnings.catch_warnings():
             # torch 2.13 has another name for it, which 2.8 does not know.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            return DistributedDataParallel(self.objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(entry, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine with ZeRO 0, 1 or 2: gradients and optimizer state split over the ranks, parameters whole.
+"""DeepSpeed's engine with ZeRO 0 to 3: optimizer state, then gradients, then parameters split over the ranks.
 
 The JSON file says how DeepSpeed communicates; what this package decides (batch, precision, optimizer, clipping) is not
 read from it but set, and an error there, so that no setting is silently ignored. bf16 is DeepSpeed's `torch_autocast`:
@@ -17,18 +17,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
-from rspretrain.strategies.base import Outcome, Strategy
-from rspretrain.strategies.optim import (
-    STATE_TENSORS,
-    OptimSettings,
-    build_optimizer,
-    load_named_state_,
-    named_state,
-    update_count,
-)
+from rspretrain.strategies.base import Entry, Strategy
+from rspretrain.strategies.blocks import blocks_of
+from rspretrain.strategies.optim import OptimSettings, build_optimizer
+from rspretrain.strategies.zero import LAYOUTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STAGES = (0, 1, 2)
 # What the run's own configuration decides, with the key that decides it.
 OURS = {
     "train_batch_size": "train.global_batch",
@@ -41,6 +35,15 @@ OURS = {
     "fp16": "strategy.precision",
     "torch_autocast": "strategy.precision",
 }
+# Of stage 3: they keep copies or roundings of a parameter beside the piece by which teachers move and checkpoints go.
+UNPROVEN = (
+    "offload_param",
+    "offload_optimizer",
+    "zero_hpz_partition_size",
+    "zero_quantized_weights",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_gradients",
+)
 
 
 @final
@@ -48,13 +51,20 @@ class DeepSpeed(Strategy):
     """deepspeed.initialize over our objective and our optimizer."""
 
     name = "deepspeed"
-    is_sharded = False
 
     def _setup(self) -> torch.optim.Optimizer:
         config = check(self.settings.deepspeed, self.optim)
         self.stage: int = config["zero_optimization"]["stage"]
-        optimizer = build_optimizer(self.optim, self.objective)
-        self._engine = _initialize(self.objective, optimizer, config | self._own_config(), self.world.local_rank)
+        entry, optimizer = Entry(self.objective), build_optimizer(self.optim, self.objective)
+        if (
+            self.stage == 3
+        ):  # as under FSDP2: what is in no block may be used anywhere in a step, so it stays for all of it
+            in_blocks = {parameter for block in blocks_of(entry) for parameter in block.parameters()}
+            entry.adopt(parameter for parameter in list(entry.parameters()) if parameter not in in_blocks)
+        self._engine = _initialize(entry, optimizer, config | self._own_config(), self.world.local_rank)
+        zero = optimizer if self.stage == 0 else self._engine.optimizer
+        self._layout = LAYOUTS[self.stage](zero, self.optim, self.trainable())
+        self.is_sharded = self._layout.is_sharded
         return optimizer
 
     def _own_config(self) -> dict[str, Any]:
@@ -67,9 +77,9 @@ class DeepSpeed(Strategy):
         own["gradient_clipping"] = self.optim.clip_norm or 0.0 if self.stage > 0 else 0.0
         return own
 
-    def _forward(self, batch: Batch) -> Outcome:
-        losses: Outcome = self._engine(batch)
-        return losses
+    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = self._engine(batch=batch)  # by name: DeepSpeed's hooks look for tensors in what has none
+        return loss, metrics
 
     def _backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)
@@ -84,77 +94,38 @@ class DeepSpeed(Strategy):
         return float("nan") if zero.overflow else float(self._engine.get_global_grad_norm())
 
     def _local(self, parameter: nn.Parameter) -> Tensor:
-        return parameter.detach()  # whole up to stage 2, and gathered from the masters by the time of the update
+        return self._layout.local(parameter)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See Strategy."""
-        if self.stage == 0:
-            yield from named_state(self.optimizer, self.optim, self.trainable())
-        elif self.updates > 0:
-            yield from self._gather_state()
+        if self.updates > 0:
+            yield from self._layout.state()
 
-    def _gather_state(self) -> Iterator[tuple[str, Tensor]]:
-        from deepspeed.utils import safe_get_full_optimizer_state
+    def _load_optimizer_(self, tensors: Mapping[str, Tensor]) -> None:
+        self._layout.load_state_(tensors, self.updates)
 
-        self._link_states()
-        for key in STATE_TENSORS[self.optim.name]:
-            for name, parameter in self.trainable():
-                yield f"{key}/{name}", safe_get_full_optimizer_state(parameter, key)
+    def _whole(self, tensor: Tensor) -> Tensor:
+        return self._layout.whole(tensor)
 
-    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
-        """See Strategy."""
-        self.objective.load_state_dict(weights)  # in place: the flat buffers that these parameters are views of
-        self.updates = updates
-        if self.stage == 0:
-            load_named_state_(self.optimizer, self.optim, self.trainable(), optimizer, updates)
-        else:
-            self._load_masters_()
-            self._load_partitions_(optimizer)
-
-    def _link_states(self) -> None:
-        # DeepSpeed 0.19 links all parameters to their states after the step of the first group only, when those of the
-        # other groups do not exist yet ("exp_avg not found in optimizer state fragment"): link again.
-        zero = self._engine.optimizer
-        zero._hp_optimizer_states_linked = False
-        zero._lazy_init_hp_params_optimizer_state()
-
-    def _load_masters_(self) -> None:
-        """The float32 piece that this rank's optimizer moves is a copy of the parameters, so it follows them."""
-        from deepspeed.utils import safe_set_full_fp32_param
-
-        for _, parameter in self.trainable():
-            safe_set_full_fp32_param(parameter, parameter.detach())
-
-    def _load_partitions_(self, tensors: Mapping[str, Tensor]) -> None:
-        """Cut whole state tensors into this rank's flat pieces, one for every parameter group."""
-        zero = self._engine.optimizer
-        zero.optimizer.state.clear()
-        if not tensors:
-            return
-        for flat in zero.single_partition_of_fp32_groups:
-            state = update_count(self.optim, self.updates, flat.device)
-            state |= {key: torch.zeros_like(flat) for key in STATE_TENSORS[self.optim.name]}
-            zero.optimizer.state[flat] = state
-        for name, parameter in self.trainable():
-            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-            if mapping is not None:  # None: another rank's piece
-                flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
-                here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
-                for key in STATE_TENSORS[self.optim.name]:
-                    whole = tensors[f"{key}/{name}"].flatten()
-                    piece = whole.narrow(0, there.start, there.numel)
-                    zero.optimizer.state[flat][key].narrow(0, here.start, here.numel).copy_(piece)
+    def _fill_(self, target: Tensor, whole: Tensor) -> None:
+        self._layout.fill_(target, whole)
 
 
-def check(path: Path, optim: OptimSettings) -> dict[str, Any]:
-    """The DeepSpeed JSON file. ValueError where it, or the optimizer under it, cannot be used."""
+def check(path: Path, optim: OptimSettings, compiled: bool = False) -> dict[str, Any]:
+    """The DeepSpeed JSON file. ValueError where it, or what is asked of it, cannot be used."""
     config = read_config(path)
     stage = config["zero_optimization"]["stage"]
     if stage > 0 and optim.name == "lars":
         raise ValueError(
             f"optim.name: got lars under ZeRO stage {stage}, which cuts all weights into flat pieces where the norm of "
             "one layer is not to be had; LARS scales every layer by its norm. Use "
-            "strategy.deepspeed=configs/deepspeed/zero0.json, strategy.name=ddp, or optim.name=adamw."
+            "strategy.deepspeed=configs/deepspeed/zero0.json, strategy.name=fsdp or ddp, or optim.name=adamw."
+        )
+    if stage == 3 and compiled:
+        raise ValueError(
+            "strategy.compile: got true under ZeRO stage 3, whose hooks gather parameters inside of blocks, layer by "
+            "layer, where torch.compile would have to stop. Use strategy.name=fsdp, which gathers around blocks, or "
+            "strategy.compile=false."
         )
     return config
 
@@ -162,20 +133,26 @@ def check(path: Path, optim: OptimSettings) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """A DeepSpeed JSON file, looked for from the working folder, then from the repository.
 
-    ValueError for a missing file, a ZeRO stage that this package does not have yet, and keys that it sets itself.
+    ValueError for a missing file, a ZeRO stage that does not exist, and keys that this package sets itself.
     """
     found = next((place for place in (path, REPOSITORY / path) if place.is_file()), None)
     if found is None:
         raise ValueError(
             f"strategy.deepspeed: got {str(path)!r}, expected a DeepSpeed JSON file here or in the repository. "
-            "The repository has configs/deepspeed/zero0.json, zero1.json and zero2.json."
+            "The repository has configs/deepspeed/zero0.json to zero3.json."
         )
     config: dict[str, Any] = json.loads(found.read_text())
     stage = config.setdefault("zero_optimization", {}).setdefault("stage", 0)
-    if stage not in STAGES:
+    if stage not in LAYOUTS:
         raise ValueError(
-            f"strategy.deepspeed: {path} has ZeRO stage {stage}, expected one of {STAGES}: sharded parameters are not "
-            "supported yet. Use configs/deepspeed/zero2.json."
+            f"strategy.deepspeed: {path} has ZeRO stage {stage}, expected one of {tuple(LAYOUTS)}. "
+            "Use configs/deepspeed/zero1.json."
+        )
+    unproven = [key for key in UNPROVEN if stage == 3 and key in config["zero_optimization"]]
+    if unproven:
+        raise ValueError(
+            f"strategy.deepspeed: {path} sets {', '.join(unproven)} with ZeRO stage 3, under which teachers and "
+            "checkpoints are not proven to be right. Remove them from the file."
         )
     clash = [f"{key} (decided by {OURS[key]})" for key in OURS if key in config]
     if clash:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rspretrain.settings import Settings
 
@@ -67,26 +68,28 @@ class Lars(torch.optim.Optimizer):
         """Move every parameter that has a gradient."""
         assert closure is None, "Lars evaluates no closure."
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._move_(weight, group)
+            self._move_([weight for weight in group["params"] if weight.grad is not None], group)
 
-    def _move_(self, weight: Tensor, group: dict[str, Any]) -> None:
-        update = weight.grad.add(weight, alpha=group["weight_decay"])  # type: ignore[union-attr]
-        if group["adapt"]:
-            update.mul_(_trust_ratio(weight, update, group["trust"]))
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-        weight.sub_(velocity, alpha=group["lr"])
+    def _move_(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        updates = [weight.grad.add(weight, alpha=group["weight_decay"]) for weight in weights]  # type: ignore[union-attr]
+        if group["adapt"] and weights:
+            torch._foreach_mul_(updates, list(_trust_ratios(weights, updates, group["trust"])))
+        for weight, update in zip(weights, updates, strict=True):
+            state = self.state[weight]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+            weight.sub_(velocity, alpha=group["lr"])
 
 
-def _trust_ratio(weight: Tensor, update: Tensor, trust: float) -> Tensor:
-    """trust * |w| / |g|, and 1 where either norm is 0; stays on the device."""
-    weight_norm, update_norm = weight.norm(), update.norm()
-    usable = (weight_norm > 0) & (update_norm > 0)
-    return torch.where(usable, trust * weight_norm / update_norm.clamp_min(1e-38), 1.0)
+def _trust_ratios(weights: list[Tensor], updates: list[Tensor], trust: float) -> Tensor:
+    """[layers] trust * |w| / |g|, and 1 where either norm is 0; of whole layers, also where they are shards."""
+    norms = torch.stack([tensor.norm() for tensor in (*weights, *updates)])
+    if isinstance(norms, DTensor):
+        norms = norms.full_tensor()  # one collective for all layers
+    weight_norms, update_norms = norms.chunk(2)
+    usable = (weight_norms > 0) & (update_norms > 0)
+    return torch.where(usable, trust * weight_norms / update_norms.clamp_min(1e-38), 1.0)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
@@ -147,7 +150,7 @@ def update_count(settings: OptimSettings, updates: int, device: torch.device) ->
 def named_state(
     optimizer: torch.optim.Optimizer, settings: OptimSettings, named: Named
 ) -> Iterator[tuple[str, Tensor]]:
-    """The state as ("exp_avg/<parameter>", tensor), where a rank holds all of it; nothing before the first update."""
+    """The state as ("exp_avg/<parameter>", tensor), laid out as parameters are; nothing before the first update."""
     for key in STATE_TENSORS[settings.name]:
         for name, parameter in named:
             if parameter in optimizer.state:
@@ -160,13 +163,18 @@ def load_named_state_(
     named: Named,
     tensors: Mapping[str, Tensor],
     updates: int,
+    fill_: Callable[[Tensor, Tensor], object] = Tensor.copy_,
 ) -> None:
-    """The reverse of `named_state`. No tensors at all is the state of an optimizer that never moved."""
+    """The reverse of `named_state`. No tensors at all is the state of an optimizer that never moved.
+
+    `fill_(target, whole)` writes a rank's part of a whole tensor into one that is laid out as its parameter.
+    """
     optimizer.state.clear()
     if not tensors:
         return
     for name, parameter in named:
         state = update_count(settings, updates, parameter.device)
         for key in STATE_TENSORS[settings.name]:
-            state[key] = tensors[f"{key}/{name}"].to(parameter.device, torch.float32, copy=True)
+            state[key] = torch.zeros_like(parameter, dtype=torch.float32)
+            fill_(state[key], tensors[f"{key}/{name}"])
         optimizer.state[parameter] = state

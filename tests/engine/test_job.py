@@ -16,6 +16,12 @@ def test_a_batch_that_the_world_does_not_divide(tmp_path):
         prepare(settings, World(0, 4, 0, torch.device("cpu")), False)
 
 
+def test_blocks_are_looked_for_before_the_run_starts(tmp_path):
+    path = write_config(tmp_path, samples=16)
+    with pytest.raises(ValueError, match=r"strategy.checkpoint_activations: got true for a network without repeated"):
+        job(path, "backbone.name=regnety_002", "strategy.checkpoint_activations=true")
+
+
 def test_rates_warm_up_per_step_and_end_near_zero(tmp_path):
     ready = job(write_config(tmp_path))
     assert ready.total_steps == 24

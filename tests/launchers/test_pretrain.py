@@ -1,11 +1,22 @@
 """The launcher as a person starts it: alone, under deepspeed, and with mistakes."""
 
+import shutil
+
 import pytest
 import torch
 from engine.runs import launch, losses, whole_lines, write_config
 from safetensors.torch import load_file
 
-VIT = "{patch_size: 4, embed_dim: 48, depth: 2, num_heads: 3}"
+# A ViT: in float32 a CNN's BatchNorms turn rounding into percents within three steps (law 4 is tried in float64).
+# eps: the gradient of a key's bias is zero but for rounding, which AdamW would turn into steps of +-lr.
+VIT = (
+    "backbone.name=vit_tiny_patch16_224",
+    "backbone.args={patch_size: 4, embed_dim: 48, depth: 2, num_heads: 3}",
+    "backbone.drop_path=0.0",
+    "train.steps=20",
+    "optim.eps=1e-4",
+)
+DEEPSPEED, TORCHRUN = ("deepspeed", "--num_accelerators", "2"), ("torchrun", "--nproc-per-node", "2")
 
 
 def weights(run):
@@ -13,28 +24,56 @@ def weights(run):
     return load_file(folder)
 
 
-@pytest.mark.slow
-def test_deepspeed_with_two_ranks_sees_and_learns_what_one_process_does(tmp_path):
-    path = write_config(tmp_path)
-    # A ViT: in float32 a CNN's BatchNorms turn rounding into percents within three steps (law 4 is tried in float64).
-    # eps: the gradient of a key's bias is zero but for rounding, which AdamW would turn into steps of +-lr.
-    network = ("backbone.name=vit_tiny_patch16_224", f"backbone.args={VIT}", "backbone.drop_path=0.0")
-    more = (*network, "train.steps=20", "optim.eps=1e-4")
-    assert launch(path, *more).returncode == 0
-    started = launch(path, *more, f"run.dir={tmp_path}/two", launcher=("deepspeed", "--num_accelerators", "2"))
-    assert started.returncode == 0, started.stdout + started.stderr
-    one, two = tmp_path / "run", tmp_path / "two"
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The configuration, and the run of one process."""
+    path = write_config(tmp_path_factory.mktemp("pretrain"))
+    assert launch(path, *VIT).returncode == 0
+    return path, path.parent / "run"
+
+
+def assert_equal_runs(one, two):
     assert whole_lines(one / "ledger.jsonl") == whole_lines(two / "ledger.jsonl")
     for line, other in zip(losses(one), losses(two), strict=True):
         assert other == pytest.approx(line, rel=1e-4)
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_deepspeed_with_two_ranks_sees_and_learns_what_one_process_does(one, tmp_path):
+    path, alone = one
+    two = tmp_path / "two"
+    started = launch(path, *VIT, f"run.dir={two}", launcher=DEEPSPEED)
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert_equal_runs(alone, two)
     state = (two / "checkpoints" / "step_00000020" / "state.json").read_text()
     assert '"strategy": "deepspeed"' in state
     assert '"world_size": 2' in state
-    resumed = launch(path, *more, f"run.dir={two}", "train.steps=22", "--resume")  # one process goes on with it
+    resumed = launch(path, *VIT, f"run.dir={two}", "train.steps=22", "--resume")  # one process goes on with it
     assert resumed.returncode == 0
     assert "Going on after step 20 of 22 (written by deepspeed on 2 ranks)." in resumed.stdout
+
+
+@pytest.mark.slow
+def test_sharded_runs_learn_what_one_process_does_and_take_over_from_each_other(one, tmp_path):
+    path, alone = one
+    two = tmp_path / "two"
+    started = launch(path, *VIT, f"run.dir={two}", "strategy.name=fsdp", launcher=TORCHRUN)
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert_equal_runs(alone, two)
+    exported = load_file(two / "export" / "s1" / "model.safetensors")
+    assert exported.keys() == load_file(alone / "export" / "s1" / "model.safetensors").keys()
+    assert all(torch.equal(value, weights(two)[f"encoders.s1.model.{name}"]) for name, value in exported.items())
+    shutil.rmtree(two / "checkpoints" / "step_00000020")  # as if it had been killed after step 14
+    shutil.rmtree(two / "export")
+    zero3 = ("strategy.deepspeed=configs/deepspeed/zero3.json", "--resume")
+    resumed = launch(path, *VIT, f"run.dir={two}", *zero3, launcher=DEEPSPEED)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "Going on after step 14 of 20 (written by fsdp on 2 ranks)." in resumed.stdout
+    assert_equal_runs(alone, two)
+    exported = load_file(two / "export" / "s1" / "model.safetensors")
+    assert all(torch.equal(value, weights(two)[f"encoders.s1.model.{name}"]) for name, value in exported.items())
 
 
 @pytest.mark.slow

@@ -3,10 +3,8 @@ import math
 import pytest
 import torch
 
-from rspretrain.strategies import build_strategy
-from rspretrain.strategies.base import StrategySettings, poison
-from rspretrain.strategies.optim import OptimSettings
-from strategies.toys import Contrast, here, samples, strategy, take, tensors
+from rspretrain.strategies.base import poison
+from strategies.toys import MOMENTUM, samples, strategy, take, tensors
 
 
 def test_poison_is_the_identity_where_the_loss_is_finite():
@@ -27,24 +25,31 @@ def test_a_refused_step_moves_nothing_not_even_norm_statistics():
     before = tensors(single)
     batch = samples(2)
     batch.x[0] = torch.nan
-    report = single.train_step(batch, 1e-3)
+    report = single.train_step(batch, 1e-3, MOMENTUM)
     assert report.refused
     assert math.isnan(report.grad_norm)
     for old, new in zip(before, tensors(single), strict=True):
         assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-def sgd(clip_norm):
-    torch.manual_seed(0)
-    optim = OptimSettings(name="sgd", clip_norm=clip_norm, weight_decay=0.0)
-    return build_strategy(StrategySettings(name="single"), here(), Contrast(), optim)
-
-
 def test_clipping_is_by_the_norm_before_it():
-    free, clipped = sgd(None), sgd(0.01)
-    start = tensors(free)[0]["head.1.weight"]
+    free, clipped = (strategy("single", optimizer="sgd", clip_norm=norm, weight_decay=0.0) for norm in (None, 0.01))
+    start = tensors(free)[0]["body.head.1.weight"]
     moved = []
     for one in (free, clipped):
-        norm = one.train_step(samples(0), 1.0).grad_norm
-        moved.append((tensors(one)[0]["head.1.weight"] - start) / (1.0 if one is free else 0.01 / norm))
+        norm = one.train_step(samples(0), 1.0, MOMENTUM).grad_norm
+        moved.append((tensors(one)[0]["body.head.1.weight"] - start) / (1.0 if one is free else 0.01 / norm))
     assert moved[1] == pytest.approx(moved[0], rel=1e-3, abs=1e-5)
+
+
+def test_weights_of_another_objective_are_refused():
+    single = strategy("single")
+    weights, state = tensors(single)
+    with pytest.raises(
+        ValueError, match=r"0 tensors are missing \[\], 1 are unknown \['x'\]. Load what this objective"
+    ):
+        single.load(weights | {"x": weights["body.token"]}, state, 0)
+    with pytest.raises(
+        ValueError, match=r"body.token has shape \[1\], expected \[16\]. Load what this objective wrote"
+    ):
+        single.load(weights | {"body.token": weights["body.token"][:1]}, state, 0)

@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rspretrain import world
+from rspretrain.nn.ema import TeacherPair, make_teacher
 from rspretrain.strategies import Strategy, build_strategy
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 
 GLOBAL_BATCH = 16
+MOMENTUM = 0.9
 RATES = {"adamw": 1e-3, "sgd": 0.05, "lars": 0.05}
-ALL = (("ddp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2))
+ALL = (("ddp", 0), ("fsdp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3))
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,58 @@ class Result:
     metrics: dict[str, Tensor]
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear, self.gamma = nn.LayerNorm(16), nn.Linear(16, 16), nn.Parameter(torch.full((16,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * F.gelu(self.linear(self.norm(x)))
+
+
+class Body(nn.Module):
+    """Blocks, and a parameter of its own and one (35 numbers) that no number of ranks divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 35), nn.ReLU(), nn.Linear(35, 16))
+        self.blocks = nn.ModuleList([Residual(), Residual()])
+        self.token = nn.Parameter(torch.linspace(0.9, 1.1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 class Contrast(nn.Module):
-    """Two flips of an image against those of all ranks; convolutions, a norm with statistics, biases, a frozen part."""
+    """Two flips of an image against those of all ranks, one after the other through the same network, and a teacher's.
+
+    Convolutions, a norm with statistics, blocks, biases, a part that is frozen, a parameter used from outside of the
+    module that owns it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)
         )
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 9, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.body = Body()
+        self.teacher = make_teacher(self.body)
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
+    def teachers(self) -> tuple[TeacherPair, ...]:
+        return (TeacherPair(self.body, self.teacher),)
+
     def forward(self, batch: Samples) -> Result:
-        one, two = (F.normalize(self.head(self.conv(x)).float()) for x in (batch.x, batch.x.flip(3)))
+        maps = [self.conv(x) for x in (batch.x, batch.x.flip(3))]
+        one, two = (F.normalize((self.body(x) * self.body.token).float()) for x in maps)
+        with torch.no_grad():
+            target = F.normalize((self.teacher(maps[0]) * self.teacher.token).float())
         others = world.gather_with_grad(two)
         labels = torch.arange(len(one)) + world.rank() * len(one)
-        loss = F.cross_entropy(one @ others.T / 0.2, labels)
+        loss = F.cross_entropy(one @ others.T / 0.2, labels) + (one - target).square().sum(1).mean()
         return Result(loss, {"health/std": two.detach().std()})
 
 
@@ -60,13 +98,14 @@ def here() -> world.World:
     return world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
 
 
-def strategy(
-    name: str, stage: int = 0, precision: str = "fp32", seed: int = 0, optimizer: str = "adamw", **optim: object
-) -> Strategy:
+def strategy(name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw", **options: object) -> Strategy:
+    """Trains the toy; `options` are settings of the strategy or else of the optimizer."""
     torch.manual_seed(seed)
-    settings = StrategySettings(name=name, precision=precision, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"))
-    options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | optim
-    return build_strategy(settings, here(), Contrast(), OptimSettings(**options))
+    own = {key: options.pop(key) for key in StrategySettings.model_fields.keys() & options.keys()}
+    settings = StrategySettings(name=name, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"), **own)
+    options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | options
+    toy = Contrast()
+    return build_strategy(settings, here(), toy, OptimSettings(**options), toy.teachers())
 
 
 def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -> list[float]:
@@ -76,7 +115,8 @@ def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -
         batch = samples(step)
         if bad == (step, world.rank()):
             batch.x[0, 0, 0, 0] = float("nan")
-        losses.append(world.mean_over_ranks(strategy.train_step(batch, RATES[strategy.optim.name]).loss).item())
+        report = strategy.train_step(batch, RATES[strategy.optim.name], MOMENTUM)
+        losses.append(world.mean_over_ranks(report.loss).item())
     return losses
 
 
@@ -86,7 +126,7 @@ def tensors(strategy: Strategy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
-    """The largest difference of any two tensors of one name, relative to the largest number of that tensor."""
+    """The largest difference of any two tensors of one name, relative to that tensor's norm."""
     assert one.keys() == two.keys()
-    scale = {name: max(value.abs().max().item(), 1e-12) for name, value in two.items()}
-    return max((one[name].double() - two[name].double()).abs().max().item() / scale[name] for name in two)
+    scale = {name: max(value.double().norm().item(), 1e-12) for name, value in two.items()}
+    return max((one[name].double() - two[name].double()).norm().item() / scale[name] for name in two)

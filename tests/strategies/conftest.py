@@ -1,0 +1,25 @@
+import pytest
+from gloo import run_ranks
+
+from strategies.ranks import BAD, HALF, on_two_ranks
+from strategies.toys import strategy, take, tensors
+
+
+@pytest.fixture(scope="session")
+def found():
+    """What each of two ranks found."""
+    return run_ranks(2, on_two_ranks, timeout_s=280)
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """Losses, weights, optimizer state and updates of one process that sees the same global batches."""
+    single = strategy("single")
+    return take(single, range(20), bad=(BAD[0], 0)), *tensors(single), single.updates
+
+
+@pytest.fixture(scope="session")
+def alone_sgd():
+    """Losses and weights of one process under SGD without clipping."""
+    single = strategy("single", clip_norm=None, optimizer="sgd")
+    return take(single, HALF), tensors(single)[0]

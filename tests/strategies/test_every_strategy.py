@@ -1,0 +1,77 @@
+"""Law 5 for every strategy at once on a toy that has all that is hard: see toys.Contrast. Two real ranks, one start."""
+
+import math
+
+import pytest
+import torch
+from gloo import run_ranks
+from torture import times
+
+from strategies.ranks import label, on_any_rank
+from strategies.toys import ALL, difference
+
+pytestmark = pytest.mark.slow
+every = pytest.mark.parametrize("name", [label(*which) for which in ALL])
+WORLDS = [1, 4][: times(1, 2)]
+
+
+def same_but_refused(losses, expected, rel=1e-5):
+    assert math.isnan(losses[5])
+    assert losses[:5] + losses[6:] == pytest.approx(expected[:5] + expected[6:], rel=rel)
+
+
+@every
+class TestTwoRanks:
+    def test_equal_one_rank_after_20_steps(self, found, alone, name):
+        weights, state, updates = found[0][name]["whole"]
+        assert updates == alone[3] == 19
+        same_but_refused(found[0][name]["losses"], alone[0])
+        assert difference(weights, alone[1]) < 1e-5
+        assert difference(state, alone[2]) < 1e-4  # second moments: squares of gradients
+
+    def test_equal_one_rank_without_clipping(self, found, alone_sgd, name):
+        losses, weights = found[0][name]["sgd"]
+        assert losses == pytest.approx(alone_sgd[0], rel=1e-5)
+        assert difference(weights, alone_sgd[1]) < 1e-5
+
+    def test_hold_the_same_weights(self, found, name):
+        one, two = (rank[name]["whole"][0] for rank in found)
+        assert all(torch.equal(one[key], value) for key, value in two.items())
+
+    def test_move_their_teachers(self, found, name):
+        assert 0 < found[0][name]["drift"] < 0.1
+        assert found[0][name]["drift"] == pytest.approx(found[0]["ddp0"]["drift"], rel=1e-4)
+        assert found[1][name]["drift"] == found[0][name]["drift"]
+
+    def test_go_on_bit_for_bit_after_loading(self, found, name):
+        assert all(rank[name]["goes on"] for rank in found)
+
+    def test_refuse_a_step_that_failed_on_one(self, found, name):
+        assert all(rank[name]["refused"] for rank in found)
+
+    def test_take_over_from_ddp_and_hand_over_to_it(self, found, name):
+        expected = found[0]["ddp0"]
+        for way in ("from ddp", "to ddp"):
+            losses, weights, state = found[0][name][way]
+            assert losses[0] == pytest.approx(expected["losses"][10], rel=1e-6)  # the first after loading
+            assert losses == pytest.approx(expected["losses"][10:], rel=1e-5)
+            assert difference(weights, expected["whole"][0]) < 1e-5
+            assert difference(state, expected["whole"][1]) < 1e-4
+
+    def test_compute_in_bf16_what_ddp_computes(self, found, name):
+        losses = found[0]["options"]
+        assert losses[f"{name} bf16"] == pytest.approx(losses["ddp0 bf16"], rel=1e-6)
+        assert losses[f"{name} bf16"] != pytest.approx(found[0]["ddp0"]["losses"][:4], rel=1e-6)
+
+    def test_compute_the_same_when_activations_are_recomputed(self, found, name):
+        losses = found[0]["options"][f"{name} checkpoint"]
+        assert losses == pytest.approx(found[0][name]["losses"][:4], rel=1e-6)
+
+
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_other_numbers_of_ranks_equal_one_process(ranks, alone):
+    found = run_ranks(ranks, on_any_rank, timeout_s=280)
+    for name, one in found[0].items():
+        same_but_refused(one["losses"], alone[0])
+        assert difference(one["whole"][0], alone[1]) < 1e-5, name
+        assert difference(one["whole"][1], alone[2]) < 1e-4, name
