@@ -24,6 +24,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    def split(self, pieces: int) -> list["Batch"]:
+        """So many batches of equal size, views of this one; `pieces` divides B."""
+        each = len(self) // pieces
+        spans = [slice(start, start + each) for start in range(0, len(self), each)]
+        return [
+            Batch(
+                {name: value[span] for name, value in self.images.items()},
+                {name: value[span] for name, value in self.sizes.items()},
+                self.seeds[span],
+                self.rows[span],
+            )
+            for span in spans
+        ]
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device; copies do not block where the memory is pinned."""
         if self.seeds.device == device:

@@ -53,7 +53,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
-    check_network(settings.strategy, objective)
+    check_network(settings.strategy, objective, objective.couples_samples)
     train = settings.train
     loader = Loader(
         sources, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
@@ -81,7 +81,12 @@ def seed_torch(*words: int) -> None:
 
 
 def _check_batch(settings: RunSettings, world: World) -> None:
-    batch = settings.train.global_batch
+    batch, pieces = settings.train.global_batch, world.size * settings.strategy.accumulate
+    if batch % world.size == 0 and batch % pieces:
+        raise ConfigError(
+            f"strategy.accumulate: got {settings.strategy.accumulate} for the {batch // world.size} samples of a rank, "
+            f"expected a divisor. Set train.global_batch to a multiple of {pieces}, or strategy.accumulate to another."
+        )
     if batch % world.size:
         below, above = batch // world.size * world.size, -(-batch // world.size) * world.size
         raise ConfigError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
+from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.base import Losses, Stationary
@@ -45,7 +46,7 @@ class DualSimclrSettings(Settings):
 
 
 @final
-class DualSimclr(Stationary):
+class DualSimclr(Stationary, Comparing):
     """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
 
     metric_names = ("loss/nt_xent", "health/feature_std", "health/effective_rank", "health/positive_cosine")
@@ -83,8 +84,15 @@ class DualSimclr(Stationary):
 
     def forward(self, batch: Batch) -> Losses:
         """One window of B places in both sensors; see Objective."""
-        views = self.views(batch)
-        z1, z2 = (self.heads[name](self.encoders[name](view)) for name, view in views.items())
+        return self.compare(self.embed(batch))
+
+    def embed(self, batch: Batch) -> Tensor:
+        """[2 B D], one view a sensor."""
+        return torch.stack([self.heads[name](self.encoders[name](view)) for name, view in self.views(batch).items()])
+
+    def compare(self, embeddings: Tensor) -> Losses:
+        """See Comparing."""
+        z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)
         return Losses(loss, {"loss/nt_xent": loss.detach(), **view_health(z1, z2)})
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
+from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import CropSettings, SensorViews
@@ -31,10 +32,11 @@ class SimclrSettings(CropSettings):
     sensor: str = Field(description="which of the configured sensors")
     temperature: float = Field(default=0.1, gt=0)
     colour: ColourSettings = ColourSettings()
+    norm: bool = Field(default=True, description="BatchNorm in the head, as in the paper; not with strategy.accumulate")
 
 
 @final
-class Simclr(Stationary):
+class Simclr(Stationary, Comparing):
     """NT-Xent over two views of the samples of all ranks. ValueError where the sensor is not configured."""
 
     metric_names = ("loss/nt_xent", "health/feature_std", "health/effective_rank", "health/positive_cosine")
@@ -58,12 +60,21 @@ class Simclr(Stationary):
         self.groups = self.sensor_views.groups
         self.encoder = create_backbone(backbone, sensor, sensors[sensor].bands, settings.px)
         width = self.encoder.num_features
-        self.head = projection_mlp((width, width, 128), norm=True)
+        self.head = projection_mlp((width, width, 128), norm=settings.norm)
         synchronise_norms(self)
 
     def forward(self, batch: Batch) -> Losses:
-        """Two views of B samples through one network at once, as in the reference; see Objective."""
-        z1, z2 = self.head(self.encoder(torch.cat(self.views(batch)))).chunk(2)
+        """Two views of B samples; see Objective."""
+        return self.compare(self.embed(batch))
+
+    def embed(self, batch: Batch) -> Tensor:
+        """[2 B 128], both views through the network at once, as in the reference."""
+        z: Tensor = self.head(self.encoder(torch.cat(self.views(batch))))
+        return z.view(2, len(batch), -1)
+
+    def compare(self, embeddings: Tensor) -> Losses:
+        """See Comparing."""
+        z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.settings.temperature)
         return Losses(loss, {"loss/nt_xent": loss.detach(), **view_health(z1, z2)})
 

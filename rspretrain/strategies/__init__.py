@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from rspretrain.nn.ema import TeacherPair
+from rspretrain.strategies.accumulate import check_pieces
 from rspretrain.strategies.base import Strategy, StrategySettings
 from rspretrain.strategies.blocks import check_compiler, need_blocks
 from rspretrain.strategies.ddp import Ddp, Single
@@ -30,6 +31,11 @@ def resolve(
         )
     if name == "deepspeed":
         check(settings.deepspeed, optim, settings.compile)
+    if name == "deepspeed" and settings.accumulate > 1:
+        raise ValueError(
+            f"strategy.accumulate: got {settings.accumulate} under deepspeed, which averages gradients at every "
+            "backward by a count of its own. Use strategy.name=fsdp or ddp, or strategy.accumulate=1."
+        )
     if settings.compile:
         check_compiler(world.device)
     if name in ("ddp", "fsdp") and world.size == 1:
@@ -37,8 +43,10 @@ def resolve(
     return settings.model_copy(update={"name": name})
 
 
-def check_network(settings: StrategySettings, objective: nn.Module) -> None:
-    """ValueError where the settings ask for something about blocks, and the objective's networks have none."""
+def check_network(settings: StrategySettings, objective: nn.Module, couples_samples: bool = False) -> None:
+    """ValueError where the settings ask for blocks that the objective does not have, or for pieces of what has none."""
+    if settings.accumulate > 1:
+        check_pieces(objective, couples_samples)
     for setting in ("compile", "checkpoint_activations"):
         if getattr(settings, setting):
             need_blocks(objective, setting)

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from rspretrain import world as ranks
 from rspretrain.batch import Batch
+from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
+from rspretrain.strategies.accumulate import accumulate
 from rspretrain.strategies.blocks import compile_, need_blocks, recompute_
 from rspretrain.strategies.optim import Named, OptimSettings
 from rspretrain.world import World
@@ -46,6 +49,7 @@ class StrategySettings(Settings):
     precision: Precision = "fp32"  # of the arithmetic; parameters and optimizer state are float32 always (design.md D6)
     deepspeed: Path = Path("configs/deepspeed/zero1.json")  # read by strategy deepspeed: the ZeRO stage and its buckets
     checkpoint_activations: bool = False  # keep only the inputs of blocks for the backward, and compute the rest twice
+    accumulate: int = Field(default=1, ge=1)  # pieces that a rank's batch is cut into: less memory, the same gradient
     compile: bool = False  # torch.compile for every block: minutes at the start, fewer passes over the memory after it
 
 
@@ -61,8 +65,17 @@ class Entry(nn.Module):
         for parameter in parameters:
             self.register_parameter(f"own{len(self._parameters)}", parameter)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics. By `forward`, because DeepSpeed's hooks around the objective would not know its result."""
+    def forward(
+        self, batch: Batch, upstream: Tensor | None = None, embed: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics. By `forward`, because DeepSpeed's hooks around the objective would not know its result.
+
+        For pieces of a batch (accumulate.py): the embeddings alone, or what has the gradient `upstream` gives them.
+        """
+        if embed or upstream is not None:
+            assert isinstance(self.objective, Comparing)
+            embeddings = self.objective.embed(batch)
+            return embeddings if upstream is None else (embeddings * upstream).sum(), {}
         outcome: Outcome = self.objective.forward(batch)
         return outcome.loss, outcome.metrics
 
@@ -117,8 +130,7 @@ class Strategy(ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._copy_buffers(list(self.objective.buffers()), self._kept_buffers)
-        loss, metrics = self._forward(batch.to(self.world.device))
-        self._backward(poison(loss))
+        loss, metrics = self._accumulate(batch.to(self.world.device))
         grad_norm = self._update()
         refused = not math.isfinite(grad_norm)
         if refused:
@@ -128,6 +140,15 @@ class Strategy(ABC):
             if momentum is not None:
                 follow_(*self._local_pairs(), momentum)
         return StepReport(loss.detach(), metrics, grad_norm, refused)
+
+    def _accumulate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of this rank's batch, whose gradient is then where `_update` finds it."""
+        if self.settings.accumulate == 1:
+            loss, metrics = self._forward(batch)
+            self._backward(poison(loss))
+            return loss, metrics
+        pieces = batch.split(self.settings.accumulate)
+        return accumulate(self.objective, pieces, self._forward, self._backward, poison)
 
     def teacher_drift(self) -> float | None:
         """|teacher - student| / |student| over all parameters that follow; None without teachers. All ranks call it."""
@@ -191,12 +212,14 @@ class Strategy(ABC):
         """Wrap the objective and build the optimizer whose groups hold the learning rate."""
 
     @abstractmethod
-    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics on this rank's samples, in the strategy's precision."""
+    def _forward(
+        self, batch: Batch, upstream: Tensor | None = None, embed: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics on some of this rank's samples, in the strategy's precision; see Entry."""
 
     @abstractmethod
     def _backward(self, loss: Tensor) -> None:
-        """Leave the gradient averaged over ranks where `_update` finds it."""
+        """Add the gradient, averaged over ranks, where `_update` finds it; it starts from none in every step."""
 
     @abstractmethod
     def _update(self) -> float:

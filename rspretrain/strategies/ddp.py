@@ -26,17 +26,21 @@ class TorchStrategy(Strategy):
     def _wrap(self, entry: Entry) -> nn.Module:
         """The module whose forward and backward average the gradient over ranks."""
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(
+        self, batch: Batch, upstream: Tensor | None = None, embed: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            loss, metrics = self._model(batch)
+            loss, metrics = self._model(batch, upstream, embed)
         return loss, metrics
 
     def _backward(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        # DDP and FSDP2 average every piece's gradient: a mean of means, and with FSDP2 no rank ever holds a whole one.
         loss.backward()
 
     def _update(self) -> float:
-        return self._clip_and_step()
+        norm = self._clip_and_step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def _local(self, parameter: nn.Parameter) -> Tensor:
         local = parameter.detach()

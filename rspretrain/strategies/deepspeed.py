@@ -77,8 +77,11 @@ class DeepSpeed(Strategy):
         own["gradient_clipping"] = self.optim.clip_norm or 0.0 if self.stage > 0 else 0.0
         return own
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = self._engine(batch=batch)  # by name: DeepSpeed's hooks look for tensors in what has none
+    def _forward(
+        self, batch: Batch, upstream: Tensor | None = None, embed: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        # By name: DeepSpeed's hooks look for tensors in what has none.
+        loss, metrics = self._engine(batch=batch, upstream=upstream, embed=embed)
         return loss, metrics
 
     def _backward(self, loss: Tensor) -> None:

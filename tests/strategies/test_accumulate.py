@@ -1,0 +1,149 @@
+"""A batch in pieces gives the whole batch's losses and weights: contrastive losses by cached gradients."""
+
+import numpy as np
+import pytest
+import torch
+from fakes.memory import memory_shards
+from gloo import run_ranks
+
+from rspretrain import config, world
+from rspretrain.engine.job import prepare
+from rspretrain.strategies import build_strategy, check_network
+from strategies.test_law_5 import GROUPS, settings
+
+STEPS = 5
+PAIR = {"name": "dual_simclr", "crop_px": 30}
+ONE = {"name": "simclr", "sensor": "s2", "px": 30, "norm": False, "temperature": 1.0, "colour": {"jitter": 0.5}}
+
+
+def tree(shards, objective, accumulate, **strategy):
+    made = settings(shards, "single", 0).model_dump(mode="json")
+    made["objective"] = objective
+    made["strategy"] |= {"name": "auto", "accumulate": accumulate, **strategy}
+    if objective["name"] == "simclr":
+        del made["sensors"]["s1"]
+    return config.parse(made)
+
+
+def train(shards, objective, accumulate, dtype=torch.float64, **strategy):
+    here = world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
+    job = prepare(tree(shards, objective, accumulate, **strategy), here, deepspeed_launcher=False)
+    made = build_strategy(job.settings.strategy, here, job.objective.to(dtype), job.settings.optim)
+    losses, norms = [], []
+    batches = job.loader.batches()
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        report = made.train_step(next(batches), 1e-3)
+        losses.append(world.mean_over_ranks(report.loss).item())
+        norms.append(report.grad_norm)
+    batches.close()
+    return losses, norms, {name: value.clone() for name, value in made.weights()}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pieces")
+    memory_shards(folder, samples=64, samples_per_shard=16, groups=GROUPS)
+    return folder
+
+
+def same(one, other, tolerance=1e-12):
+    assert one[0] == pytest.approx(other[0], rel=tolerance)
+    assert one[1] == pytest.approx(other[1], rel=100 * tolerance, abs=100 * tolerance * max(other[1]))
+    for name, value in one[2].items():
+        norm = other[2][name].norm().clamp(min=1e-5)
+        assert (value - other[2][name]).norm() / norm < max(1e-6, 20 * tolerance), (
+            name
+        )  # Adam makes full steps out of roundings of zero
+
+
+@pytest.mark.parametrize("objective", [PAIR, ONE], ids=["dual_simclr", "simclr"])
+def test_pieces_are_the_whole_batch(shards, objective):
+    dtype, tolerance = (torch.float64, 1e-12) if objective is PAIR else (torch.float32, 1e-6)  # jitter is float32
+    whole = train(shards, objective, 1, dtype)
+    for pieces in (2, 8):
+        same(train(shards, objective, pieces, dtype), whole, tolerance)
+
+
+def on_ranks(shards):
+    return {name: train(shards, PAIR, 4, name=name) for name in ("ddp", "fsdp")}
+
+
+@pytest.mark.slow
+def test_on_two_ranks(shards):
+    whole = train(shards, PAIR, 1)
+    for rank in run_ranks(2, on_ranks, shards):
+        same(rank["ddp"], whole, 1e-10)
+        same(rank["fsdp"], whole, 1e-7)  # which sums gradients over ranks in float32
+
+
+def test_a_loss_that_is_not_finite_moves_nothing(shards):
+    job = prepare(tree(shards, PAIR, 4), world.World(0, 1, 0, torch.device("cpu")), False)
+    made = build_strategy(job.settings.strategy, job.world, job.objective, job.settings.optim)
+    batch = next(job.loader.batches())
+    batch.images["s1_10m"][9] = float("nan")
+    before = {name: value.clone() for name, value in made.weights()}
+    report = made.train_step(batch, 1e-3)
+    assert report.refused
+    assert not np.isfinite(report.grad_norm)
+    assert all(torch.equal(value, before[name]) for name, value in made.weights())
+    assert not made.train_step(next(job.loader.batches()), 1e-3).refused
+
+
+def test_drop_path_is_the_same_in_both_passes(shards):
+    """The cached gradient belongs to the embeddings of the second pass only if both drop the same paths."""
+    made = tree(shards, PAIR, 4)
+    made = made.model_copy(update={"backbone": made.backbone.model_copy(update={"drop_path": 0.5})})
+    job = prepare(made, world.World(0, 1, 0, torch.device("cpu")), False)
+    strategy = build_strategy(job.settings.strategy, job.world, job.objective, job.settings.optim)
+    seen = []
+    embed = job.objective.embed
+    job.objective.embed = lambda batch: seen.append(embed(batch)) or seen[-1]
+    strategy.train_step(next(job.loader.batches()), 1e-3)
+    assert len(seen) == 8
+    for first, second in zip(seen[:4], seen[4:], strict=True):
+        assert torch.equal(first, second.detach())
+
+
+def test_what_cannot_be_cut_is_refused(shards):
+    with pytest.raises(ValueError, match=r"has 1 batch norms \(head.1, …\), whose statistics are of the whole batch"):
+        prepare(tree(shards, {**ONE, "norm": True}, 2), world.World(0, 1, 0, torch.device("cpu")), False)
+    with pytest.raises(ValueError, match=r"got 3 for the 16 samples of a rank, expected a divisor. Set train.global"):
+        prepare(tree(shards, PAIR, 3), world.World(0, 1, 0, torch.device("cpu")), False)
+    with pytest.raises(ValueError, match=r"got 2 under deepspeed, which averages gradients at every backward by a cou"):
+        prepare(tree(shards, PAIR, 2, name="deepspeed"), world.World(0, 1, 0, torch.device("cpu")), False)
+    with pytest.raises(ValueError, match=r"the loss of Linear depends on all samples of a step together, not through"):
+        check_network(tree(shards, PAIR, 2).strategy, torch.nn.Linear(1, 1), couples_samples=True)
+
+
+def test_a_mean_over_samples_is_summed_up(shards):
+    """A loss of single samples: no cache, one pass."""
+    made = tree(shards, PAIR, 4).strategy
+    optim = tree(shards, PAIR, 4).optim
+    job = prepare(tree(shards, PAIR, 1), world.World(0, 1, 0, torch.device("cpu")), False)
+    batch = next(job.loader.batches())
+    found = []
+    for pieces in (1, 4):
+        torch.manual_seed(0)
+        module = MeanSquare()
+        cut = made.model_copy(update={"name": "single", "accumulate": pieces})
+        strategy = build_strategy(cut, job.world, module, optim)
+        found.append((strategy.train_step(batch, 0.1), module.weight.clone()))
+    assert found[0][0].loss == pytest.approx(found[1][0].loss.item())
+    assert found[0][0].metrics["health/x"] == pytest.approx(found[1][0].metrics["health/x"].item())
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
+class MeanSquare(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, batch):
+        loss = (batch.images["s1_10m"].mean(dim=(1, 2, 3)) * self.weight).square().mean()
+        return Result(loss, {"health/x": loss.detach()})
+
+
+class Result:
+    def __init__(self, loss, metrics):
+        self.loss, self.metrics = loss, metrics
