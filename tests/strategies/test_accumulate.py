@@ -52,7 +52,7 @@ def same(one, other, tolerance=1e-12):
     assert one[1] == pytest.approx(other[1], rel=100 * tolerance, abs=100 * tolerance * max(other[1]))
     for name, value in one[2].items():
         norm = other[2][name].norm().clamp(min=1e-5)
-        assert (value - other[2][name]).norm() / norm < max(1e-6, 20 * tolerance), (
+        assert (value - other[2][name]).norm() / norm < max(1e-6, 1000 * tolerance), (
             name
         )  # Adam makes full steps out of roundings of zero
 
