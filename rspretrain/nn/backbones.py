@@ -16,7 +16,7 @@ from rspretrain.settings import Settings
 ensure_torchvision()
 import timm
 from timm.layers import DropPath
-from timm.models import get_pretrained_cfg
+from timm.models import VisionTransformer, get_pretrained_cfg
 
 # Our own names -> (timm architecture, arguments). `vit_sct` is the small ViT of SCT Fusion (methods.md D.3).
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -78,6 +78,13 @@ def has_fixed_size(architecture: str) -> bool:
     """Whether the network is built for one input size (position embeddings, windows), as ViT and Swin are."""
     cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
     return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def is_plain_vit(model: nn.Module) -> bool:
+    """Whether it is timm's VisionTransformer itself, its feature the class token, with a token for every patch."""
+    if type(model) is not VisionTransformer:
+        return False
+    return bool(model.has_class_token and model.global_pool == "token" and isinstance(model.patch_drop, nn.Identity))
 
 
 def create_backbone(settings: BackboneSettings, sensor: str, bands: tuple[str, ...], px: int) -> Backbone:

@@ -25,7 +25,7 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
 from rspretrain.strategies.accumulate import accumulate
 from rspretrain.strategies.blocks import compile_, need_blocks, recompute_
-from rspretrain.strategies.optim import Named, OptimSettings
+from rspretrain.strategies.optim import Named, OptimSettings, clip_each_
 from rspretrain.world import World
 
 Precision = Literal["fp32", "bf16"]
@@ -241,7 +241,9 @@ class Strategy(ABC):
             norm = norm.full_tensor()
         value = norm.item()
         if math.isfinite(value):
-            if self.optim.clip_norm is not None:
+            if self.optim.clip_norm is not None and self.optim.clip == "per_tensor":
+                clip_each_([parameter.grad for parameter in parameters], self.optim.clip_norm)  # type: ignore[misc]
+            elif self.optim.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.optim.clip_norm, norm)
             self.optimizer.step()
         return value

@@ -53,3 +53,18 @@ def test_weights_of_another_objective_are_refused():
         ValueError, match=r"body.token has shape \[1\], expected \[16\]. Load what this objective wrote"
     ):
         single.load(weights | {"body.token": weights["body.token"][:1]}, state, 0)
+
+
+def test_clipping_per_tensor_is_by_each_tensors_own_norm():
+    free = strategy("single", optimizer="sgd", clip_norm=None, weight_decay=0.0)
+    clipped = strategy("single", optimizer="sgd", clip_norm=2.0, clip="per_tensor", weight_decay=0.0)
+    start = tensors(free)[0]
+    norms = [one.train_step(samples(0), 1.0, MOMENTUM).grad_norm for one in (free, clipped)]
+    assert norms[0] == norms[1]  # what is told is the norm before clipping
+    lengths = []
+    for name, _ in free.trainable():
+        steps = [tensors(one)[0][name] - start[name] for one in (free, clipped)]
+        lengths.append(steps[0].norm().item())
+        want = steps[0] * min(1.0, 2.0 / lengths[-1])
+        torch.testing.assert_close(steps[1], want, rtol=1e-4, atol=1e-6, msg=name)
+    assert min(lengths) < 2.0 < max(lengths)  # some are clipped, some are not

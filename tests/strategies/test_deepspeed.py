@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,13 @@ def test_stage_3_is_not_compiled():
     settings = StrategySettings(name="deepspeed", deepspeed="configs/deepspeed/zero3.json", compile=True)
     with pytest.raises(ValueError, match="got true under ZeRO stage 3, whose hooks.*Use strategy.name=fsdp"):
         resolve(settings, here(), OptimSettings(), deepspeed_launcher=False)
+
+
+def test_clipping_each_tensor_needs_whole_tensors():
+    settings, optim = StrategySettings(name="deepspeed"), OptimSettings(clip="per_tensor", clip_norm=3.0)
+    with pytest.raises(
+        ValueError, match=r"got per_tensor under ZeRO stage 1.*Use strategy.deepspeed=.*optim.clip=norm"
+    ):
+        resolve(settings, here(), optim, deepspeed_launcher=False)
+    whole = settings.model_copy(update={"deepspeed": Path("configs/deepspeed/zero0.json")})
+    assert resolve(whole, here(), optim, deepspeed_launcher=False).name == "deepspeed"
