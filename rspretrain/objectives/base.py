@@ -40,7 +40,7 @@ class Objective(nn.Module, ABC):
 
     metric_names: tuple[str, ...]  # a collapse measure ("health/…") is always among them
     groups: tuple[str, ...]  # the groups that forward reads from a batch; nothing else is fetched from the shards
-    # The loss compares samples of one batch with each other, so cutting the batch for gradient accumulation changes it.
+    # A step is more than the sum of its samples: losses that compare them, centers. Batch norms count by themselves.
     couples_samples: bool
     # Of the teachers' coming update, teacher <- momentum * teacher + (1 - momentum) * student; set by `prepare`.
     momentum: float | None = None  # None: there are no teachers

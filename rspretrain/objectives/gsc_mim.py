@@ -120,7 +120,7 @@ class Lesson(NamedTuple):
 class GscMim(Objective):
     """Two views, masks, one teacher a student. ValueError where a sensor or band is missing, or the network no ViT."""
 
-    couples_samples = False  # but the centers move once a forward
+    couples_samples = True  # by the centers, which move once a forward
 
     def __init__(
         self,
