@@ -108,6 +108,14 @@ class Network(nn.Module):
         self.vit, self.head = MaskedViT(backbone), head
 
 
+class Centers(nn.Module):
+    """Of a teacher's outputs for class tokens, and of those for patches."""
+
+    def __init__(self, outputs: int, momentum: float) -> None:
+        super().__init__()
+        self.cls, self.patch = Center(outputs, momentum), Center(outputs, momentum)
+
+
 class Lesson(NamedTuple):
     """What a teacher says of V views of B images: probabilities, and the class tokens that they come from."""
 
@@ -138,7 +146,7 @@ class GscMim(Objective):
         self.teacher = make_teacher(self.student)
         for name in inputs:
             self._networks(name)[1].vit.mask_token = None  # a teacher sees everything
-        self.centers = nn.ModuleDict({name: nn.ModuleDict(self._centers()) for name in inputs})
+        self.centers = nn.ModuleDict({name: Centers(settings.outputs, settings.center_momentum) for name in inputs})
         self.own_losses = {name: f"loss/gsc_mim_{name}" for name in inputs} if len(inputs) > 1 else {}
         self.metric_names = ("loss/gsc_mim", "loss/cls", "loss/patch", *self.own_losses.values(), *HEALTH)
         self.prepare(Progress(0, 1, 1))
@@ -149,9 +157,6 @@ class GscMim(Objective):
         learned = not settings.norm_last_layer
         head = PrototypeHead(encoder.num_features, settings.hidden, settings.bottleneck, settings.outputs, learned)
         return Network(encoder, head)
-
-    def _centers(self) -> dict[str, nn.Module]:
-        return {kind: Center(self.settings.outputs, self.settings.center_momentum) for kind in ("cls", "patch")}
 
     def _networks(self, name: str) -> tuple[Network, Network]:
         """Student and teacher."""
@@ -203,14 +208,16 @@ class GscMim(Objective):
         passes, num = masks.shape[:2]
         places = masks.flatten().nonzero()[:, 0]  # [n] in [M VB N]: only hidden patches go through the last layer
         lesson = self._teach(name, x, places % masks[0].numel())
-        cls, patches = student.vit(x.repeat(passes, 1, 1, 1), masks.flatten(0, 1))  # [M VB D], [M VB N D]
+        cls, patches = student.vit(
+            x.expand(passes, *x.shape).flatten(0, 1), masks.flatten(0, 1)
+        )  # [M VB D], [M VB N D]
         outputs = student.head(torch.cat([cls, patches.flatten(0, 1)[places]]))  # [M VB + n, K], in one pass
         cls_outputs, patch_outputs = outputs.split([passes * num, len(places)])
         other_view = torch.cat(lesson.cls.chunk(2)[::-1]).repeat(passes, 1)
         cls_loss = cross_entropy(other_view, cls_outputs, self.settings.temperature).mean()
         own = cross_entropy(lesson.patches, patch_outputs, self.settings.temperature)  # [n]
-        share = masks / masks.sum(dim=2, keepdim=True).clamp(min=1) / (passes * num)  # of every patch in the loss
-        return cls_loss, own @ share.flatten()[places].to(own.dtype), lesson
+        share = masks / masks.sum(dim=2, keepdim=True, dtype=own.dtype).clamp(min=1.0) / (passes * num)  # in the loss
+        return cls_loss, (own * share.flatten()[places]).sum(), lesson  # `@` would be bf16 under autocast
 
     @torch.no_grad()
     def _teach(self, name: str, x: Tensor, places: Tensor) -> Lesson:
@@ -218,19 +225,18 @@ class GscMim(Objective):
 
         They follow the outputs of all patches, by the mean of their directions: the last layer is linear.
         """
-        _, teacher = self._networks(name)
-        center_cls, center_patch = cast(list[Center], list(self.centers[name].values()))  # type: ignore[operator]
+        teacher, centers = self._networks(name)[1], cast(Centers, self.centers[name])
         tokens, patches = teacher.vit(x)
         cls, all_patches = teacher.head.directions(tokens), teacher.head.directions(patches.flatten(0, 1))
         lesson = Lesson(
             tokens,
-            soften(teacher.head.outputs(cls), center_cls.value, self.cls_temperature),
-            soften(teacher.head.outputs(all_patches[places]), center_patch.value, self.patch_temperature),
+            soften(teacher.head.outputs(cls), centers.cls.value, self.cls_temperature),
+            soften(teacher.head.outputs(all_patches[places]), centers.patch.value, self.patch_temperature),
         )
         with torch.autocast(x.device.type, enabled=False):
             mean_cls, mean_patch = teacher.head.outputs(means_over_ranks([cls, all_patches]))
-        center_cls.follow_(mean_cls)
-        center_patch.follow_(mean_patch)
+        centers.cls.follow_(mean_cls)
+        centers.patch.follow_(mean_patch)
         return lesson
 
     def inputs(self) -> dict[str, NetworkInput]:

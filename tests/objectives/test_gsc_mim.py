@@ -93,7 +93,7 @@ def slow_loss(objective: GscMim, batch: Batch, name: str, pairs: list[tuple[int,
     """CLS and patch loss; `pairs`: view and mask [B N] of every pass of the student."""
     settings, (student, teacher) = objective.settings, objective._networks(name)
     views = objective.views(batch)[name]
-    c_cls, c_patch = ([*objective.centers[name].values()][k].value.double().numpy() for k in (0, 1))
+    c_cls, c_patch = (center.double().numpy() for center in objective.centers[name].buffers())
     with torch.no_grad():
         taught = [teacher.vit(view) for view in views]
         seen = [(view, mask, student.vit(views[view], mask)) for view, mask in pairs]
@@ -289,7 +289,9 @@ def test_bf16_forwards_have_float32_losses() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         result = again(batch)
     result.loss.backward()
-    assert result.loss.dtype == torch.float32
+    for loss in (result.loss, result.metrics["loss/cls"], result.metrics["loss/patch"]):
+        assert loss.dtype == torch.float32
+        assert loss != loss.bfloat16()  # nor was it rounded on the way
     assert result.loss.item() == pytest.approx(want.item(), rel=0.02)
     assert all(buffer.dtype == torch.float32 for buffer in again.centers.buffers())
 
