@@ -1,7 +1,7 @@
 import pytest
 from gloo import run_ranks
 
-from strategies.ranks import BAD, HALF, on_two_ranks
+from strategies.ranks import BAD, on_two_ranks, with_sgd
 from strategies.toys import strategy, take, tensors
 
 
@@ -20,6 +20,5 @@ def alone():
 
 @pytest.fixture(scope="session")
 def alone_sgd():
-    """Losses and weights of one process under SGD without clipping."""
-    single = strategy("single", clip_norm=None, optimizer="sgd")
-    return take(single, HALF), tensors(single)[0]
+    """Losses, gradient norms and weights of one process under SGD."""
+    return with_sgd("single")

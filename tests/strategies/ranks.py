@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from rspretrain import world
 from rspretrain.strategies import Strategy
 from strategies.toys import ALL, MOMENTUM, here, samples, strategy, take, tensors
 
@@ -35,23 +36,37 @@ def law_5(name: str, stage: int) -> Found:
     half = (*tensors(trained), trained.updates)
     losses += take(trained, REST)
     whole = (*tensors(trained), trained.updates)
-    free = strategy(name, stage, clip_norm=None, optimizer="sgd")  # AdamW would hide another scale of gradients
     return {
         "losses": losses,
         "half": half,
         "whole": whole,
         "held": held(trained),
         "goes on": goes_on(trained, strategy(name, stage, seed=9), whole),
+        "goes back": goes_back(trained, half, losses[10:]),
         "refused": refused(trained),
-        "sgd": (take(free, HALF), tensors(free)[0]),
+        "sgd": with_sgd(name, stage),
         "drift": trained.teacher_drift(),
     }
+
+
+def with_sgd(name: str, stage: int = 0) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    """Losses, gradient norms and weights; AdamW would hide another scale of gradients, or of their clipping."""
+    trained = strategy(name, stage, optimizer="sgd", clip_norm=2.0)
+    reports = [trained.train_step(samples(step), 0.05, MOMENTUM) for step in HALF]
+    losses = [world.mean_over_ranks(report.loss).item() for report in reports]
+    return losses, [report.grad_norm for report in reports], tensors(trained)[0]
 
 
 def goes_on(trained: Strategy, other: Strategy, whole: tuple[Any, ...]) -> bool:
     """Whether the next steps after loading into another object are those of going on, bit for bit."""
     other.load(*whole)
     return take(trained, NEXT) == take(other, NEXT) and all(map(torch.equal, flat(trained), flat(other)))
+
+
+def goes_back(trained: Strategy, half: tuple[Any, ...], losses: list[float]) -> bool:
+    """Whether an object that has gone on may be set back: nothing of later steps is left in it."""
+    trained.load(*half)
+    return take(trained, REST) == losses
 
 
 def refused(trained: Strategy) -> bool:

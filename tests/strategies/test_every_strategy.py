@@ -29,10 +29,12 @@ class TestTwoRanks:
         assert difference(weights, alone[1]) < 1e-5
         assert difference(state, alone[2]) < 1e-4  # second moments: squares of gradients
 
-    def test_equal_one_rank_without_clipping(self, found, alone_sgd, name):
-        losses, weights = found[0][name]["sgd"]
-        assert losses == pytest.approx(alone_sgd[0], rel=1e-5)
-        assert difference(weights, alone_sgd[1]) < 1e-5
+    def test_clip_by_the_norm_of_the_whole_gradient(self, found, alone_sgd, name):
+        for losses, norms, weights in (rank[name]["sgd"] for rank in found):
+            assert losses == pytest.approx(alone_sgd[0], rel=1e-5)
+            assert norms == pytest.approx(alone_sgd[1], rel=1e-4)
+            assert min(norms) < 2.0 < max(norms)  # so some were clipped
+            assert difference(weights, alone_sgd[2]) < 1e-5
 
     def test_hold_the_same_weights(self, found, name):
         one, two = (rank[name]["whole"][0] for rank in found)
@@ -45,6 +47,7 @@ class TestTwoRanks:
 
     def test_go_on_bit_for_bit_after_loading(self, found, name):
         assert all(rank[name]["goes on"] for rank in found)
+        assert all(rank[name]["goes back"] for rank in found)
 
     def test_refuse_a_step_that_failed_on_one(self, found, name):
         assert all(rank[name]["refused"] for rank in found)
