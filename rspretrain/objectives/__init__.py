@@ -9,15 +9,19 @@ from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.objectives.base import Objective
 from rspretrain.objectives.byol import Byol, ByolSettings
 from rspretrain.objectives.dual_simclr import DualSimclr, DualSimclrSettings
+from rspretrain.objectives.mma import Mma, MmaSettings
 from rspretrain.objectives.simclr import Simclr, SimclrSettings
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
 
-ObjectiveSettings = Annotated[ByolSettings | DualSimclrSettings | SimclrSettings, Field(discriminator="name")]
+ObjectiveSettings = Annotated[
+    ByolSettings | DualSimclrSettings | MmaSettings | SimclrSettings, Field(discriminator="name")
+]
 OBJECTIVES: dict[type[Settings], Callable[..., Objective]] = {
     ByolSettings: Byol,
     DualSimclrSettings: DualSimclr,
+    MmaSettings: Mma,
     SimclrSettings: Simclr,
 }
 
