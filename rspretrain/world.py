@@ -1,7 +1,7 @@
 """The ranks of a run and the few collectives that cross them. Alone, every collective is an identity.
 
-Objectives and norms use nothing of torch.distributed but `gather_with_grad`, `mean_over_ranks` and `gather_stack`;
-nobody else in the package calls a collective except the strategies.
+Objectives and norms use nothing of torch.distributed but `gather_with_grad`, `gather_stack`, `mean_over_ranks` and
+`sum_over_ranks`; nobody else in the package calls a collective except the strategies.
 """
 
 import os

@@ -14,6 +14,7 @@ from rspretrain.archives.base import Archive, Entry
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.ema import follow_, matched_parameters
+from rspretrain.nn.tokens import MaskedViT
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.patch import KEY_PATTERN, Exclusion, Patch, PatchError
 from rspretrain.shardset.record import decode_array, encode
@@ -96,8 +97,8 @@ def train_objective(
     for network_input in objective.inputs().values():
         network_input.float()
     for module in objective.modules():
-        if isinstance(module, Backbone):
-            module.register_forward_pre_hook(lambda _, args: (args[0].double(),))
+        if isinstance(module, (Backbone, MaskedViT)):
+            module.register_forward_pre_hook(lambda _, args: (args[0].double(), *args[1:]))
     followed = matched_parameters(objective.teachers())
     students, teachers = [one.detach() for one, _ in followed], [one.detach() for _, one in followed]
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.01)

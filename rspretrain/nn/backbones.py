@@ -16,7 +16,7 @@ from rspretrain.settings import Settings
 ensure_torchvision()
 import timm
 from timm.layers import DropPath
-from timm.models import get_pretrained_cfg
+from timm.models import VisionTransformer, get_pretrained_cfg
 
 # Our own names -> (timm architecture, arguments). `vit_sct` is the small ViT of SCT Fusion (methods.md D.3).
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, pool: bool = True) -> Tensor:
-        """[B C px px] normalised, bands in the order of `self.bands`, to [B D], or what is pooled to that ([B D h w])."""
+        """[B C px px] normalised, bands in the order of `self.bands`, to [B D], or to the map [B D h w] before it is pooled."""
         if self.training and self.is_convolutional:
             # 18 % faster for ResNet-18 at 64 px on a CPU, and what tensor cores want. Not in evaluation, where
             # features are bit-equal to those of timm's own model on the same tensor.
@@ -87,12 +87,23 @@ def check_map(backbone: Backbone) -> None:
     backbone.eval()
     found, pooled = backbone(x, pool=False), backbone(x)
     backbone.train(was_training)
-    if found.dim() != 4 or found.shape[1] != backbone.num_features or not torch.allclose(found.mean((2, 3)), pooled):
+    if (
+        found.dim() != 4
+        or found.shape[1] != backbone.num_features
+        or not torch.allclose(found.mean((2, 3)), pooled, atol=1e-5)
+    ):
         raise ValueError(
             f"Backbone {backbone.architecture!r} has no map [B D h w] whose mean is its feature: it pools "
             f"{list(found.shape)} to {list(pooled.shape)}. Set backbone.name to a ResNet, or another CNN that pools by "
             "the mean and has no layers after it."
         )
+
+
+def is_plain_vit(model: nn.Module) -> bool:
+    """Whether it is timm's VisionTransformer itself, its feature the class token, with a token for every patch."""
+    if type(model) is not VisionTransformer:
+        return False
+    return bool(model.has_class_token and model.global_pool == "token" and isinstance(model.patch_drop, nn.Identity))
 
 
 def create_backbone(settings: BackboneSettings, sensor: str, bands: tuple[str, ...], px: int) -> Backbone:

@@ -9,6 +9,7 @@ from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.objectives.base import Objective
 from rspretrain.objectives.byol import Byol, ByolSettings
 from rspretrain.objectives.dual_simclr import DualSimclr, DualSimclrSettings
+from rspretrain.objectives.gsc_mim import GscMim, GscMimSettings
 from rspretrain.objectives.mma import Mma, MmaSettings
 from rspretrain.objectives.simclr import Simclr, SimclrSettings
 from rspretrain.objectives.views import SensorSettings
@@ -16,11 +17,12 @@ from rspretrain.sensors import Group
 from rspretrain.settings import Settings
 
 ObjectiveSettings = Annotated[
-    ByolSettings | DualSimclrSettings | MmaSettings | SimclrSettings, Field(discriminator="name")
+    ByolSettings | DualSimclrSettings | GscMimSettings | MmaSettings | SimclrSettings, Field(discriminator="name")
 ]
 OBJECTIVES: dict[type[Settings], Callable[..., Objective]] = {
     ByolSettings: Byol,
     DualSimclrSettings: DualSimclr,
+    GscMimSettings: GscMim,
     MmaSettings: Mma,
     SimclrSettings: Simclr,
 }

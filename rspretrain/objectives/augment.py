@@ -53,13 +53,16 @@ class SensorViews(nn.Module):
         sensors: Mapping[str, SensorSettings],
         groups: Sequence[Group],
         fusion: Fusion = "none",
+        one_place: bool = False,
     ) -> None:
         """`views`: name of every view -> its colours, None to leave them; the name is part of all its choices.
 
-        ValueError where the shard set lacks a sensor or a band.
+        With `one_place` all views lie where the first does, and differ in colour only. ValueError where the shard set
+        lacks a sensor or a band.
         """
         super().__init__()
         self.crop, self.views = crop, dict(views)
+        self.places = [next(iter(views)) if one_place else view for view in views]
         parts = [SensorInput(name, settings, groups) for name, settings in sensors.items()]
         together = [parts] if fusion == "early" else [[part] for part in parts]
         self._inputs = nn.ModuleDict({network_name([part.sensor for part in p]): NetworkInput(p) for p in together})
@@ -76,7 +79,7 @@ class SensorViews(nn.Module):
         """See the class; views in the order of their names in the constructor."""
         with torch.autocast(batch.seeds.device.type, enabled=False):
             finest, _ = finest_and_coarsest([part for one in self.inputs().values() for part in one.parts], batch)
-            geometries = [self._geometry(batch.seeds, view, finest) for view in self.views]
+            geometries = [self._geometry(batch.seeds, place, finest) for place in self.places]
             return {name: self._of_network(one, batch, geometries) for name, one in self.inputs().items()}
 
     def _geometry(self, seeds: Tensor, view: str, finest: Tensor) -> Geometry:

@@ -75,7 +75,8 @@ class Mma(Stationary):
         """One window of B places in both sensors; see Objective."""
         maps = [self.heads[name](self.encoders[name](view, pool=False)) for name, view in self.views(batch).items()]
         # Rows of unit length at each of the n locations have length sqrt(n): NT-Xent's cosine is the mean of cosines.
-        loss = nt_xent(*[directions(one).flatten(1) for one in maps], self.settings.temperature, "cross")
+        z1, z2 = (directions(one).flatten(1) for one in maps)
+        loss = nt_xent(z1, z2, self.settings.temperature, "cross")
         health = view_health(*[one.detach().mean(dim=(2, 3)) for one in maps])
         return Losses(loss, {"loss/mma": loss.detach(), **{name: health[name] for name in HEALTH}})
 

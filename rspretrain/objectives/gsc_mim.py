@@ -1,0 +1,243 @@
+"""GSC-MIM: a student sees two views with complementary parts hidden, and learns what its teacher sees in whole ones.
+
+Patch tokens learn the hidden patches of their own view, the class token the scene of the other view; the paper's text
+(doi 10.3389/fevo.2022.1083801) with iBOT's code where it is silent (methods.md C). Masks are drawn per image, and an
+image that draws r = 0 hides nothing in either view. Deviations: views are resampled bilinearly; the last layer is
+frozen by gradients of 0 (PrototypeHead); drop path is drawn per rank.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Self, cast, final
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from rspretrain.batch import Batch
+from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
+from rspretrain.nn.ema import TeacherPair, make_teacher
+from rspretrain.nn.heads import PrototypeHead
+from rspretrain.nn.tokens import MaskedViT
+from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
+from rspretrain.objectives.base import Losses, Objective, Progress
+from rspretrain.objectives.byol import FirstColour, SecondColour
+from rspretrain.objectives.colour import ColourSettings
+from rspretrain.objectives.contrastive import view_health
+from rspretrain.objectives.masking import MaskShape, complementary, draw_masks
+from rspretrain.objectives.self_distillation import (
+    Center,
+    center_entropy,
+    cross_entropy,
+    means_over_ranks,
+    soften,
+    warm_temperature,
+)
+from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.schedules import cosine
+from rspretrain.sensors import Group
+
+HEALTH = (
+    "health/feature_std",
+    "health/effective_rank",
+    "health/positive_cosine",
+    "health/center_entropy",
+)  # of the teacher's class tokens and of its answers to them, least of any sensor
+
+
+class GscMimSettings(CropSettings):
+    """Any sensors, two views with complementary masks, a teacher; the backbone is a ViT."""
+
+    name: Literal["gsc_mim"] = "gsc_mim"
+    scale: tuple[float, float] = Field(
+        default=(0.14, 1.0), description="least and greatest share of the area in a view"
+    )
+    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
+    photometric: Literal["none", "ibot"] = Field(default="none", description="colours of views; ibot: those of BYOL")
+    masking: Literal["paired", "shared_geometry", "double"] = Field(
+        default="paired",
+        description="paired: a mask on one view, its complement on the other; shared_geometry: these views show one "
+        "place; double: both masks on both views, at twice the student's cost",
+    )
+    mask_shape: MaskShape = Field(default="rand", description="hidden patches anywhere, or in iBOT's blocks")
+    mask_probability: float = Field(default=0.5, ge=0.0, le=1.0, description="of an image to be masked at all")
+    mask_ratio: tuple[float, float] = Field(
+        default=(0.1, 0.5), description="least and greatest share of the first mask"
+    )
+    cls_weight: float = Field(default=1.0, ge=0.0, description="of the class tokens' loss, lambda 1 of the paper")
+    patch_weight: float = Field(default=1.0, ge=0.0, description="of the patches' loss, lambda 2 of the paper")
+    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update")
+    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
+    center_momentum: float = Field(default=0.9, ge=0.0, le=1.0, description="of the means that outputs are centered by")
+    temperature: float = Field(default=0.1, gt=0.0, description="of the student")
+    cls_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
+    patch_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
+    temperature_epochs: int = Field(default=30, ge=0, description="epochs from first to last, linearly by whole epochs")
+    hidden: int = Field(default=2048, gt=0, description="width of the head's two hidden layers")
+    bottleneck: int = Field(default=256, gt=0, description="dimensions of the directions that the head ends in")
+    outputs: int = Field(default=8192, gt=1, description="prototypes that directions are compared with")
+    norm_last_layer: bool = Field(default=True, description="prototypes of length 1; false: of a length learned")
+    frozen_epochs: int = Field(default=1, ge=0, description="first epochs in which the prototypes stay")
+    export: Literal["student", "teacher"] = Field(default="teacher", description="whose backbone the run exports")
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Self:
+        if self.masking == "shared_geometry" and self.photometric == "none":
+            raise ValueError(
+                "objective.masking: got shared_geometry with photometric none, which makes both views one picture; "
+                "expected views that differ. Set objective.photometric=ibot, or objective.masking=paired."
+            )
+        if not 0.0 <= self.mask_ratio[0] <= self.mask_ratio[1] <= 1.0:
+            raise ValueError(
+                f"objective.mask_ratio: got {list(self.mask_ratio)}, expected two shares, 0 <= least <= greatest <= 1. "
+                "The paper has [0.1, 0.5]."
+            )
+        return self
+
+    def colours(self) -> dict[str, ColourSettings | None]:
+        """Name of each view -> its colours."""
+        if self.photometric == "none":
+            return {"view0": None, "view1": None}
+        return {"view0": FirstColour(), "view1": SecondColour()}  # iBOT's are BYOL's, number for number
+
+
+class Network(nn.Module):
+    """A student or a teacher: tokens, and one head for class and patch tokens alike."""
+
+    def __init__(self, backbone: Backbone, head: PrototypeHead) -> None:
+        super().__init__()
+        self.vit, self.head = MaskedViT(backbone), head
+
+
+class Lesson(NamedTuple):
+    """What a teacher says of V views of B images: probabilities, and the class tokens that they come from."""
+
+    tokens: Tensor  # [VB D]
+    cls: Tensor  # [VB K]
+    patches: Tensor  # [n K], of the patches asked for
+
+
+@final
+class GscMim(Objective):
+    """Two views, masks, one teacher a student. ValueError where a sensor or band is missing, or the network no ViT."""
+
+    couples_samples = False  # but the centers move once a forward
+
+    def __init__(
+        self,
+        settings: GscMimSettings,
+        sensors: dict[str, SensorSettings],
+        backbone: BackboneSettings,
+        groups: Sequence[Group],
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        one_place = settings.masking == "shared_geometry"
+        self.views = SensorViews(settings, settings.colours(), sensors, groups, settings.fusion, one_place)
+        self.groups, inputs = self.views.groups, self.views.inputs()
+        self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
+        self.teacher = make_teacher(self.student)
+        for name in inputs:
+            self._networks(name)[1].vit.mask_token = None  # a teacher sees everything
+        self.centers = nn.ModuleDict({name: nn.ModuleDict(self._centers()) for name in inputs})
+        self.own_losses = {name: f"loss/gsc_mim_{name}" for name in inputs} if len(inputs) > 1 else {}
+        self.metric_names = ("loss/gsc_mim", "loss/cls", "loss/patch", *self.own_losses.values(), *HEALTH)
+        self.prepare(Progress(0, 1, 1))
+
+    def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> Network:
+        settings = self.settings
+        encoder = create_backbone(backbone, network_input.name, network_input.bands, settings.px)
+        learned = not settings.norm_last_layer
+        head = PrototypeHead(encoder.num_features, settings.hidden, settings.bottleneck, settings.outputs, learned)
+        return Network(encoder, head)
+
+    def _centers(self) -> dict[str, nn.Module]:
+        return {kind: Center(self.settings.outputs, self.settings.center_momentum) for kind in ("cls", "patch")}
+
+    def _networks(self, name: str) -> tuple[Network, Network]:
+        """Student and teacher."""
+        return cast(Network, self.student[name]), cast(Network, self.teacher[name])
+
+    def prepare(self, progress: Progress) -> None:
+        """The teacher follows more slowly and gets less sure, and prototypes begin to move; see Objective."""
+        settings, epochs = self.settings, self.settings.temperature_epochs
+        self.momentum = cosine(progress.step, progress.total_steps, settings.momentum, settings.momentum_end)
+        self.cls_temperature = warm_temperature(progress.epoch, epochs, *settings.cls_temperature)
+        self.patch_temperature = warm_temperature(progress.epoch, epochs, *settings.patch_temperature)
+        for name in self.student:
+            self._networks(name)[0].head.frozen = progress.epoch < settings.frozen_epochs
+
+    def teachers(self) -> Sequence[TeacherPair]:
+        """See Objective."""
+        return (TeacherPair(self.student, self.teacher),)
+
+    def forward(self, batch: Batch) -> Losses:
+        """See Objective."""
+        terms, health = [], []
+        masks = self.masks(batch.seeds)
+        for name, views in self.views(batch).items():
+            x = torch.cat(views)  # [VB C px px], the V = 2 views one behind the other
+            cls, patch, lesson = self._distil(name, x, masks)
+            terms.append(torch.stack([cls, patch]))
+            health.append(view_health(*lesson.tokens.chunk(2)) | {"health/center_entropy": center_entropy(lesson.cls)})
+        cls_loss, patch_loss = torch.stack(terms).unbind(dim=1)  # [networks] each
+        losses = self.settings.cls_weight * cls_loss + self.settings.patch_weight * patch_loss
+        metrics = {"loss/gsc_mim": losses.detach().mean()}
+        metrics |= {"loss/cls": cls_loss.detach().mean(), "loss/patch": patch_loss.detach().mean()}
+        metrics |= dict(zip(self.own_losses.values(), losses.detach(), strict=False))
+        return Losses(losses.mean(), metrics | {key: torch.stack([h[key] for h in health]).amin() for key in HEALTH})
+
+    def masks(self, seeds: Tensor) -> Tensor:
+        """[M VB N] bool, the same for all sensors: what is hidden of V views in each of the student's M passes."""
+        settings = self.settings
+        grid = self._networks(next(iter(self.student)))[0].vit.grid
+        mask = draw_masks(
+            seeds, "mask", grid, settings.mask_probability, settings.mask_ratio, settings.mask_shape
+        )  # [B N]
+        pair = complementary(mask, seeds, "mask")  # [V B N]
+        passes = torch.stack([pair, pair.flip(0)]) if settings.masking == "double" else pair[None]
+        return passes.flatten(1, 2)
+
+    def _distil(self, name: str, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Lesson]:
+        """Both losses of one student, of views [VB C px px] and masks [M VB N], and what the teacher said."""
+        student, _ = self._networks(name)
+        passes, num = masks.shape[:2]
+        places = masks.flatten().nonzero()[:, 0]  # [n] in [M VB N]: only hidden patches go through the last layer
+        lesson = self._teach(name, x, places % masks[0].numel())
+        cls, patches = student.vit(x.repeat(passes, 1, 1, 1), masks.flatten(0, 1))  # [M VB D], [M VB N D]
+        outputs = student.head(torch.cat([cls, patches.flatten(0, 1)[places]]))  # [M VB + n, K], in one pass
+        cls_outputs, patch_outputs = outputs.split([passes * num, len(places)])
+        other_view = torch.cat(lesson.cls.chunk(2)[::-1]).repeat(passes, 1)
+        cls_loss = cross_entropy(other_view, cls_outputs, self.settings.temperature).mean()
+        own = cross_entropy(lesson.patches, patch_outputs, self.settings.temperature)  # [n]
+        share = masks / masks.sum(dim=2, keepdim=True).clamp(min=1) / (passes * num)  # of every patch in the loss
+        return cls_loss, own @ share.flatten()[places].to(own.dtype), lesson
+
+    @torch.no_grad()
+    def _teach(self, name: str, x: Tensor, places: Tensor) -> Lesson:
+        """The teacher's answers to whole views; places [n] are of patches in [VB N]. Then the centers move.
+
+        They follow the outputs of all patches, by the mean of their directions: the last layer is linear.
+        """
+        _, teacher = self._networks(name)
+        center_cls, center_patch = cast(list[Center], list(self.centers[name].values()))  # type: ignore[operator]
+        tokens, patches = teacher.vit(x)
+        cls, all_patches = teacher.head.directions(tokens), teacher.head.directions(patches.flatten(0, 1))
+        lesson = Lesson(
+            tokens,
+            soften(teacher.head.outputs(cls), center_cls.value, self.cls_temperature),
+            soften(teacher.head.outputs(all_patches[places]), center_patch.value, self.patch_temperature),
+        )
+        with torch.autocast(x.device.type, enabled=False):
+            mean_cls, mean_patch = teacher.head.outputs(means_over_ranks([cls, all_patches]))
+        center_cls.follow_(mean_cls)
+        center_patch.follow_(mean_patch)
+        return lesson
+
+    def inputs(self) -> dict[str, NetworkInput]:
+        """See Objective."""
+        return self.views.inputs()
+
+    def backbones(self) -> dict[str, Backbone]:
+        """See Objective."""
+        which = ("student", "teacher").index(self.settings.export)
+        return {name: self._networks(name)[which].vit.backbone for name in self.student}

@@ -1,0 +1,91 @@
+"""Tokens of timm's ViTs: features bit for bit, hidden patches, and backbones that have none."""
+
+import pytest
+import torch
+
+from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
+from rspretrain.nn.ema import make_teacher
+from rspretrain.nn.tokens import MaskedViT
+
+torch.set_num_threads(1)
+SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+def make(name: str = "vit_tiny_patch16_224", **args: object) -> MaskedViT:
+    torch.manual_seed(0)
+    return MaskedViT(create_backbone(BackboneSettings(name=name, args={**SMALL, **args}), "rgb", ("R", "G", "B"), 32))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"reg_tokens": 2, "no_embed_class": True},
+        {"dynamic_img_size": True},
+        {"pre_norm": True},
+    ],
+    ids=lambda args: ",".join(args),
+)
+def test_tokens_are_timms(args: dict[str, object]) -> None:
+    vit, x = make(**args), torch.randn(2, 3, 32, 32)
+    cls, patches = vit(x)
+    assert torch.equal(cls, vit.backbone(x))
+    assert torch.equal(patches, vit.backbone.model.forward_features(x)[:, -16:])
+    assert vit.grid == (4, 4)
+    same = vit(x, torch.zeros(2, 16, dtype=torch.bool))
+    assert torch.equal(same[0], cls)
+    assert torch.equal(same[1], patches)
+
+
+def test_what_is_hidden_is_not_seen_and_what_is_not_is() -> None:
+    vit, x = make(), torch.randn(1, 3, 32, 32)
+    mask = torch.zeros(1, 16, dtype=torch.bool)
+    mask[0, 6] = True  # row 1, column 2
+    hidden, seen = x.clone(), x.clone()
+    hidden[:, :, 8:16, 16:24] += 1
+    seen[:, :, 8:16, 0:8] += 1
+    cls, patches = vit(x, mask)
+    assert torch.equal(vit(hidden, mask)[0], cls)
+    assert torch.equal(vit(hidden, mask)[1], patches)
+    assert not torch.equal(vit(seen, mask)[0], cls)
+    vit.mask_token.data.fill_(1.0)
+    assert not torch.equal(vit(x, mask)[0], cls)
+    at = vit.embed(x, mask)[0, 1 + 6] - vit.backbone.model.pos_embed[0, 1 + 6]
+    torch.testing.assert_close(at, torch.ones(24))
+
+
+def test_the_mask_tokens_gradient() -> None:
+    vit, x = make(), torch.randn(2, 3, 32, 32)
+    for hidden in (False, True):
+        vit.zero_grad()
+        vit(x, torch.full((2, 16), hidden))[0][:, 0].sum().backward()
+        assert bool(vit.mask_token.grad.any()) is hidden
+
+
+def test_some_tokens_alone() -> None:
+    vit, x = make(), torch.randn(2, 3, 32, 32)
+    cls, patches = vit.encode(vit.embed(x)[:, [0, 3, 5]])
+    assert (cls.shape, patches.shape) == ((2, 24), (2, 2, 24))
+
+
+def test_a_teacher_without_mask_token_has_the_backbones_parameters_only() -> None:
+    teacher = make_teacher(make())
+    teacher.mask_token = None
+    assert all(name.startswith("backbone.model.") for name, _ in teacher.named_parameters())
+    with pytest.raises(AssertionError, match="hides nothing"):
+        teacher(torch.randn(1, 3, 32, 32), torch.ones(1, 16, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("test_resnet", {}),
+        ("vit_tiny_patch16_224", {"global_pool": "avg"}),
+        ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}),
+        ("deit_tiny_distilled_patch16_224", {"depth": 1}),
+    ],
+)
+def test_other_backbones_are_refused(name: str, args: dict[str, object]) -> None:
+    backbone: Backbone = create_backbone(BackboneSettings(name=name, args=args), "rgb", ("R", "G", "B"), 32)
+    with pytest.raises(ValueError, match=r"is not a plain ViT, expected .*a class token.*Set backbone.name to vit_"):
+        MaskedViT(backbone)
