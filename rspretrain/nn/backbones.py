@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, pool: bool = True) -> Tensor:
-        """[B C px px] normalised, bands in the order of `self.bands`, to [B D], or to the map [B D h w] before it is pooled."""
+        """[B C px px] normalised, bands in the order of `self.bands`, to [B D], unpooled to the map [B D h w]."""
         if self.training and self.is_convolutional:
             # 18 % faster for ResNet-18 at 64 px on a CPU, and what tensor cores want. Not in evaluation, where
             # features are bit-equal to those of timm's own model on the same tensor.

@@ -11,19 +11,22 @@ from rspretrain.objectives.byol import Byol, ByolSettings
 from rspretrain.objectives.dual_simclr import DualSimclr, DualSimclrSettings
 from rspretrain.objectives.gsc_mim import GscMim, GscMimSettings
 from rspretrain.objectives.mma import Mma, MmaSettings
+from rspretrain.objectives.moco_v3 import MocoV3, MocoV3Settings
 from rspretrain.objectives.simclr import Simclr, SimclrSettings
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
 
 ObjectiveSettings = Annotated[
-    ByolSettings | DualSimclrSettings | GscMimSettings | MmaSettings | SimclrSettings, Field(discriminator="name")
+    ByolSettings | DualSimclrSettings | GscMimSettings | MmaSettings | MocoV3Settings | SimclrSettings,
+    Field(discriminator="name"),
 ]
 OBJECTIVES: dict[type[Settings], Callable[..., Objective]] = {
     ByolSettings: Byol,
     DualSimclrSettings: DualSimclr,
     GscMimSettings: GscMim,
     MmaSettings: Mma,
+    MocoV3Settings: MocoV3,
     SimclrSettings: Simclr,
 }
 
