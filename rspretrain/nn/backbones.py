@@ -17,6 +17,7 @@ ensure_torchvision()
 import timm
 from timm.layers import DropPath
 from timm.models import VisionTransformer, get_pretrained_cfg
+from timm.models.vision_transformer import Block
 
 # Our own names -> (timm architecture, arguments). `vit_sct` is the small ViT of SCT Fusion (methods.md D.3).
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -78,6 +79,11 @@ def has_fixed_size(architecture: str) -> bool:
     """Whether the network is built for one input size (position embeddings, windows), as ViT and Swin are."""
     cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
     return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def transformer_blocks(width: int, depth: int, heads: int) -> nn.Sequential:
+    """timm's ViT blocks without a network around them, for decoders: [B N width] to the same."""
+    return nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
 
 
 @torch.no_grad()
