@@ -20,7 +20,7 @@ from rspretrain.batch import Batch
 from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
-from rspretrain.strategies.optim import Named, OptimSettings
+from rspretrain.strategies.optim import Named, OptimSettings, clip_each_
 from rspretrain.world import World
 
 Precision = Literal["fp32", "bf16"]
@@ -156,7 +156,9 @@ class Strategy(ABC):
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
         value = norm.item()
         if math.isfinite(value):
-            if self.optim.clip_norm is not None:
+            if self.optim.clip_norm is not None and self.optim.clip == "per_tensor":
+                clip_each_([parameter.grad for parameter in parameters], self.optim.clip_norm)  # type: ignore[misc]
+            elif self.optim.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self.optim.clip_norm, norm)
             self.optimizer.step()
         return value

@@ -150,6 +150,7 @@ def check(path: Path, optim: OptimSettings) -> dict[str, Any]:
     """The DeepSpeed JSON file. ValueError where it, or the optimizer under it, cannot be used."""
     config = read_config(path)
     stage = config["zero_optimization"]["stage"]
+    _check_clipping(stage, optim)
     if stage > 0 and optim.name == "lars":
         raise ValueError(
             f"optim.name: got lars under ZeRO stage {stage}, which cuts all weights into flat pieces where the norm of "
@@ -157,6 +158,15 @@ def check(path: Path, optim: OptimSettings) -> dict[str, Any]:
             "strategy.deepspeed=configs/deepspeed/zero0.json, strategy.name=ddp, or optim.name=adamw."
         )
     return config
+
+
+def _check_clipping(stage: int, optim: OptimSettings) -> None:
+    if stage > 0 and optim.clip == "per_tensor":
+        raise ValueError(
+            f"optim.clip: got per_tensor under ZeRO stage {stage}, which cuts all gradients into flat pieces where the "
+            "norm of one tensor is not to be had. Use strategy.deepspeed=configs/deepspeed/zero0.json, "
+            "strategy.name=ddp, or optim.clip=norm."
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -113,3 +113,15 @@ def test_no_gradient_and_float32_under_autocast() -> None:
     for name in want:
         assert all(torch.equal(*both) for both in zip(found[name], want[name], strict=True))
         assert not any(view.requires_grad for view in found[name])
+
+
+def test_views_of_one_place_differ_in_colour_only() -> None:
+    batch = batch_of(np.arange(4))
+    alone, apart, together = (
+        SensorViews(CROP, {"view0": None, "view1": colour}, SENSORS, GROUPS, one_place=one_place)(batch)["s2"]
+        for colour, one_place in ((None, False), (ColourSettings(), False), (None, True))
+    )
+    assert torch.equal(together[0], alone[0])  # where it lies does not depend on the others
+    assert torch.equal(together[1], together[0])
+    assert not torch.equal(alone[1], alone[0])
+    assert not torch.equal(apart[1], alone[1])

@@ -21,6 +21,10 @@ from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.objectives import GscMim, GscMimSettings, SensorSettings
 from rspretrain.objectives.base import Progress
 from rspretrain.sensors import Group
+from rspretrain.strategies import build_strategy
+from rspretrain.strategies.base import StrategySettings
+from rspretrain.strategies.optim import OptimSettings
+from rspretrain.world import World
 
 torch.set_num_threads(1)
 SENSORS = {
@@ -324,3 +328,16 @@ def test_30_steps_lower_the_loss_without_collapse() -> None:
     again.student = before
     with torch.no_grad():
         assert objective(scene_batch(30)).loss < 0.9 * again(scene_batch(30)).loss
+
+
+def test_a_refused_step_leaves_the_centers_as_they_were() -> None:
+    objective = make("s1", frozen_epochs=0)
+    world = World(0, 1, 0, torch.device("cpu"))
+    strategy = build_strategy(StrategySettings(name="single"), world, objective, OptimSettings(), objective.teachers())
+    batch = batch_of(np.arange(4))
+    strategy.train_step(batch, 1e-3, 0.9)
+    kept = [buffer.clone() for buffer in objective.centers.buffers()]
+    assert all(center.any() for center in kept)
+    batch.images["s1"][0] = torch.nan
+    assert strategy.train_step(batch, 1e-3, 0.9).refused
+    assert all(torch.equal(old, new) for old, new in zip(kept, objective.centers.buffers(), strict=True))

@@ -5,7 +5,7 @@ from fakes.batches import GROUPS
 from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives import Byol, DualSimclr, ObjectiveSettings, SensorSettings, Simclr, build_objective
+from rspretrain.objectives import Byol, DualSimclr, GscMim, ObjectiveSettings, SensorSettings, Simclr, build_objective
 
 ADAPTER = TypeAdapter(ObjectiveSettings)
 SENSORS = {"s1": SensorSettings(bands=("VV", "VH")), "s2": SensorSettings(bands=("B02",))}
@@ -20,6 +20,9 @@ def test_name_chooses() -> None:
     assert isinstance(build_objective(one, {"s2": SENSORS["s2"]}, BackboneSettings(), GROUPS), Simclr)
     taught = ADAPTER.validate_python({"name": "byol", "px": 24, "hidden": 8})
     assert isinstance(build_objective(taught, SENSORS, BackboneSettings(name="test_resnet"), GROUPS), Byol)
+    masked = ADAPTER.validate_python({"name": "gsc_mim", "px": 32, "hidden": 8, "outputs": 4})
+    vit = BackboneSettings(name="vit_tiny_patch16_224", args={"depth": 1})
+    assert isinstance(build_objective(masked, SENSORS, vit, GROUPS), GscMim)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,7 @@ def test_name_chooses() -> None:
     [
         {"name": "byoll", "px": 24},
         {"name": "byol"},
+        {"name": "gsc_mim", "px": 32, "masking": "none"},
         {"name": "dual_simclr", "crop_px": 24, "tau": 1},
         {"name": "simclr"},
     ],

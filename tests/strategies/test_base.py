@@ -34,9 +34,9 @@ def test_a_refused_step_moves_nothing_not_even_norm_statistics():
         assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-def sgd(clip_norm):
+def sgd(clip_norm, clip="norm"):
     torch.manual_seed(0)
-    optim = OptimSettings(name="sgd", clip_norm=clip_norm, weight_decay=0.0)
+    optim = OptimSettings(name="sgd", clip_norm=clip_norm, clip=clip, weight_decay=0.0)
     return build_strategy(StrategySettings(name="single"), here(), Contrast(), optim)
 
 
@@ -48,3 +48,17 @@ def test_clipping_is_by_the_norm_before_it():
         norm = one.train_step(samples(0), 1.0).grad_norm
         moved.append((tensors(one)[0]["head.1.weight"] - start) / (1.0 if one is free else 0.01 / norm))
     assert moved[1] == pytest.approx(moved[0], rel=1e-3, abs=1e-5)
+
+
+def test_clipping_per_tensor_is_by_each_tensors_own_norm():
+    free, clipped = sgd(None), sgd(2.0, "per_tensor")
+    start = tensors(free)[0]
+    norms = [one.train_step(samples(0), 1.0).grad_norm for one in (free, clipped)]
+    assert norms[0] == norms[1]  # what is told is the norm before clipping
+    lengths = []
+    for name, _ in free.trainable():
+        steps = [tensors(one)[0][name] - start[name] for one in (free, clipped)]
+        lengths.append(steps[0].norm().item())
+        want = steps[0] * min(1.0, 2.0 / lengths[-1])
+        torch.testing.assert_close(steps[1], want, rtol=1e-4, atol=1e-6, msg=name)
+    assert min(lengths) < 2.0 < max(lengths)  # some are clipped, some are not

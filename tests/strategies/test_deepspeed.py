@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,3 +157,13 @@ def test_lars_needs_whole_layers():
     settings = StrategySettings(name="deepspeed")
     with pytest.raises(ValueError, match="got lars under ZeRO stage 1.*Use strategy.deepspeed=configs/deepspeed/zero0"):
         resolve(settings, here(), OptimSettings(name="lars"), deepspeed_launcher=False)
+
+
+def test_clipping_each_tensor_needs_whole_tensors():
+    settings, optim = StrategySettings(name="deepspeed"), OptimSettings(clip="per_tensor", clip_norm=3.0)
+    with pytest.raises(
+        ValueError, match=r"got per_tensor under ZeRO stage 1.*Use strategy.deepspeed=.*optim.clip=norm"
+    ):
+        resolve(settings, here(), optim, deepspeed_launcher=False)
+    whole = settings.model_copy(update={"deepspeed": Path("configs/deepspeed/zero0.json")})
+    assert resolve(whole, here(), optim, deepspeed_launcher=False).name == "deepspeed"

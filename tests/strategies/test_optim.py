@@ -1,10 +1,14 @@
 import pytest
 import torch
+from gloo import run_ranks
 from lightly.utils.lars import LARS
+from pydantic import ValidationError
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.strategies.optim import Lars, OptimSettings, build_optimizer, parameter_groups
+from rspretrain.strategies.optim import Lars, OptimSettings, build_optimizer, clip_each_, parameter_groups
 
 
 def slow_lars(w, gradients, *, lr, momentum, decay, trust):
@@ -77,3 +81,30 @@ def test_rates_scale_with_the_global_batch():
 @pytest.mark.parametrize("name", ["adamw", "lars", "sgd"])
 def test_every_name_builds(name):
     assert build_optimizer(OptimSettings(name=name), nn.Linear(2, 2)).param_groups[0]["lr"] == 5e-4
+
+
+def gradients():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((6, 4), (5,), (1, 3))]
+
+
+def clip_shards():
+    mesh = init_device_mesh("cpu", (2,))
+    shards = [distribute_tensor(gradient, mesh, [Shard(0)], src_data_rank=None) for gradient in gradients()]
+    clip_each_(shards, 2.0)
+    return [shard.full_tensor() for shard in shards]
+
+
+def test_shards_are_clipped_as_the_whole():
+    whole = gradients()
+    clip_each_(whole, 2.0)
+    kept = [torch.equal(after, before) for after, before in zip(whole, gradients(), strict=True)]
+    assert True in kept
+    assert False in kept
+    for parts in run_ranks(2, clip_shards):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_per_tensor_needs_a_norm():
+    with pytest.raises(ValidationError, match=r"got per_tensor without optim.clip_norm, expected.*iBOT has 3.0"):
+        OptimSettings(clip="per_tensor")
