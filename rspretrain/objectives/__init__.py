@@ -8,6 +8,7 @@ from pydantic import Field
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.objectives.base import Objective
 from rspretrain.objectives.byol import Byol, ByolSettings
+from rspretrain.objectives.dino import Dino, DinoSettings
 from rspretrain.objectives.dual_simclr import DualSimclr, DualSimclrSettings
 from rspretrain.objectives.gsc_mim import GscMim, GscMimSettings
 from rspretrain.objectives.mae import Mae, MaeSettings
@@ -19,11 +20,19 @@ from rspretrain.sensors import Group
 from rspretrain.settings import Settings
 
 ObjectiveSettings = Annotated[
-    ByolSettings | DualSimclrSettings | GscMimSettings | MaeSettings | MmaSettings | MocoV3Settings | SimclrSettings,
+    ByolSettings
+    | DinoSettings
+    | DualSimclrSettings
+    | GscMimSettings
+    | MaeSettings
+    | MmaSettings
+    | MocoV3Settings
+    | SimclrSettings,
     Field(discriminator="name"),
 ]
 OBJECTIVES: dict[type[Settings], Callable[..., Objective]] = {
     ByolSettings: Byol,
+    DinoSettings: Dino,
     DualSimclrSettings: DualSimclr,
     GscMimSettings: GscMim,
     MaeSettings: Mae,
