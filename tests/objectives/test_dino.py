@@ -1,6 +1,7 @@
 """DINO: law 4, a slow reference written from the paper, lightly's loss and center, schedules, local views, settings."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_a_step_of_the_whole_objective_is_lightlys() -> None:
 
 def test_closed_forms() -> None:
     even = torch.full((2, 3, 8), 1 / 8)
-    assert distil(even, torch.zeros(4, 3, 8), 0.1).item() == pytest.approx(np.log(8))  # knows nothing
+    assert distil(even, torch.zeros(4, 3, 8), 0.1).item() == pytest.approx(math.log(8))  # knows nothing
     sure = F.one_hot(torch.tensor([[0, 1, 2]] * 2), 8).float()
     assert distil(sure, 100 * sure, 0.1).item() == pytest.approx(0.0, abs=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
@@ -192,12 +193,24 @@ def scene_batch(step: int) -> Batch:
     return Batch({"rgb": images}, {}, torch.from_numpy(sample_seeds(0, step, positions)), positions)
 
 
-def test_30_steps_lower_the_loss_without_collapse() -> None:
+def test_30_steps_tell_scenes_apart_without_collapse() -> None:
     torch.manual_seed(0)
-    options = {"hidden": 64, "bottleneck": 32, "outputs": 64, "momentum": 0.9, "frozen_epochs": 0}
+    # Colours are what these scenes differ in, so views keep them. With the center's momentum at 0.9, the first 20 steps
+    # go to what all answers have in common: it is 0.9^20 = 12 % short of them.
+    still = {"jitter": 0, "grey": 0, "blur": 0, "solarise": 0}
+    options = {
+        "px": 32,
+        "hidden": 64,
+        "bottleneck": 32,
+        "outputs": 64,
+        "frozen_epochs": 0,
+        "first": still,
+        "second": still,
+    }
+    settings = DinoSettings.model_validate({**SMALL, **options, "momentum": 0.95, "center_momentum": 0.5})
     group = Group("rgb", "rgb", ("R", "G", "B"), "uint8", (32, 32), 1.0, "grey")
-    settings = DinoSettings(**{**SMALL, **options})  # type: ignore[arg-type]
-    objective = Dino(settings, {"rgb": SENSORS["rgb"]}, VIT, [group]).train()
+    vit = VIT.model_copy(update={"args": ARGS | {"embed_dim": 48, "depth": 2}})
+    objective = Dino(settings, {"rgb": SENSORS["rgb"]}, vit, [group]).train()
     before = copy.deepcopy(objective.student)
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
     matched = matched_parameters(objective.teachers())
@@ -210,11 +223,11 @@ def test_30_steps_lower_the_loss_without_collapse() -> None:
         optimizer.step()
         follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
         losses.append(result.loss.item())
-        assert result.metrics["health/feature_std"] > 0.1
-        assert result.metrics["health/center_entropy"] > 0.1
-    assert np.mean(losses[-10:]) < 0.8 * losses[0]
+        assert result.metrics["health/feature_std"] > 0.3
+        assert result.metrics["health/center_entropy"] > 0.3
+    assert np.mean(losses[-3:]) < 0.8 * math.log(64)  # better than to know nothing, while all 64 answers are in use
     # It is the student that learned, not only the teacher whose answers became easier.
     again = copy.deepcopy(objective)
     again.student = before
     with torch.no_grad():
-        assert objective(scene_batch(30)).loss < 0.9 * again(scene_batch(30)).loss
+        assert objective(scene_batch(30)).loss < 0.75 * again(scene_batch(30)).loss
