@@ -17,6 +17,7 @@ ensure_torchvision()
 import timm
 from timm.layers import DropPath
 from timm.models import VisionTransformer, get_pretrained_cfg
+from timm.models.vision_transformer import Block
 
 # Our own names -> (timm architecture, arguments). `vit_sct` is the small ViT of SCT Fusion (methods.md D.3).
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,13 +56,13 @@ class Backbone(nn.Module):
         """D of the pooled features; timm's `num_features` is that of the last map, which some heads widen."""
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B C px px] normalised, bands in the order of `self.bands`, to [B D]."""
+    def forward(self, x: Tensor, pool: bool = True) -> Tensor:
+        """[B C px px] normalised, bands in the order of `self.bands`, to [B D], unpooled to the map [B D h w]."""
         if self.training and self.is_convolutional:
             # 18 % faster for ResNet-18 at 64 px on a CPU, and what tensor cores want. Not in evaluation, where
             # features are bit-equal to those of timm's own model on the same tensor.
             x = x.contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.model(x)
+        features: Tensor = self.model(x) if pool else self.model.forward_features(x)  # type: ignore[operator]
         return features
 
 
@@ -78,6 +79,30 @@ def has_fixed_size(architecture: str) -> bool:
     """Whether the network is built for one input size (position embeddings, windows), as ViT and Swin are."""
     cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
     return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def transformer_blocks(width: int, depth: int, heads: int) -> nn.Sequential:
+    """timm's ViT blocks without a network around them, for decoders: [B N width] to the same."""
+    return nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
+
+
+@torch.no_grad()
+def check_map(backbone: Backbone) -> None:
+    """ValueError where the mean over the places of what is pooled is not the feature: ViTs, heads with layers."""
+    was_training, x = backbone.training, torch.ones(1, len(backbone.bands), backbone.px, backbone.px)
+    backbone.eval()
+    found, pooled = backbone(x, pool=False), backbone(x)
+    backbone.train(was_training)
+    if (
+        found.dim() != 4
+        or found.shape[1] != backbone.num_features
+        or not torch.allclose(found.mean((2, 3)), pooled, atol=1e-5)
+    ):
+        raise ValueError(
+            f"Backbone {backbone.architecture!r} has no map [B D h w] whose mean is its feature: it pools "
+            f"{list(found.shape)} to {list(pooled.shape)}. Set backbone.name to a ResNet, or another CNN that pools by "
+            "the mean and has no layers after it."
+        )
 
 
 def is_plain_vit(model: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from rspretrain.nn.backbones import Backbone, is_plain_vit
 class MaskedViT(nn.Module):
     """[B C px px] and, if some are hidden, [B N] bool (True: hidden) to class token [B D] and patch tokens [B N D].
 
+    With `kept` [B n] int64, no other patches exist for the blocks, and the patch tokens are theirs [B n D] (MAE).
     A hidden patch's embedding is replaced by the mask token before positions are added (methods.md C.3). For a network
     that hides nothing, as teachers are, set `mask_token` to None: it then has no parameters but the backbone's.
     ValueError where the backbone is no ViT that pools by its class token.
@@ -38,9 +39,13 @@ class MaskedViT(nn.Module):
     def _model(self) -> Any:
         return self.backbone.model
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor | None = None, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See the class. With a mask, the mask token has a gradient always: zeros where nothing is hidden."""
-        return self.encode(self.embed(x, mask))
+        tokens = self.embed(x, mask)
+        if kept is not None:
+            prefix, patches = tokens.tensor_split([self._model.num_prefix_tokens], dim=1)
+            tokens = torch.cat([prefix, patches.gather(1, kept[:, :, None].expand(-1, -1, patches.shape[2]))], dim=1)
+        return self.encode(tokens)
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B P+N D] tokens with positions before the first block: P prefix tokens, the first the class token."""

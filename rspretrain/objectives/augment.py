@@ -6,6 +6,7 @@ one network takes together (early fusion) come stacked, in the order of the conf
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Literal, final
 
 import torch
@@ -54,14 +55,16 @@ class SensorViews(nn.Module):
         groups: Sequence[Group],
         fusion: Fusion = "none",
         one_place: bool = False,
+        crops: Mapping[str, CropSettings] | None = None,
     ) -> None:
         """`views`: name of every view -> its colours, None to leave them; the name is part of all its choices.
 
-        With `one_place` all views lie where the first does, and differ in colour only. ValueError where the shard set
-        lacks a sensor or a band.
+        With `one_place` all views lie where the first does, and differ in colour only. `crops`: those of views that
+        have one of their own. ValueError where the shard set lacks a sensor or a band.
         """
         super().__init__()
-        self.crop, self.views = crop, dict(views)
+        self.views = dict(views)
+        self.crops = {view: (crops or {}).get(view, crop) for view in views}
         self.places = [next(iter(views)) if one_place else view for view in views]
         parts = [SensorInput(name, settings, groups) for name, settings in sensors.items()]
         together = [parts] if fusion == "early" else [[part] for part in parts]
@@ -79,19 +82,21 @@ class SensorViews(nn.Module):
         """See the class; views in the order of their names in the constructor."""
         with torch.autocast(batch.seeds.device.type, enabled=False):
             finest, _ = finest_and_coarsest([part for one in self.inputs().values() for part in one.parts], batch)
-            geometries = [self._geometry(batch.seeds, place, finest) for place in self.places]
+            places = zip(self.places, self.crops.values(), strict=True)
+            geometries = [self._geometry(batch.seeds, place, crop, finest) for place, crop in places]
             return {name: self._of_network(one, batch, geometries) for name, one in self.inputs().items()}
 
-    def _geometry(self, seeds: Tensor, view: str, finest: Tensor) -> Geometry:
-        boxes = random_resized_crop(seeds, f"{view}/crop", finest, self.crop.scale)
-        return with_symmetry(boxes, seeds, f"{view}/symmetry", self.crop.symmetry)
+    def _geometry(self, seeds: Tensor, view: str, crop: CropSettings, finest: Tensor) -> Geometry:
+        boxes = random_resized_crop(seeds, f"{view}/crop", finest, crop.scale)
+        return with_symmetry(boxes, seeds, f"{view}/symmetry", crop.symmetry)
 
     def _of_network(self, one: NetworkInput, batch: Batch, geometries: Sequence[Geometry]) -> list[Tensor]:
         sensors = [self._of_sensor(part, batch, geometries) for part in one.parts]
         return [stack_bands(views) for views in zip(*sensors, strict=True)]
 
     def _of_sensor(self, part: SensorInput, batch: Batch, geometries: Sequence[Geometry]) -> list[Tensor]:
-        raw = part.views(batch, geometries, self.crop.px)
+        places = groupby(zip(geometries, self.crops.values(), strict=True), lambda place: place[1].px)
+        raw = [x for px, some in places for x in part.views(batch, [geometry for geometry, _ in some], px)]
         named = zip(raw, self.views.items(), strict=True)
         return [photometric(part, x, batch.seeds, view + self._own[part.sensor], c) for x, (view, c) in named]
 

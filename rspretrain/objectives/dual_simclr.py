@@ -7,9 +7,8 @@ symmetries of the plane, which are off as in the released code. Deviation: `fixe
 from collections.abc import Sequence
 from typing import Literal, final
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
@@ -18,27 +17,16 @@ from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.base import Losses, Stationary
 from rspretrain.objectives.contrastive import Negatives, nt_xent, view_health
-from rspretrain.objectives.views import (
-    NetworkInput,
-    SensorInput,
-    SensorSettings,
-    check_crop,
-    finest_and_coarsest,
-    random_window,
-    with_symmetry,
-)
+from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.objectives.window import SharedWindow, WindowSettings
 from rspretrain.sensors import Group
-from rspretrain.settings import Settings
 
 
-class DualSimclrSettings(Settings):
+class DualSimclrSettings(WindowSettings):
     """Two sensors, aligned."""
 
     name: Literal["dual_simclr"] = "dual_simclr"
     temperature: float | None = Field(default=None, gt=0, description="None: 0.07 for CNNs, 0.2 for transformers")
-    crop_px: int = Field(gt=0, description="side of the shared random window, in pixels of the finest needed grid")
-    px: int | None = Field(default=None, gt=0, description="side of the network input in pixels; None: crop_px")
-    symmetry: Literal["none", "horizontal", "dihedral"] = Field(default="none", description="of both sensors together")
     head: Literal["mlp", "none"] = Field(
         default="mlp", description="none: the loss sees features (released Swin model)"
     )
@@ -60,19 +48,11 @@ class DualSimclr(Stationary, Comparing):
         groups: Sequence[Group],
     ) -> None:
         super().__init__()
-        if len(sensors) != 2:
-            raise ValueError(
-                f"dual_simclr compares two sensors: got {len(sensors)}, {list(sensors)}. "
-                "Name two under `sensors`, or use the objective simclr for one."
-            )
-        self.settings, self.px = settings, settings.px or settings.crop_px
-        self.network_inputs = nn.ModuleDict(
-            {name: NetworkInput([SensorInput(name, s, groups)]) for name, s in sensors.items()}
-        )
-        self.groups = tuple(name for one in self.inputs().values() for name in one.groups)
-        check_crop(settings.crop_px, [group for group in groups if group.name in self.groups])
+        self.settings = settings
+        self.views = SharedWindow(settings.name, settings, sensors, groups)
+        self.groups = self.views.groups
         self.encoders = nn.ModuleDict(
-            {name: create_backbone(backbone, name, s.bands, self.px) for name, s in sensors.items()}
+            {name: create_backbone(backbone, name, s.bands, self.views.px) for name, s in sensors.items()}
         )
         self.heads = nn.ModuleDict({name: self._head(b.num_features) for name, b in self.backbones().items()})
         convolutional = all(b.is_convolutional for b in self.backbones().values())
@@ -96,19 +76,9 @@ class DualSimclr(Stationary, Comparing):
         loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)
         return Losses(loss, {"loss/nt_xent": loss.detach(), **view_health(z1, z2)})
 
-    @torch.no_grad()
-    def views(self, batch: Batch) -> dict[str, Tensor]:
-        """Sensor -> [B C px px] float32, the same place of both."""
-        with torch.autocast(batch.seeds.device.type, enabled=False):
-            inputs = self.inputs()
-            finest, coarsest = finest_and_coarsest([part for one in inputs.values() for part in one.parts], batch)
-            boxes = random_window(batch.seeds, "window", finest, coarsest, self.settings.crop_px)
-            geometry = with_symmetry(boxes, batch.seeds, "symmetry", self.settings.symmetry)
-            return {name: one(batch, geometry, self.px) for name, one in inputs.items()}
-
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""
-        return dict(self.network_inputs.items())  # type: ignore[arg-type]
+        return self.views.inputs()
 
     def backbones(self) -> dict[str, Backbone]:
         """See Objective."""

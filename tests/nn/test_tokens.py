@@ -66,6 +66,10 @@ def test_some_tokens_alone() -> None:
     vit, x = make(), torch.randn(2, 3, 32, 32)
     cls, patches = vit.encode(vit.embed(x)[:, [0, 3, 5]])
     assert (cls.shape, patches.shape) == ((2, 24), (2, 2, 24))
+    kept = torch.tensor([[2, 4], [15, 0]])
+    found = vit(x, kept=kept)
+    torch.testing.assert_close((found[0][0], found[1][0]), (cls[0], patches[0]))
+    torch.testing.assert_close(found[1][1], vit.encode(vit.embed(x)[1:, [0, 16, 1]])[1][0])
 
 
 def test_a_teacher_without_mask_token_has_the_backbones_parameters_only() -> None:

@@ -125,3 +125,14 @@ def test_views_of_one_place_differ_in_colour_only() -> None:
     assert torch.equal(together[1], together[0])
     assert not torch.equal(alone[1], alone[0])
     assert not torch.equal(apart[1], alone[1])
+
+
+def test_a_view_may_have_a_crop_of_its_own() -> None:
+    batch, small = batch_of(np.arange(4)), CropSettings(px=8, scale=(0.05, 0.2), symmetry="none")
+    colours = {"view0": None, "local0": ColourSettings()}
+    mixed = SensorViews(CROP, colours, SENSORS, GROUPS, crops={"local0": small})(batch)["s2"]
+    alone = SensorViews(CROP, {"view0": None}, SENSORS, GROUPS)(batch)["s2"]
+    local = SensorViews(small, {"local0": ColourSettings()}, SENSORS, GROUPS)(batch)["s2"]
+    assert torch.equal(mixed[0], alone[0])
+    assert torch.equal(mixed[1], local[0])
+    assert mixed[1].shape[2:] == (8, 8)

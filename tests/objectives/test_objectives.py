@@ -5,7 +5,19 @@ from fakes.batches import GROUPS
 from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives import Byol, DualSimclr, GscMim, ObjectiveSettings, SensorSettings, Simclr, build_objective
+from rspretrain.objectives import (
+    Byol,
+    Dino,
+    DualSimclr,
+    GscMim,
+    Mae,
+    Mma,
+    MocoV3,
+    ObjectiveSettings,
+    SensorSettings,
+    Simclr,
+    build_objective,
+)
 
 ADAPTER = TypeAdapter(ObjectiveSettings)
 SENSORS = {"s1": SensorSettings(bands=("VV", "VH")), "s2": SensorSettings(bands=("B02",))}
@@ -23,6 +35,12 @@ def test_name_chooses() -> None:
     masked = ADAPTER.validate_python({"name": "gsc_mim", "px": 32, "hidden": 8, "outputs": 4})
     vit = BackboneSettings(name="vit_tiny_patch16_224", args={"depth": 1})
     assert isinstance(build_objective(masked, SENSORS, vit, GROUPS), GscMim)
+    aligned = ADAPTER.validate_python({"name": "mma", "crop_px": 24})
+    assert isinstance(build_objective(aligned, SENSORS, BackboneSettings(name="test_resnet"), GROUPS), Mma)
+    small = {"moco_v3": {"hidden": 8}, "dino": {"hidden": 8, "outputs": 4}, "mae": {"decoder_depth": 1}}
+    for (name, options), kind in zip(small.items(), (MocoV3, Dino, Mae), strict=True):
+        settings = ADAPTER.validate_python({"name": name, "px": 32, **options})
+        assert isinstance(build_objective(settings, SENSORS, vit, GROUPS), kind)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +51,10 @@ def test_name_chooses() -> None:
         {"name": "gsc_mim", "px": 32, "masking": "none"},
         {"name": "dual_simclr", "crop_px": 24, "tau": 1},
         {"name": "simclr"},
+        {"name": "mae", "px": 32, "mask_ratio": 1.0},
+        {"name": "dino", "px": 32, "outputs": 1},
+        {"name": "moco_v3", "px": 32, "projector_layers": 1},
+        {"name": "mma", "crop_px": 24, "temperature": 0},
     ],
 )
 def test_unknown_or_missing_settings_are_errors(wrong: dict[str, object]) -> None:

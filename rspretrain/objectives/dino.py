@@ -1,0 +1,189 @@
+"""DINO: the student's answer to every view of a scene is the teacher's, centred and sharpened, to another whole view.
+
+Caron et al. 2021, algorithm 1, and its code; no negatives and no predictor. Two global views, and as many small local
+ones as `local_crops` says, which only the student sees. One student a sensor, or one for the stacked bands of all.
+Deviations: views are BYOL's, resampled bilinearly; the last layer is frozen by gradients of 0 (PrototypeHead); weight
+decay is constant; heads have no BatchNorm with CNNs either.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Literal, cast, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rspretrain.batch import Batch
+from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, patch_size
+from rspretrain.nn.ema import TeacherPair, make_teacher
+from rspretrain.nn.heads import PrototypeHead
+from rspretrain.nn.norm import synchronise_norms
+from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
+from rspretrain.objectives.base import Losses, Objective, Progress
+from rspretrain.objectives.byol import FirstColour, SecondColour
+from rspretrain.objectives.contrastive import view_health
+from rspretrain.objectives.networks import loss_names, mean_loss
+from rspretrain.objectives.self_distillation import (
+    Center,
+    center_entropy,
+    cross_entropy,
+    means_over_ranks,
+    soften,
+    warm_temperature,
+)
+from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.schedules import cosine
+from rspretrain.sensors import Group
+
+# Of the teacher's features and of its answers, least of any sensor.
+HEALTH = ("health/feature_std", "health/effective_rank", "health/positive_cosine", "health/center_entropy")
+
+
+class LocalColour(FirstColour):
+    """The paper's colours of local views: as the first, but blurred in half the cases."""
+
+    blur: float = Field(default=0.5, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+
+
+class DinoSettings(CropSettings):
+    """Any sensors, two global views and perhaps local ones, a teacher."""
+
+    name: Literal["dino"] = "dino"
+    scale: tuple[float, float] = Field(
+        default=(0.14, 1.0), description="least and greatest share of the area in a global view; 0.4 beside local views"
+    )
+    local_crops: int = Field(default=0, ge=0, description="number of local views; 8 or 10 in the paper's best results")
+    local_px: int = Field(default=96, gt=0, description="side of the local views in pixels")
+    local_scale: tuple[float, float] = Field(
+        default=(0.05, 0.4), description="least and greatest share of the area in a local view"
+    )
+    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
+    first: FirstColour = Field(default=FirstColour(), description="colours of the first global view")
+    second: SecondColour = Field(default=SecondColour(), description="colours of the second global view")
+    local: LocalColour = Field(default=LocalColour(), description="colours of local views")
+    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update")
+    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
+    center_momentum: float = Field(default=0.9, ge=0.0, le=1.0, description="of the mean that answers are centred by")
+    temperature: float = Field(default=0.1, gt=0.0, description="of the student")
+    teacher_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
+    temperature_epochs: int = Field(default=30, ge=0, description="epochs from first to last, linearly by whole epochs")
+    hidden: int = Field(default=2048, gt=0, description="width of the head's two hidden layers")
+    bottleneck: int = Field(default=256, gt=0, description="dimensions of the directions before the last layer")
+    outputs: int = Field(default=65536, gt=1, description="K, the classes that students and teachers agree on")
+    norm_last_layer: bool = Field(default=True, description="prototypes of length 1; false: lengths are learned")
+    frozen_epochs: float = Field(default=1.0, ge=0.0, description="epochs in which the last layer stays as it is")
+    export: Literal["student", "teacher"] = Field(default="teacher", description="whose backbone the run exports")
+
+
+@final
+class Dino(Objective):
+    """Views, a teacher, a center. ValueError where a sensor or band is missing, or local views do not suit the ViT."""
+
+    couples_samples = False  # but the center moves once a forward
+
+    def __init__(
+        self,
+        settings: DinoSettings,
+        sensors: dict[str, SensorSettings],
+        backbone: BackboneSettings,
+        groups: Sequence[Group],
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        local = [f"local{i}" for i in range(settings.local_crops)]
+        small = CropSettings(px=settings.local_px, scale=settings.local_scale, symmetry=settings.symmetry)
+        colours = {"view0": settings.first, "view1": settings.second, **dict.fromkeys(local, settings.local)}
+        self.views = SensorViews(settings, colours, sensors, groups, settings.fusion, crops=dict.fromkeys(local, small))
+        self.groups, inputs = self.views.groups, self.views.inputs()
+        self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
+        self.teacher = make_teacher(self.student)
+        self.centers = nn.ModuleDict({name: Center(settings.outputs, settings.center_momentum) for name in inputs})
+        self.metric_names = (*loss_names("dino", inputs), *HEALTH)
+        synchronise_norms(self)
+        self.prepare(Progress(0, 1, 1))
+
+    def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
+        settings = self.settings
+        encoder = create_backbone(backbone, network_input.name, network_input.bands, settings.px)
+        if settings.local_crops:
+            check_local(encoder, settings.local_px)
+        learned = not settings.norm_last_layer
+        head = PrototypeHead(encoder.num_features, settings.hidden, settings.bottleneck, settings.outputs, learned)
+        return nn.Sequential(OrderedDict(encoder=encoder, head=head))
+
+    def prepare(self, progress: Progress) -> None:
+        """The teacher follows more slowly and gets less sure, and prototypes begin to move; see Objective."""
+        settings = self.settings
+        self.momentum = cosine(progress.step, progress.total_steps, settings.momentum, settings.momentum_end)
+        first, last = settings.teacher_temperature
+        self.teacher_temperature = warm_temperature(progress.epoch, settings.temperature_epochs, first, last)
+        for network in self.student.values():
+            cast(Any, network).head.frozen = progress.epoch < settings.frozen_epochs
+
+    def teachers(self) -> Sequence[TeacherPair]:
+        """See Objective."""
+        return (TeacherPair(self.student, self.teacher),)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Views of one size together, as in the reference; see Objective."""
+        losses, health = {}, []
+        for name, views in self.views(batch).items():
+            features, targets = self._teach(name, torch.cat(views[:2]))  # [2B D], [2B K]
+            student: Any = self.student[name]
+            seen = [student.encoder(torch.cat(some)) for some in (views[:2], views[2:]) if some]
+            outputs = student.head(torch.cat(seen))  # [VB K]
+            shape = (-1, len(batch))
+            losses[name] = distil(targets.unflatten(0, shape), outputs.unflatten(0, shape), self.settings.temperature)
+            health.append(view_health(*features.chunk(2)) | {"health/center_entropy": center_entropy(targets)})
+        return mean_loss("dino", losses, health, HEALTH)
+
+    @torch.no_grad()
+    def _teach(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's features and answers to global views [2B C px px]. Then the center moves, over all ranks.
+
+        By the mean of directions: the last layer is linear, and 256 numbers cross ranks instead of 65,536.
+        """
+        teacher, center = cast(Any, self.teacher[name]), cast(Center, self.centers[name])
+        features = teacher.encoder(x)
+        directions = teacher.head.directions(features)
+        targets = soften(teacher.head.outputs(directions), center.value, self.teacher_temperature)
+        with torch.autocast(x.device.type, enabled=False):
+            center.follow_(teacher.head.outputs(means_over_ranks([directions]))[0])
+        return features, targets
+
+    def inputs(self) -> dict[str, NetworkInput]:
+        """See Objective."""
+        return self.views.inputs()
+
+    def backbones(self) -> dict[str, Backbone]:
+        """See Objective."""
+        networks = self.student if self.settings.export == "student" else self.teacher
+        return {name: network.encoder for name, network in networks.items()}  # type: ignore[misc]
+
+
+def distil(targets: Tensor, outputs: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy of all pairs of two different views: targets [2 B K] of the first two, outputs [V B K] of all.
+
+    Cross-entropy is linear in its target, so a view has one: the other global view's, or the sum of both for a local.
+    """
+    both = targets.sum(dim=0, keepdim=True)
+    others = torch.cat([targets.flip(0), both.expand(len(outputs) - 2, -1, -1)])  # [V B K]
+    rows = cross_entropy(others.flatten(0, 1), outputs.flatten(0, 1), temperature)
+    return rows.mean() * len(outputs) / (2 * len(outputs) - 2)
+
+
+def check_local(encoder: Backbone, px: int) -> None:
+    """ValueError where the network does not take a second size of `px` pixels."""
+    if not (encoder.is_convolutional or encoder.model_args.get("dynamic_img_size")):
+        raise ValueError(
+            f"Local views of {px} pixels beside global ones of {encoder.px}: got backbone {encoder.architecture!r}, "
+            "built for one size, expected one for several. Set backbone.args.dynamic_img_size=true (ViTs), or "
+            "objective.local_crops=0."
+        )
+    patch = patch_size(encoder.architecture, encoder.model_args)
+    if patch and px % patch:
+        raise ValueError(
+            f"Backbone {encoder.architecture!r} cuts its input into patches of {patch} pixels, and local_px={px} is no "
+            f"multiple of {patch}. Set objective.local_px to {max(px // patch, 1) * patch}."
+        )

@@ -1,0 +1,148 @@
+"""MoCo v3: a student's predictions pick out the teacher's keys of the same samples among those of all ranks.
+
+Chen et al. 2021, algorithm 1, and its code. No queue: the negatives are the other samples of the global batch. One
+student a sensor, or one for the stacked bands of all, as in BYOL, whose views these are. Deviations: positions of a ViT
+are timm's, learned, not fixed sines; its patch embedding starts as timm has it. The teacher moves after a step, which
+is the paper's move before the next.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from rspretrain.batch import Batch
+from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
+from rspretrain.nn.ema import TeacherPair, make_teacher
+from rspretrain.nn.heads import projection_mlp
+from rspretrain.nn.norm import synchronise_norms
+from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
+from rspretrain.objectives.base import Losses, Objective, Progress
+from rspretrain.objectives.byol import FirstColour, SecondColour
+from rspretrain.objectives.contrastive import view_health
+from rspretrain.objectives.networks import loss_names, mean_loss
+from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.schedules import cosine
+from rspretrain.sensors import Group
+from rspretrain.world import gather_stack, rank
+
+# Of the teacher's keys, least of any sensor.
+HEALTH = ("health/feature_std", "health/effective_rank", "health/positive_cosine")
+
+
+class MocoV3Settings(CropSettings):
+    """Any sensors, two random views, a teacher."""
+
+    name: Literal["moco_v3"] = "moco_v3"
+    scale: tuple[float, float] = Field(
+        default=(0.08, 1.0), description="least and greatest share of the area in a view; 0.2 in the paper for ResNets"
+    )
+    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
+    first: FirstColour = Field(default=FirstColour(), description="colours of the first view")
+    second: SecondColour = Field(default=SecondColour(), description="colours of the second view")
+    temperature: float = Field(default=0.2, gt=0.0, description="of the softmax; 1 in the paper for ResNets")
+    momentum: float = Field(default=0.99, ge=0.0, le=1.0, description="of the teacher's first update")
+    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
+    projector_layers: int = Field(default=3, ge=2, description="of the projector; 2 in the paper for ResNets")
+    hidden: int = Field(default=4096, gt=0, description="width of the hidden layers of projector and predictor")
+    projection: int = Field(default=256, gt=0, description="width of queries and keys")
+    freeze_patch_embedding: bool = Field(
+        default=False, description="leave a ViT's patch embedding as it starts, the paper's remedy for dips in training"
+    )
+    export: Literal["student", "teacher"] = Field(default="student", description="whose backbone the run exports")
+
+
+@final
+class MocoV3(Objective):
+    """Queries against keys, both ways. ValueError where a sensor or band is missing, or nothing is there to freeze."""
+
+    couples_samples = True
+
+    def __init__(
+        self,
+        settings: MocoV3Settings,
+        sensors: dict[str, SensorSettings],
+        backbone: BackboneSettings,
+        groups: Sequence[Group],
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.views = SensorViews(
+            settings, {"view0": settings.first, "view1": settings.second}, sensors, groups, settings.fusion
+        )
+        self.groups, inputs = self.views.groups, self.views.inputs()
+        self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
+        self.predictor = nn.ModuleDict({name: self._head(settings.projection, 2) for name in inputs})
+        self.teacher = make_teacher(self.student)
+        self.metric_names = (*loss_names("moco_v3", inputs), *HEALTH)
+        synchronise_norms(self)
+
+    def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
+        encoder = create_backbone(backbone, network_input.name, network_input.bands, self.settings.px)
+        if self.settings.freeze_patch_embedding:
+            freeze_patch_embedding_(encoder)
+        projector = self._head(encoder.num_features, self.settings.projector_layers)
+        return nn.Sequential(OrderedDict(encoder=encoder, projector=projector))
+
+    def _head(self, width: int, layers: int) -> nn.Module:
+        """Linear layers without bias, each with a norm, the last one's without scale."""
+        dims = (width, *[self.settings.hidden] * (layers - 1), self.settings.projection)
+        return nn.Sequential(
+            *projection_mlp(dims, norm=True, last_bias=False), nn.BatchNorm1d(self.settings.projection, affine=False)
+        )
+
+    def prepare(self, progress: Progress) -> None:
+        """The teacher follows ever more slowly; see Objective."""
+        self.momentum = cosine(progress.step, progress.total_steps, self.settings.momentum, self.settings.momentum_end)
+
+    def teachers(self) -> Sequence[TeacherPair]:
+        """See Objective."""
+        return (TeacherPair(self.student, self.teacher),)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Each view of B samples by itself, so that norms see one distribution of colours; see Objective."""
+        losses, health, temperature = {}, [], self.settings.temperature
+        for name, views in self.views(batch).items():
+            with torch.no_grad():
+                k1, k2 = (self.teacher[name](view) for view in views)  # [B 256]
+            q1, q2 = (self.predictor[name](self.student[name](view)) for view in views)
+            losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
+            health.append(view_health(k1, k2))
+        return mean_loss("moco_v3", losses, health, HEALTH)
+
+    def inputs(self) -> dict[str, NetworkInput]:
+        """See Objective."""
+        return self.views.inputs()
+
+    def backbones(self) -> dict[str, Backbone]:
+        """See Objective."""
+        networks = self.student if self.settings.export == "student" else self.teacher
+        return {name: network.encoder for name, network in networks.items()}  # type: ignore[misc]
+
+
+def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """InfoNCE times 2 temperature, in float32 or better: this rank's queries [B D] among the BR keys of all R ranks.
+
+    Keys [B D] have no gradient. Chance level is 2 temperature log(BR).
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        dtype = torch.promote_types(queries.dtype, torch.float32)  # float64 stays, for tests
+        q, k = F.normalize(queries.to(dtype)), F.normalize(keys.to(dtype))
+        logits = q @ gather_stack(k).flatten(0, 1).T / temperature  # [B BR]
+        own = torch.arange(len(q), device=q.device) + rank() * len(q)
+        return 2.0 * temperature * F.cross_entropy(logits, own)
+
+
+def freeze_patch_embedding_(encoder: Backbone) -> None:
+    """No gradient for the patch embedding. ValueError where the backbone has none."""
+    embedding = getattr(encoder.model, "patch_embed", None)
+    if not isinstance(embedding, nn.Module):
+        raise ValueError(
+            f"freeze_patch_embedding is true, and backbone {encoder.architecture!r} has no patch embedding, which ViTs "
+            "have. Set objective.freeze_patch_embedding=false, or backbone.name to vit_small_patch16_224."
+        )
+    embedding.requires_grad_(False)

@@ -1,0 +1,24 @@
+"""Objectives of one network a sensor: the mean of their losses, each loss beside it, and the health of the worst."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rspretrain.objectives.base import Losses
+
+
+def loss_names(method: str, networks: Iterable[str]) -> tuple[str, ...]:
+    """The name of the mean and, where there are several networks, of every one's own."""
+    names = list(networks)
+    return (f"loss/{method}", *(f"loss/{method}_{name}" for name in names if len(names) > 1))
+
+
+def mean_loss(
+    method: str, losses: Mapping[str, Tensor], health: Sequence[Mapping[str, Tensor]], measures: Sequence[str]
+) -> Losses:
+    """`losses` by network (scalars), their `health` in the same order, of which the least of every measure is kept."""
+    loss = torch.stack(list(losses.values())).mean()
+    metrics = dict(zip(loss_names(method, losses), (loss, *losses.values()), strict=False))
+    worst = {name: torch.stack([one[name] for one in health]).amin() for name in measures}
+    return Losses(loss, {name: value.detach() for name, value in metrics.items()} | worst)
