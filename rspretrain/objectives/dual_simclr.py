@@ -15,8 +15,8 @@ from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, Stationary
-from rspretrain.objectives.contrastive import Negatives, nt_xent, view_health
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, Stationary
+from rspretrain.objectives.contrastive import VIEW_HEALTH, Negatives, chance_level, nt_xent, view_health
 from rspretrain.objectives.views import (
     NetworkInput,
     SensorInput,
@@ -48,7 +48,7 @@ class DualSimclrSettings(Settings):
 class DualSimclr(Stationary):
     """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
 
-    metric_names = ("loss/nt_xent", "health/feature_std", "health/effective_rank", "health/positive_cosine")
+    metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
     couples_samples = True
 
     def __init__(
@@ -86,7 +86,8 @@ class DualSimclr(Stationary):
         views = self.views(batch)
         z1, z2 = (self.heads[name](self.encoders[name](view)) for name, view in views.items())
         loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)
-        return Losses(loss, {"loss/nt_xent": loss.detach(), **view_health(z1, z2)})
+        metrics = {"loss/nt_xent": loss.detach(), CHANCE_RATIO: loss.detach() / chance_level(len(z1), self.settings.negatives)}
+        return Losses(loss, metrics | view_health(z1, z2))
 
     @torch.no_grad()
     def views(self, batch: Batch) -> dict[str, Tensor]:
