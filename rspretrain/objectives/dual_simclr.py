@@ -86,7 +86,10 @@ class DualSimclr(Stationary):
         views = self.views(batch)
         z1, z2 = (self.heads[name](self.encoders[name](view)) for name, view in views.items())
         loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)
-        metrics = {"loss/nt_xent": loss.detach(), CHANCE_RATIO: loss.detach() / chance_level(len(z1), self.settings.negatives)}
+        metrics = {
+            "loss/nt_xent": loss.detach(),
+            CHANCE_RATIO: loss.detach() / chance_level(len(z1), self.settings.negatives),
+        }
         return Losses(loss, metrics | view_health(z1, z2))
 
     @torch.no_grad()

@@ -162,8 +162,10 @@ def _exploded(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
 
 
 def _above_chance(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
-    ratio = "health/chance_ratio"
-    if _all(window, ratio, lambda value: value > 2.0):
+    """Not in a warm-up: two random networks may start there, because samples of one sensor look alike to its own."""
+    ratio, lr = "health/chance_ratio", "train/lr"
+    warming = window[-1].get(lr, 0.0) > window[0].get(lr, 0.0)
+    if not warming and _all(window, ratio, lambda value: value > 2.0):
         yield Finding(
             "worse_than_chance", 1, ratio, window[-1][ratio], "1 or less",
             "The loss is far worse than guessing, so the network is sure and wrong",
@@ -180,20 +182,24 @@ def _no_gradient(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _equal_features(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
-    """0.01: all samples point the same way to within a hundredth of a radian."""
+def _blind(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
     std = "health/feature_std"
-    if _all(window, std, lambda value: value < 1e-4) and first.get(std, 1.0) < 1e-4:
+    if _all([first, *window], std, lambda value: value < 1e-4):
         yield Finding(
-            "blind", 2, std, window[-1][std], "over 0.01",
+            "blind", 2, std, window[-1][std], "over 0.1",
             "All samples have had the same features from the start, so the network sees nothing of them",
             "Look at what reaches it: is everything masked, are the pixels constant, is the scaling right "
             "(sensors.<name>.normalise)?",
         )  # fmt: skip
-    elif _all(window, std, lambda value: value < 0.01) and _lost(first, window, std):
+
+
+def _equal_features(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+    """0.1: the mean cosine of two samples is 0.99, so 1 % of what a feature is made of tells samples apart."""
+    std = "health/feature_std"
+    if _all(window, std, lambda value: value < 0.1) and _lost(first, window, std):
         yield Finding(
-            "collapsed_features", 2, std, window[-1][std], "over 0.01",
-            "All samples have come to the same features", _why_collapsed(window),
+            "collapsed_features", 2, std, window[-1][std], "over 0.1",
+            "All samples have come to nearly the same features", _why_collapsed(window),
         )  # fmt: skip
 
 
@@ -247,12 +253,14 @@ def _why_collapsed(window: Sequence[Line]) -> str:
             "Without negatives a predictor behind the student, no gradient into the teacher, and a slow teacher keep "
             "features apart: restore what is missing of them; else lower optim.lr."
         )
-    return "Lower optim.lr, raise objective.temperature, or enlarge train.global_batch, whose samples are the negatives."
+    return (
+        "Lower optim.lr, raise objective.temperature, or enlarge train.global_batch, whose samples are the negatives."
+    )
 
 
 # Causes before symptoms: what goes in, then teacher and steps, then what came of it.
 RULES: tuple[Callable[[Line, Sequence[Line]], Iterable[Finding]], ...] = (
-    _constant_band, _shifted_band, _duplicates, _identical_views, _teacher_is_student, _still_teacher,
+    _constant_band, _shifted_band, _duplicates, _identical_views, _blind, _teacher_is_student, _still_teacher,
     _refused, _exploded, _above_chance, _uninformed_targets, _equal_features, _no_gradient, _low_rank, _zero_loss,
 )  # fmt: skip
 

@@ -48,3 +48,9 @@ def test_clipping_is_by_the_norm_before_it():
         norm = one.train_step(samples(0), 1.0).grad_norm
         moved.append((tensors(one)[0]["head.1.weight"] - start) / (1.0 if one is free else 0.01 / norm))
     assert moved[1] == pytest.approx(moved[0], rel=1e-3, abs=1e-5)
+
+
+def test_the_length_of_the_weights_is_that_of_all_trainable_ones():
+    single = strategy("single")
+    squares = [p.detach().double().square().sum() for p in single.objective.parameters() if p.requires_grad]
+    assert single.weight_norm() == pytest.approx(math.sqrt(sum(squares)), rel=1e-6)
