@@ -53,6 +53,7 @@ bench: $(VENV)/installed-test
 	python benchmarks/loading.py
 	python benchmarks/compression.py $(REALDATA)
 	python benchmarks/demo_seeds.py
+	python benchmarks/collapse.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 
 clean:

@@ -89,7 +89,6 @@ VIT = {"name": "vit_tiny_patch16_224", "args": {"patch_size": 8, "embed_dim": 48
 HEADS = {"hidden": 128, "projection": 64, "momentum": 0.9}
 BYOL = {"name": "byol", "px": 32, **HEADS}
 DUAL = {"name": "dual_simclr", "crop_px": 32}
-STILL = {"strength": 0.0, "blur": 0.0, "solarise": 0.0, "grey": 0.0, "jitter": 0.0, "band_drop": 0.0}
 
 
 def simclr(sensor: str, **options: object) -> dict[str, Any]:
@@ -152,6 +151,13 @@ def without_stop_gradient(job: Job) -> Job:
     return job
 
 
+def with_one_view(job: Job) -> Job:
+    """No setting does it wholly: boxes of the whole image still differ in their aspect."""
+    views = job.objective.views
+    job.objective.views = lambda batch: views(batch)[:1] * 2
+    return job
+
+
 def constant_band(batch: Batch) -> Batch:
     batch.images["s2_10m"][:, 1] = 700
     return batch
@@ -179,10 +185,7 @@ FAULTS = (
     Run("duplicated_batch", simclr("rgb"), RGB, CNN, ("duplicates",), spoil(duplicated)),
     Run("swapped_bands", DUAL, {**S1, **S2}, CNN, ("shifted_band",), spoil(swapped_bands)),
     Run("zero_temperature", simclr("rgb", temperature=1e-6), RGB, CNN, ("worse_than_chance",)),
-    Run(
-        "views_identical", simclr("rgb", scale=(1.0, 1.0), symmetry="none", colour=STILL), RGB, CNN,
-        ("identical_views",),
-    ),
+    Run("views_identical", simclr("rgb"), RGB, CNN, ("identical_views",), with_one_view),
     Run(
         "centering_off", simclr("rgb"), RGB, CNN, ("one_target",), exchange(lambda job: TinyDino(job, center=0.0)),
         FAST,
