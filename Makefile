@@ -62,6 +62,7 @@ bench: $(VENV)/installed-bench
 	python benchmarks/remote.py
 	python benchmarks/compression.py $(REALDATA)
 	python benchmarks/demo_seeds.py
+	python benchmarks/collapse.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 
 clean:

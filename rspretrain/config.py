@@ -18,6 +18,7 @@ from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.objectives import ObjectiveSettings
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.observe.sinks import WatchSettings
+from rspretrain.observe.verdict import HealthSettings
 from rspretrain.settings import Settings
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
@@ -62,6 +63,7 @@ class RunSettings(Settings):
     optim: OptimSettings = OptimSettings()
     train: TrainSection
     watch: WatchSettings = WatchSettings()
+    health: HealthSettings = HealthSettings()
 
 
 # Where a resumed run must be what it was, because the mathematics would change; and the keys in there that may differ.

@@ -100,23 +100,34 @@ class _Loop:
                 stack.callback(self.ledger.close)
             progress = Progress(self.job.total_steps, first_step, first)
             stack.callback(progress.close)
-            self.meter = Meter(self.job, self.strategy, sinks, progress, first_step)
+            self.meter = Meter(self.job, self.strategy, sinks, progress, first_step, self.say)
             yield
 
     def run(self, step: int, stop: StopRequest) -> Finish:
         """All steps after the first `step`, and the end of the run."""
         clock = SaveClock(self.settings.train.checkpoint_every, self.settings.train.checkpoint_minutes)
         batches = self.job.loader.batches(step)
-        stopping = False
+        stopping = collapsed = False
         while step < self.job.total_steps and not stopping:
             self._take(step, next(batches))
             step += 1
-            due, stopping = self._agree(clock.is_due(step), stop.received is not None)
+            due, stopped, collapsed = self._agree(clock.is_due(step), stop.received is not None, self._must_end())
+            stopping = stopped or collapsed
             if due or stopping or step == self.job.total_steps:
                 self.save(step)
                 clock.restart()
         batches.close()  # type: ignore[attr-defined]
-        return self._finish(step)
+        finish = self._finish(step)
+        if collapsed and not finish.is_complete:
+            raise RuntimeError(
+                f"The run was ended after step {step} because health.on_collapse is stop. {self.meter.verdict.text()} "
+                f"{self.run_dir}/checkpoints has step {step} and what train.keep left of earlier ones; --resume with "
+                "health.on_collapse=warn goes on all the same."
+            )
+        return finish
+
+    def _must_end(self) -> bool:
+        return self.settings.health.on_collapse == "stop" and self.meter.verdict.level == 2
 
     def _take(self, step: int, batch: Batch) -> None:
         """The step after `step` finished ones, with all that is written about it."""
@@ -128,7 +139,7 @@ class _Loop:
             keys = batch_keys(batch, self.job.sources)
             if self.ledger is not None:
                 self.ledger.write(step + 1, keys)
-        self.meter.after(step + 1, report, lr)
+        self.meter.after(step + 1, batch, report, lr)
         self._count_refused(step + 1, batch, report)
 
     def _count_refused(self, step: int, batch: Batch, report: StepReport) -> None:
@@ -145,10 +156,11 @@ class _Loop:
             f"optim.lr, set optim.clip_norm, or use strategy.precision=fp32; then --resume."
         )
 
-    def _agree(self, due: bool, stop: bool) -> tuple[bool, bool]:
-        """The first rank's clock says when to save, any rank's signal when to stop: one sum of two numbers."""
-        votes = world.sum_over_ranks(torch.tensor([due and self.job.world.is_first, stop], dtype=torch.int32))
-        return bool(votes[0]), bool(votes[1])
+    def _agree(self, due: bool, stop: bool, collapsed: bool) -> tuple[bool, bool, bool]:
+        """The first rank says when to save and what has collapsed, any rank's signal when to stop: one sum."""
+        first = self.job.world.is_first
+        votes = world.sum_over_ranks(torch.tensor([due and first, stop, collapsed and first], dtype=torch.int32))
+        return bool(votes[0]), bool(votes[1]), bool(votes[2])
 
     def save(self, step: int) -> None:
         """A checkpoint after `step` finished steps."""
@@ -179,6 +191,7 @@ class _Loop:
                     "refused": step - self.strategy.updates,
                     "exports": {sensor: str(path) for sensor, path in finish.exports.items()},
                     "quarantined": quarantined,
+                    "health": self.meter.verdict.summary(),
                     **self.meter.totals(step),
                     "last": self.meter.latest,
                 },

@@ -7,38 +7,64 @@ import torch
 from torch import Tensor
 
 from rspretrain import world
+from rspretrain.batch import Batch
 from rspretrain.engine.job import Job
+from rspretrain.observe.inputs import input_health
 from rspretrain.observe.progress import Progress
 from rspretrain.observe.sinks import Sinks
+from rspretrain.observe.verdict import Verdict, Watch
 from rspretrain.strategies.base import StepReport, Strategy
 
 
 class Meter:
     """Times the steps between two lines of metrics and writes the lines. All ranks call it together."""
 
-    def __init__(self, job: Job, strategy: Strategy, sinks: Sinks, progress: Progress, first_step: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        strategy: Strategy,
+        sinks: Sinks,
+        progress: Progress,
+        first_step: int,
+        say: Callable[[str], None],
+    ) -> None:
         self._job, self._strategy, self._sinks, self._progress = job, strategy, sinks, progress
         self._first_step, self._began = first_step, time.perf_counter()
         self._step, self._time = first_step, self._began
         self._waited, self._computed = job.loader.wait_s, job.loader.cpu_s
         self.latest: dict[str, float] = {}
+        self._say, self._watch = say, Watch(job.settings.health, sinks.lines)
+        # Of the weights as they were initialised; a resumed run finds it by how far the last line says they had grown.
+        grown = sinks.lines[-1].get("train/weight_growth", 1.0) if sinks.lines else 1.0
+        self._initial_norm = strategy.weight_norm() / grown
+        used = {name: sensor.bands for name, sensor in job.settings.sensors.items()}
+        groups = [job.sources.groups[name] for name in job.objective.groups]
+        statistics = {group.name: job.sources.statistics(group.name) for group in groups}
+        self._input_health = lambda batch: input_health(batch, groups, used, statistics)
 
-    def after(self, step: int, report: StepReport, lr: float) -> None:
+    @property
+    def verdict(self) -> Verdict:
+        """What is to be said of the run; on the first rank, whose word counts, of all lines also after a restart."""
+        return self._watch.verdict
+
+    def after(self, step: int, batch: Batch, report: StepReport, lr: float) -> None:
         """After step number `step`: nothing, or a line of metrics. Losses are of this one step, at full precision."""
         if step % self._job.settings.watch.every and step != self._job.total_steps:
             return
         shares, step_s = self._lap(step)
-        numbers = {"train/loss": report.loss, **report.metrics, **shares}
+        numbers = {"train/loss": report.loss, **report.metrics, **self._input_health(batch), **shares}
         local = torch.stack([value.detach().double().cpu() for value in numbers.values()])
         self.latest = dict(zip(numbers, world.mean_over_ranks(local).tolist(), strict=True)) | {
             "train/lr": lr,
             "train/grad_norm": report.grad_norm,
+            "train/weight_growth": self._strategy.weight_norm() / self._initial_norm,
             "train/refused": float(step - self._strategy.updates),
             "train/epoch": step / self._job.loader.steps_per_epoch,
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
         self.latest |= self._teachers() | self._data(step)
+        self._judge(step)
         self._sinks.write(step, self.latest)
         self._progress.update(
             step,
@@ -46,6 +72,14 @@ class Meter:
             self.latest["perf/samples_per_s"],
             min(1.0, self.latest["perf/data_wait_share"]),
         )
+
+    def _judge(self, step: int) -> None:
+        """The verdict into the line, and to the person where it changes."""
+        before = self.verdict
+        now = self._watch.add({"step": step, **self.latest})
+        self.latest["health/verdict"] = float(now.level)
+        if now.causes != before.causes:
+            self._say(now.text())
 
     def _teachers(self) -> dict[str, float]:
         """How far teachers are from their students, and how slowly they follow; nothing where there are none."""

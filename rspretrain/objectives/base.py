@@ -12,6 +12,8 @@ from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.ema import TeacherPair
 from rspretrain.objectives.views import NetworkInput
 
+CHANCE_RATIO = "health/chance_ratio"  # the loss as a share of what guessing scores: 1 has learnt nothing yet
+
 
 @dataclass(frozen=True)
 class Losses:

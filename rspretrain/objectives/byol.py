@@ -20,18 +20,14 @@ from rspretrain.nn.ema import TeacherPair, make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
-from rspretrain.objectives.base import Losses, Objective, Progress
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, Objective, Progress
 from rspretrain.objectives.colour import ColourSettings
-from rspretrain.objectives.contrastive import view_health
+from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health, worst
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
 
-HEALTH = (
-    "health/feature_std",
-    "health/effective_rank",
-    "health/positive_cosine",
-)  # of the teacher, least of any sensor
+CHANCE = 4.0  # the loss of directions that know nothing of each other, both ways
 
 
 class FirstColour(ColourSettings):
@@ -86,7 +82,7 @@ class Byol(Objective):
         self.predictor = nn.ModuleDict({name: self._head(settings.projection) for name in inputs})
         self.teacher = make_teacher(self.student)
         self.own_losses = {name: f"loss/byol_{name}" for name in inputs} if len(inputs) > 1 else {}
-        self.metric_names = ("loss/byol", *self.own_losses.values(), *HEALTH)
+        self.metric_names = ("loss/byol", *self.own_losses.values(), CHANCE_RATIO, *VIEW_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -115,9 +111,9 @@ class Byol(Objective):
             losses[name] = distance(a, target_b) + distance(b, target_a)
             health.append(view_health(target_a, target_b))
         loss = torch.stack(list(losses.values())).mean()
-        metrics = {"loss/byol": loss.detach()}
+        metrics = {"loss/byol": loss.detach(), CHANCE_RATIO: loss.detach() / CHANCE}
         metrics |= {own: losses[name].detach() for name, own in self.own_losses.items()}
-        return Losses(loss, metrics | {key: torch.stack([h[key] for h in health]).amin() for key in HEALTH})
+        return Losses(loss, metrics | worst(health))  # of the teacher
 
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""

@@ -3,16 +3,28 @@
 Chen et al. 2020, eq. 1, and Dual-SimCLR as released (methods.md A.4); equals lightly's NTXentLoss without memory bank.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rspretrain.observe.health import effective_rank, feature_std
-from rspretrain.world import gather_with_grad, rank
+from rspretrain.observe.health import alignment, effective_rank, feature_std, mean_cosine, uniformity
+from rspretrain.world import gather_with_grad, rank, size
 
 Negatives = Literal["all", "cross"]
+# What `view_health` gives, and which of two values is the worse one.
+_WORSE = {
+    "health/feature_std": torch.amin,
+    "health/effective_rank": torch.amin,
+    "health/mean_cosine": torch.amax,
+    "health/uniformity": torch.amax,
+    "health/positive_cosine": torch.amin,
+    "health/alignment": torch.amin,  # 0 where views are identical
+}
+VIEW_HEALTH = tuple(_WORSE)
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float, negatives: Negatives = "all") -> Tensor:
@@ -37,12 +49,31 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float, negatives: Negatives = "
         return F.cross_entropy(logits, other)
 
 
+def chance_level(num_samples: int, negatives: Negatives = "all") -> float:
+    """The loss of guessing in `nt_xent`, where `num_samples` is the B of each of this world's ranks."""
+    count = num_samples * size()
+    return math.log(2 * count - 1 if negatives == "all" else count)
+
+
 def view_health(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
-    """What a person watches, of this rank's rows: the worse of the two views, and the mean cosine of positives."""
+    """What a person watches, of this rank's rows [B D]: spread of the worse view, and closeness of positives."""
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = z1.detach().float(), z2.detach().float()
-        return {
-            "health/feature_std": torch.minimum(feature_std(z1), feature_std(z2)),
-            "health/effective_rank": torch.minimum(effective_rank(z1), effective_rank(z2)),
+        spread = [
+            {
+                "health/feature_std": feature_std(z),
+                "health/effective_rank": effective_rank(z),
+                "health/mean_cosine": mean_cosine(z),
+                "health/uniformity": uniformity(z),
+            }
+            for z in (z1, z2)
+        ]
+        return worst(spread) | {
             "health/positive_cosine": F.cosine_similarity(z1, z2).mean(),
+            "health/alignment": alignment(z1, z2),
         }
+
+
+def worst(measures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Of several measurements with the same names from `view_health`, the worst of each."""
+    return {name: _WORSE[name](torch.stack([each[name] for each in measures])) for name in measures[0]}

@@ -7,16 +7,17 @@ symmetries of the plane, which are off as in the released code. Deviation: `fixe
 from collections.abc import Sequence
 from typing import Literal, final
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, Stationary
-from rspretrain.objectives.contrastive import Negatives, nt_xent, view_health
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, Stationary
+from rspretrain.objectives.contrastive import VIEW_HEALTH, Negatives, chance_level, nt_xent, view_health
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.objectives.window import SharedWindow, WindowSettings
 from rspretrain.sensors import Group
@@ -37,7 +38,7 @@ class DualSimclrSettings(WindowSettings):
 class DualSimclr(Stationary, Comparing):
     """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
 
-    metric_names = ("loss/nt_xent", "health/feature_std", "health/effective_rank", "health/positive_cosine")
+    metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
     couples_samples = True
 
     def __init__(
@@ -74,7 +75,11 @@ class DualSimclr(Stationary, Comparing):
         """See Comparing."""
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)
-        return Losses(loss, {"loss/nt_xent": loss.detach(), **view_health(z1, z2)})
+        metrics = {
+            "loss/nt_xent": loss.detach(),
+            CHANCE_RATIO: loss.detach() / chance_level(len(z1), self.settings.negatives),
+        }
+        return Losses(loss, metrics | view_health(z1, z2))
 
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""

@@ -18,9 +18,9 @@ from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import CropSettings, SensorViews
-from rspretrain.objectives.base import Losses, Stationary
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, Stationary
 from rspretrain.objectives.colour import ColourSettings
-from rspretrain.objectives.contrastive import nt_xent, view_health
+from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, nt_xent, view_health
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.sensors import Group
 
@@ -39,7 +39,7 @@ class SimclrSettings(CropSettings):
 class Simclr(Stationary, Comparing):
     """NT-Xent over two views of the samples of all ranks. ValueError where the sensor is not configured."""
 
-    metric_names = ("loss/nt_xent", "health/feature_std", "health/effective_rank", "health/positive_cosine")
+    metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
     couples_samples = True
 
     def __init__(
@@ -76,7 +76,8 @@ class Simclr(Stationary, Comparing):
         """See Comparing."""
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.settings.temperature)
-        return Losses(loss, {"loss/nt_xent": loss.detach(), **view_health(z1, z2)})
+        metrics = {"loss/nt_xent": loss.detach(), CHANCE_RATIO: loss.detach() / chance_level(len(z1))}
+        return Losses(loss, metrics | view_health(z1, z2))
 
     def views(self, batch: Batch) -> list[Tensor]:
         """Two [B C px px] float32, normalised."""

@@ -1,9 +1,12 @@
-"""Is the representation collapsing? Three measures of a batch of features, cheap enough for every step.
+"""Is the representation collapsing? Measures of a batch of features or of targets, cheap enough for every step.
 
-All take [B D] features of any float type and return a detached float32 scalar on the same device, NaN where a feature
-is not finite (a bad step must reach the vote on its loss, not die in a logarithm). Lengths are removed first except in
-`effective_rank`, which centres instead.
+All take [B D] features (or [N K] distributions) of any float type and return a detached float32 scalar on the same
+device, NaN where a number is not finite (a bad step must reach the vote on its loss, not die in a logarithm). Lengths
+of features are removed first except in `effective_rank`, which centres instead. What the numbers mean together is
+judged in verdict.py.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -45,3 +48,53 @@ def effective_rank(features: Tensor) -> Tensor:
     share = values / values.sum().clamp(min=torch.finfo(torch.float64).tiny)
     rank = torch.exp(-torch.xlogy(share, share).sum()) * (values.sum() > 0)
     return torch.where(finite, rank, torch.nan).float()
+
+
+def alignment(z1: Tensor, z2: Tensor) -> Tensor:
+    """Mean squared distance of the two views of a sample on the unit sphere: 0 to 4, 0 where views look the same.
+
+    Wang & Isola 2020, eq. for alpha = 2. O(B D). It is 2 - 2 cos, but exact near 0, where a cosine of 1 has lost it.
+    """
+    z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
+    return (z1 - z2).square().sum(dim=1).mean()
+
+
+def uniformity(features: Tensor) -> Tensor:
+    """log of the mean of exp(-2 |x - y|^2) over pairs on the unit sphere: 0 is collapse, -4 uniform; NaN for B = 1.
+
+    Wang & Isola 2020, t = 2. One [B B] product: 0.5 ms at [256 256] on a core.
+    """
+    x = F.normalize(features.detach().float(), dim=1)
+    squared = (2.0 - 2.0 * (x @ x.T)).clamp(min=0.0).fill_diagonal_(torch.inf)  # nobody is a pair with itself
+    num_pairs = len(x) * (len(x) - 1)
+    return torch.log(torch.exp(-2.0 * squared).sum() / num_pairs) if num_pairs else x.sum() * torch.nan
+
+
+def center_entropy(center: Tensor, temperature: float) -> Tensor:
+    """Entropy of softmax(center / temperature), center [K], as a share of log K: 1 balanced, 0 one prototype for all.
+
+    The center of DINO and iBOT is the running mean of the teacher's logits, so it says where targets would go without
+    it. O(K).
+    """
+    logs = F.log_softmax(center.detach().float().flatten() / temperature, dim=0)
+    return -(logs.exp() * logs).sum() / math.log(max(logs.numel(), 2))
+
+
+def target_entropy(targets: Tensor) -> Tensor:
+    """Entropy of the mean of N target distributions [N K], as a share of log K: 0 one prototype for all. O(N K).
+
+    A batch of N sharp targets cannot exceed log N / log K.
+    """
+    mean = targets.detach().float().mean(dim=0)
+    return -torch.xlogy(mean, mean).sum() / math.log(max(len(mean), 2))
+
+
+def target_information(targets: Tensor) -> Tensor:
+    """What a target says about its sample, in nats: the mean over N of KL(target | mean target), 0 to log min(N, K).
+
+    targets [N K] are distributions. 0 is both collapses of self-distillation: all samples on one prototype (centering
+    is missing) and all samples uniform (sharpening is missing). O(N K).
+    """
+    p = targets.detach().float()
+    mean = p.mean(dim=0)
+    return torch.xlogy(p, p).sum(dim=1).mean() - torch.xlogy(mean, mean).sum()

@@ -134,11 +134,13 @@ class Sinks:
     ) -> None:
         """`first`: this rank writes. `resume_step`: the step of the checkpoint that the run goes on from, or None."""
         self._first = first
+        self.lines: list[dict[str, float]] = []  # what a resumed run has written before
         if not first:
             return
         self.path = run_dir / "metrics.jsonl"
         if resume_step is not None and self.path.exists():
             _cut_after(self.path, resume_step)
+            self.lines = read_metrics(self.path)
         elif self.path.exists():
             raise ValueError(
                 f"{self.path} exists already, and a new run was asked for. Continue it with --resume, or choose "

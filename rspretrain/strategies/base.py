@@ -158,6 +158,12 @@ class Strategy(ABC):
         apart, length = (ranks.sum_over_ranks(squares) if self.is_sharded else squares).tolist()
         return math.sqrt(apart / length) if length else math.nan
 
+    def weight_norm(self) -> float:
+        """The length of all trainable parameters as one vector. All ranks call it; one pass over the weights."""
+        parts = [self._local(parameter) for _, parameter in self.trainable()]
+        square = nn.utils.get_total_norm(parts).double().square()
+        return math.sqrt(ranks.sum_over_ranks(square) if self.is_sharded else square)
+
     def _local_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
         """Teachers' and students' parameters, as far as this rank holds them."""
         teachers = [self._local(teacher) for _, teacher in self._followed]

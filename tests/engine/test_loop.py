@@ -5,6 +5,7 @@ import shutil
 import signal
 
 import pytest
+import torch
 
 from engine.runs import interrupt, job, last_step, launch, losses, whole_lines, write_config
 from rspretrain.config import ConfigError
@@ -40,6 +41,51 @@ def test_refused_steps_end_the_run_with_the_keys_written(tmp_path):
     ledger = whole_lines(tmp_path / "run" / "ledger.jsonl")
     assert written["keys"] == next(line["keys"] for line in ledger if line["step"] == written["step"])
     assert whole_lines(tmp_path / "run" / "metrics.jsonl")[-1]["train/refused"] == 3
+
+
+def blind(path, *overrides):
+    """A run whose network is shown nothing but zeros."""
+    planted = job(path, *overrides)
+    views = planted.objective.views
+    planted.objective.views = lambda batch: {name: torch.zeros_like(view) for name, view in views(batch).items()}
+    return planted
+
+
+def test_a_collapsed_run_ends_with_the_reason_where_that_is_asked(tmp_path):
+    path, said = write_config(tmp_path), []
+    with pytest.raises(
+        RuntimeError,
+        match=r"ended after step 5 because health.on_collapse is stop. health: collapsed since step 1. All samples "
+        r"have had the same features .*checkpoints has step 5 .*--resume with health.on_collapse=warn goes on",
+    ):
+        train(blind(path, "health.on_collapse=stop"), resume=False, say=said.append)
+    run = tmp_path / "run"
+    assert (run / "checkpoints/latest").read_text().strip() == "step_00000005"
+    summary = json.loads((run / "summary.json").read_text())
+    assert not summary["complete"]
+    assert summary["health"]["verdict"] == "collapsed"
+    assert summary["health"]["findings"][0]["since_step"] == 1
+    assert "is everything masked" in summary["health"]["findings"][0]["remedy"]
+    assert [line["health/verdict"] for line in whole_lines(run / "metrics.jsonl")] == [0, 0, 0, 0, 2]
+    assert [line.split(".")[0] for line in said] == ["health: collapsed since step 1"]
+
+    resumed = train(blind(path, "health.on_collapse=warn", "train.steps=7"), resume=True, say=said.append)
+    assert resumed.is_complete
+    assert whole_lines(run / "metrics.jsonl")[-1]["health/verdict"] == 2
+    assert len(said) == 2, said  # that it goes on; the verdict is the one that was told before
+    assert json.loads((run / "summary.json").read_text())["health"]["findings"][0]["since_step"] == 1
+
+
+def test_a_sound_run_is_called_healthy(tmp_path):
+    said = []
+    train(job(write_config(tmp_path), "train.steps=8", "health.on_collapse=stop"), resume=False, say=said.append)
+    assert said == []
+    assert json.loads((tmp_path / "run/summary.json").read_text())["health"] == {"verdict": "healthy", "findings": []}
+    line = whole_lines(tmp_path / "run/metrics.jsonl")[-1]
+    assert line["health/verdict"] == 0
+    assert line["train/weight_growth"] == pytest.approx(1.0, abs=0.5)
+    assert {"input/s1_10m/VV/offset", "input/s2_10m/B02/spread", "input/duplicates"} <= line.keys()
+    assert "input/s2_10m/B08/spread" not in line  # in the shards, but nobody uses it
 
 
 def test_resume_with_nothing_there_says_so(tmp_path):

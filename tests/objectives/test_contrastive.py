@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rspretrain import world
 from rspretrain.nn.torchvision_shim import ensure_torchvision
-from rspretrain.objectives.contrastive import Negatives, nt_xent, view_health
+from rspretrain.objectives.contrastive import VIEW_HEALTH, Negatives, chance_level, nt_xent, view_health, worst
 
 torch.set_num_threads(1)
 
@@ -107,3 +107,14 @@ def test_health_tells_collapse() -> None:
     assert good["health/feature_std"] > 0.9
     assert flat["health/feature_std"] < 1e-6
     assert flat["health/positive_cosine"].item() == pytest.approx(1.0)
+    assert set(good) == set(VIEW_HEALTH)
+    both = worst([good, flat])
+    assert both["health/feature_std"] == flat["health/feature_std"]
+    assert both["health/mean_cosine"] == flat["health/mean_cosine"]
+    assert both["health/uniformity"] == flat["health/uniformity"]
+
+
+@pytest.mark.parametrize("negatives", ["all", "cross"])
+def test_guessing_has_the_chance_level(negatives: Negatives) -> None:
+    z = torch.ones(16, 8)  # nothing tells samples apart
+    assert nt_xent(z, z, 0.1, negatives).item() == pytest.approx(chance_level(16, negatives))

@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from rspretrain.observe.health import effective_rank, feature_std, mean_cosine
+from rspretrain.observe.health import (
+    alignment,
+    center_entropy,
+    effective_rank,
+    feature_std,
+    mean_cosine,
+    target_entropy,
+    target_information,
+    uniformity,
+)
 
 
 def test_isotropic_features_are_healthy() -> None:
@@ -51,3 +60,46 @@ def test_measures_are_detached_float32_scalars_and_survive_a_bad_step(measure) -
     assert not value.requires_grad
     assert measure(torch.full((8, 4), torch.nan)).isnan()
     assert measure(x[:1]).item() == 0.0  # a single sample says nothing
+
+
+def test_alignment_is_two_minus_two_cosines_and_zero_for_equal_views() -> None:
+    a, b = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
+    want = 2 - 2 * torch.nn.functional.cosine_similarity(a, b).mean()
+    assert alignment(a, 3 * b).item() == pytest.approx(want.item(), abs=1e-6)
+    assert alignment(a, 7 * a).item() < 1e-12
+    assert alignment(a, -a).item() == pytest.approx(4.0)
+
+
+def test_uniformity_equals_a_loop_over_pairs_and_its_closed_forms() -> None:
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    unit = torch.nn.functional.normalize(x, dim=1)
+    want = torch.pdist(unit).square().mul(-2).exp().mean().log()  # Wang & Isola's own three words
+    assert uniformity(5 * x).item() == pytest.approx(want.item(), abs=1e-5)
+    assert uniformity(x[:1].expand(8, 8)).item() == pytest.approx(0.0, abs=1e-5)
+    assert uniformity(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])).item() == pytest.approx(-8.0)
+    assert uniformity(x[:1]).isnan()
+
+
+def test_targets_of_both_collapses_say_nothing_and_their_entropy_tells_them_apart() -> None:
+    one = torch.eye(8)[:1].expand(32, 8)
+    uniform = torch.full((32, 8), 1 / 8)
+    sure = torch.eye(8).repeat(4, 1)
+    assert [target_information(t).item() for t in (one, uniform)] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert target_information(sure).item() == pytest.approx(math.log(8))
+    assert [target_entropy(t).item() for t in (one, uniform, sure)] == pytest.approx([0.0, 1.0, 1.0])
+
+
+def test_center_entropy_is_that_of_its_softmax() -> None:
+    center = torch.tensor([0.3, -0.1, 0.0, 0.2])
+    p = torch.softmax(center / 0.1, dim=0)
+    assert center_entropy(center, 0.1).item() == pytest.approx((-(p * p.log()).sum() / math.log(4)).item())
+    assert center_entropy(torch.zeros(64), 0.04).item() == pytest.approx(1.0)
+    assert center_entropy(torch.tensor([100.0, 0.0]), 0.04).item() == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_the_new_measures_of_numbers_that_are_not_finite_are_nan(bad: float) -> None:
+    x = torch.full((4, 3), bad)
+    targets = torch.full((4, 3), math.nan)
+    for value in (alignment(x, x), uniformity(x), target_information(targets), target_entropy(targets)):
+        assert value.isnan()

@@ -68,3 +68,9 @@ def test_clipping_per_tensor_is_by_each_tensors_own_norm():
         want = steps[0] * min(1.0, 2.0 / lengths[-1])
         torch.testing.assert_close(steps[1], want, rtol=1e-4, atol=1e-6, msg=name)
     assert min(lengths) < 2.0 < max(lengths)  # some are clipped, some are not
+
+
+def test_the_length_of_the_weights_is_that_of_all_trainable_ones():
+    single = strategy("single")
+    squares = [p.detach().double().square().sum() for p in single.objective.parameters() if p.requires_grad]
+    assert single.weight_norm() == pytest.approx(math.sqrt(sum(squares)), rel=1e-6)

@@ -1,0 +1,124 @@
+"""Every rule speaks on what it means, keeps silent on one odd line, and says what, where, since when and what to do."""
+
+import pytest
+
+from rspretrain.observe.verdict import HealthSettings, Watch, judge
+
+GOOD = {
+    "train/loss": 2.0, "train/lr": 1e-3, "train/grad_norm": 0.3, "train/refused": 0.0, "train/weight_growth": 1.1,
+    "train/momentum": 0.99, "health/teacher_drift": 0.02, "health/chance_ratio": 0.6, "health/feature_std": 0.7,
+    "health/effective_rank": 12.0, "health/alignment": 0.4, "health/target_information": 0.8,
+    "health/target_entropy": 0.7, "input/duplicates": 0.0, "input/s2_10m/B02/offset": 0.1,
+    "input/s2_10m/B02/spread": 0.9,
+}  # fmt: skip
+FAULTS = {
+    "constant_band": {"input/s2_10m/B02/spread": 0.0},
+    "shifted_band": {"input/s2_10m/B02/offset": -0.7},
+    "duplicates": {"input/duplicates": 0.5},
+    "identical_views": {"health/alignment": 1e-13},
+    "teacher_is_student": {"health/teacher_drift": 0.0},
+    "still_teacher": {"train/momentum": 1.0},
+    "exploded_weights": {"train/weight_growth": 40.0},
+    "worse_than_chance": {"health/chance_ratio": 1000.0},
+    "one_target": {"health/target_information": 1e-4, "health/target_entropy": 0.01},
+    "uniform_targets": {"health/target_information": 1e-4, "health/target_entropy": 0.99},
+    "collapsed_features": {"health/feature_std": 0.04},
+    "one_dimension": {"health/effective_rank": 1.1},
+    "no_gradient": {"train/grad_norm": 0.0},
+    "zero_loss": {"train/loss": 0.0},
+}
+COLLAPSED = {"one_target", "uniform_targets", "collapsed_features", "no_gradient"}
+
+
+def watch(*changes, window=3, good=GOOD):
+    """The verdict after a healthy line and then one line for each of `changes`."""
+    watching = Watch(HealthSettings(window=window))
+    for number, change in enumerate(({}, *changes), start=1):
+        watching.add({"step": 10 * number, **good, **change})
+    return watching.verdict
+
+
+def test_health():
+    assert watch(*[{}] * 9).level == 0
+    assert watch(*[{}] * 9).summary() == {"verdict": "healthy", "findings": []}
+
+
+@pytest.mark.parametrize("cause", FAULTS)
+def test_a_fault_on_every_line_is_named(cause):
+    verdict = watch(*[FAULTS[cause]] * 4)
+    ((finding, since),) = verdict.findings
+    assert (finding.cause, finding.level, since) == (cause, 2 if cause in COLLAPSED else 1, 20)
+    assert finding.measure in FAULTS[cause]
+    assert finding.value == FAULTS[cause][finding.measure]
+
+
+@pytest.mark.parametrize("cause", FAULTS)
+def test_one_sound_line_among_them_acquits(cause):
+    assert watch(FAULTS[cause], FAULTS[cause], {}, FAULTS[cause], FAULTS[cause]).level == 0
+
+
+@pytest.mark.parametrize("cause", FAULTS)
+def test_what_is_not_measured_accuses_nobody(cause):
+    lines = [{"step": step, "train/refused": 0.0} for step in range(5)]
+    assert judge(lines[0], lines) == []
+    nan = {name: float("nan") for name in FAULTS[cause]}
+    assert watch(*[nan] * 4).level == 0
+
+
+def test_refused_steps_that_go_on():
+    (found, since), *_ = watch(*({"train/refused": float(n)} for n in range(4))).findings
+    assert (found.cause, found.reason.split(": ")[1]) == ("refused_steps", "train/refused is 3, expected to stay at 1")
+    assert since == 20
+    assert watch(*({"train/refused": 7.0} for n in range(4))).level == 0
+
+
+def test_a_slow_start_is_no_collapse_but_blindness_is_named():
+    near = {"health/feature_std": 0.05, "health/effective_rank": 1.2}
+    slow = Watch(HealthSettings(window=3))
+    blind = Watch(HealthSettings(window=3))
+    for step in range(20):
+        slow.add({"step": step, **GOOD, **near})
+        blind.add({"step": step, **GOOD, "health/feature_std": 0.0})
+    assert slow.verdict.level == 0
+    ((finding, since),) = blind.verdict.findings
+    assert (finding.cause, finding.level, since) == ("blind", 2, 0)
+
+
+def test_two_random_networks_may_be_worse_than_chance_while_the_rate_rises():
+    assert watch(*({"health/chance_ratio": 5.0, "train/lr": n * 1e-4} for n in range(1, 6))).level == 0
+    assert watch(*({"health/chance_ratio": 5.0, "train/lr": 1e-3 - n * 1e-4} for n in range(1, 6))).level == 1
+
+
+def test_what_recovers_is_left_alone():
+    assert watch(*({"health/feature_std": std} for std in (0.01, 0.03, 0.09))).level == 0
+
+
+def test_causes_come_before_symptoms_and_the_text_has_all_parts():
+    verdict = watch(*[{"train/weight_growth": 50.0, "health/feature_std": 0.001}] * 4)
+    assert verdict.text() == (
+        "health: collapsed since step 20. The weights are many times as long as at the start, so steps are far too "
+        "large: train/weight_growth is 50, expected under 10. Lower optim.lr (now 0.001) tenfold or more, or lengthen "
+        "optim.warmup_epochs, and start anew. Also: collapsed_features."
+    )
+    assert [each["cause"] for each in verdict.summary()["findings"]] == ["exploded_weights", "collapsed_features"]
+
+
+def test_the_remedy_is_the_objectives_own():
+    lines = [{"health/feature_std": 0.001}] * 4
+    byol = {name: value for name, value in GOOD.items() if "target_" not in name}
+    simclr = {name: value for name, value in byol.items() if "drift" not in name and "momentum" not in name}
+    for good, word in ((GOOD, "centering"), (byol, "a predictor behind the student"), (simclr, "temperature")):
+        assert word in watch(*lines, good=good).findings[0][0].remedy
+
+
+def test_a_resumed_run_judges_as_if_it_had_never_stopped():
+    lines = [{"step": 1, **GOOD}, *({"step": n, **GOOD, **FAULTS["collapsed_features"]} for n in range(2, 9))]
+    whole, resumed = Watch(HealthSettings(), lines), Watch(HealthSettings(), lines[:4])
+    for line in lines[4:]:
+        resumed.add(line)
+    assert resumed.verdict == whole.verdict
+    assert whole.verdict.findings[0][1] == 2
+
+
+def test_nothing_is_said_before_the_window_is_full():
+    assert watch(FAULTS["duplicates"], window=3).level == 0
