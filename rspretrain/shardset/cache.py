@@ -49,6 +49,11 @@ class Lease:
         """The open file."""
         return self._descriptor
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the cache would give the same file again, and not another one or none."""
+        return self._descriptor >= 0 and _is_still(self.path, self._descriptor)
+
     def close(self) -> None:
         """Nobody needs it any more; more than once does nothing."""
         if self._descriptor >= 0:
@@ -178,10 +183,11 @@ class Cache:
             with self._ledger():
                 self._drop(claim)
 
-    def discard(self, key: str, name: str) -> None:
-        """Remove a file unless somebody uses it."""
+    def retract(self, lease: Lease) -> None:
+        """Take a damaged file out, also where others use it: they keep it until they close it, nobody else gets it."""
         with self._ledger():
-            _evict(self.folder / key / name)
+            if lease.is_current:
+                _remove(lease.path)
 
     def progress(self, key: str, name: str) -> int:
         """Something that changes while any process fetches a file."""
@@ -312,17 +318,22 @@ def _is_held(lock: Path) -> bool:
 
 
 def _evict(path: Path) -> bool:
-    """Remove a file that nobody uses; and its folder, when it was the last one there."""
+    """Remove a file that nobody uses."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        if not _try_lock(descriptor):
-            return False
-        path.unlink(missing_ok=True)
-        with suppress(OSError):
-            path.parent.rmdir()
-        return True
+        if _try_lock(descriptor):
+            _remove(path)
+            return True
+        return False
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """A file, and its folder when it was the last one there."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()

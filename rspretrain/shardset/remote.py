@@ -4,7 +4,9 @@ Everything lies in the cache under the SHA-256 of the manifest, so a set that ch
 """
 
 import hashlib
+import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from rspretrain.shardset.transfer import (
 )
 
 POLL_S = 0.02
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Remote:
         self.url, self._patience = url, options.patience
         self.cache = Cache(options.folder or default_folder(), options.limit)
         self._source = Source(url, options.patience)
+        self._renewed: set[int] = set()  # shards whose copy in the cache was damaged
+        self._renewing = threading.Lock()
         self.cache.check(0)
         try:
             data = self._source.read(MANIFEST_NAME)
@@ -53,7 +58,7 @@ class Remote:
         self._leases = [self._store(MANIFEST_NAME, data)]
         self.manifest = self._manifest()
         try:
-            self._leases.append(self.obtain(INDEX_NAME, None, self.manifest.index_sha256))
+            self._leases.append(self._index())
         except TransferError as error:
             raise ValueError(f"{error} Upload {INDEX_NAME} of the same build beside {MANIFEST_NAME}.") from None
 
@@ -101,6 +106,31 @@ class Remote:
             if stopped():
                 raise Stopped(f"{self.shown(name)}: nobody waits for it any more.")
 
+    def renew(self, number: int, lease: Lease) -> str | None:
+        """Discard the leased copy of a shard whose bytes are not the index's: whoever asks next fetches it again.
+
+        None where there is, or will be, another copy to look at; else why there is none: the copy is what lies behind
+        the URL, or this process discarded one before. So it ends, however damaged a disk is.
+        """
+        entry = self.manifest.shards[number]
+        url = self.shown(entry.name)
+        with self._renewing:
+            if not lease.is_current:  # another thread or process was first
+                return None
+            if _sha256(lease) == entry.sha256:
+                return (
+                    f"Its shard in the cache is the one behind {url}, so that shard and {INDEX_NAME} are not of one "
+                    "build. Build the set again, and upload all of it."
+                )
+            if number in self._renewed:
+                return (
+                    f"Its shard in the cache was damaged before and fetched again from {url}. Mind the disk of "
+                    f"{self.cache.folder}, or name another in data.cache_dir."
+                )
+            self._renewed.add(number)
+            self._retract(entry.name, lease)
+        return None
+
     def shown(self, name: str) -> str:
         """The URL of a file, for messages."""
         return shown(child(self.url, name))
@@ -123,6 +153,21 @@ class Remote:
         finally:
             self.cache.release(claim)
 
+    def _index(self) -> Lease:
+        lease = self.obtain(INDEX_NAME, None, self.manifest.index_sha256)
+        if _sha256(lease) != self.manifest.index_sha256:
+            self._retract(INDEX_NAME, lease)
+            lease = self.obtain(INDEX_NAME, None, self.manifest.index_sha256)
+        return lease
+
+    def _retract(self, name: str, lease: Lease) -> None:
+        _log.warning(
+            "%s was damaged in the cache after it came from %s, and is fetched again. Mind that disk.",
+            lease.path, self.shown(name),
+        )  # fmt: skip
+        self.cache.retract(lease)
+        lease.close()
+
     def _store(self, name: str, data: bytes) -> Lease:
         while True:
             with _storing(self.shown(name), self.cache.folder):
@@ -135,9 +180,12 @@ class Remote:
                     finally:
                         self.cache.release(claim)
             lease = self.cache.lease(self.key, name, len(data))
-            if lease is not None:
+            if lease is None:
+                time.sleep(POLL_S)
+            elif os.pread(lease.fileno(), len(data), 0) == data:
                 return lease
-            time.sleep(POLL_S)
+            else:
+                self._retract(name, lease)
 
     def _manifest(self) -> Manifest:
         try:
@@ -148,10 +196,15 @@ class Remote:
                         f"{self.folder / MANIFEST_NAME} names a shard {entry.name!r}, expected a plain name"
                     )
         except ValueError as error:
-            self._leases.pop().close()
-            self.cache.discard(self.key, MANIFEST_NAME)
+            self.cache.retract(self._leases.pop())
             raise ValueError(f"{self.shown(MANIFEST_NAME)}, in the cache, is not to be used: {error}") from None
         return manifest
+
+
+def _sha256(lease: Lease) -> str:
+    with open(os.dup(lease.fileno()), "rb") as file:
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

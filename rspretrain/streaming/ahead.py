@@ -76,6 +76,15 @@ class Ahead:
             self._failed[number] = error
             raise
 
+    def renew(self, number: int, stale: Lease) -> str | None:
+        """Have a damaged shard fetched again; None once `lease` gives another copy, else why not. See Remote.renew."""
+        why = self._remote.renew(number, stale)
+        with self._changed:
+            if why is None and self._leases.get(number) is stale:
+                self._leases.pop(number).close()
+                self._changed.notify_all()
+        return why
+
     def _keep(self, number: int, lease: Lease) -> Lease:
         with self._changed:
             return self._leases.setdefault(number, lease)

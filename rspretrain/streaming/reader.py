@@ -16,7 +16,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from rspretrain.sensors import Group
-from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message
+from rspretrain.shardset.cache import Lease
+from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message, restore_from_copy
 from rspretrain.shardset.record import decode_array, npy_header
 from rspretrain.shardset.transfer import TransferError
 from rspretrain.streaming.ahead import Ahead
@@ -39,6 +40,7 @@ class _Mapped:
 
     data: NDArray[np.uint8]
     pixels: dict[str, NDArray[np.uint8]]
+    lease: Lease | None = None  # of a shard in the cache
 
 
 class Reader:
@@ -92,10 +94,8 @@ class Reader:
         by_shard = np.argsort(shard_of, kind="stable")
         cuts = np.flatnonzero(np.diff(shard_of[by_shard])) + 1
         for places in np.split(by_shard, cuts):
-            mapped = self._map(int(shard_of[places[0]]))
             here = rows[places]
-            for row in here[self._unchecked[here]]:
-                self._check(mapped, int(row))
+            mapped = self._checked(int(shard_of[places[0]]), here)
             self._copy(mapped, places, here, buffers)
         return rows
 
@@ -124,7 +124,7 @@ class Reader:
     def _is_sound(self, row: int) -> bool:
         if self._unchecked[row] and row not in self._damaged:
             try:
-                self._check(self._map(int(self._shard_of[row])), row)
+                self._checked(int(self._shard_of[row]), np.array([row]))
             except CorruptSampleError:
                 self._damaged.add(row)
         return row not in self._damaged
@@ -152,12 +152,38 @@ class Reader:
         member = mapped.data[start : start + int(self._shards.numbers(f"bytes_{group.name}")[row])]
         return decode_array(member.data, self._codec)
 
-    def _check(self, mapped: _Mapped, row: int) -> None:
+    def _checked(self, number: int, rows: NDArray[np.int64]) -> _Mapped:
+        """A shard in which the checksums of `rows` hold; CorruptSampleError where one does not.
+
+        A remote shard that was damaged in the cache is fetched again first, once.
+        """
+        while True:
+            mapped = self._map(number)
+            bad = next((row for row in rows[self._unchecked[rows]].tolist() if not self._holds(mapped, row)), None)
+            if bad is None:
+                return mapped
+            why = self._renew(number, mapped)
+            if why is not None:
+                raise CorruptSampleError(corrupt_message(self._shards, bad, why))
+
+    def _holds(self, mapped: _Mapped, row: int) -> bool:
         start = int(self._shards.numbers("offset")[row])
         record = mapped.data[start : start + int(self._shards.numbers("bytes")[row])]
         if xxhash.xxh3_64_intdigest(record.data) != int(self._shards.numbers("checksum")[row]):
-            raise CorruptSampleError(corrupt_message(self._shards, row))
+            return False
         self._unchecked[row] = False
+        return True
+
+    def _renew(self, number: int, mapped: _Mapped) -> str | None:
+        """None where another copy of the shard is to be looked at, else the remedy."""
+        if self._ahead is None or mapped.lease is None:
+            return restore_from_copy(self._shards)
+        why = self._ahead.renew(number, mapped.lease)
+        if why is None:
+            with self._opening:
+                if self._open.get(number) is mapped:
+                    del self._open[number]
+        return why
 
     def _map(self, number: int) -> _Mapped:
         mapped = self._open.get(number)
@@ -182,7 +208,7 @@ class Reader:
             # The mapping duplicates the open file and with it the lock: the shard stays as long as somebody reads it.
             data = np.frombuffer(mmap.mmap(lease.fileno(), 0, prot=mmap.PROT_READ), dtype=np.uint8)
             entry = self._shards.manifest.shards[number]
-            mapped = _Mapped(data, self._pixels(data, entry.samples) if entry.uniform else {})
+            mapped = _Mapped(data, self._pixels(data, entry.samples) if entry.uniform else {}, lease)
         with self._opening:
             return self._open.setdefault(number, mapped)
 

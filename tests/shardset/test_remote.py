@@ -107,17 +107,62 @@ def test_wrong_bytes_for_good_name_the_url(tmp_path, server):
     assert left(tmp_path) == sorted([shards.path.name, "ledger.lock"])
 
 
-def test_a_cached_shard_that_the_disk_damaged(tmp_path, server):
-    shards = open_shards(server.url, options(tmp_path))
+def damage(path, place=700):
+    """Another byte in the same file, as a disk would have it, under the eyes of whoever maps it."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_cached_shard_that_the_disk_damaged_is_fetched_again_once(tmp_path, server, caplog):
+    shards, near = open_shards(server.url, options(tmp_path)), open_shards(tmp_path / "set")
     shards.read(0)
-    path = shards.path / "memory-000000.tar"
-    data = bytearray(path.read_bytes())
-    data[700] ^= 1
-    path.write_bytes(data)
+    damage(shards.path / "memory-000000.tar")
+    assert np.array_equal(shards.read(0)[0]["s1_10m"], near.read(0)[0]["s1_10m"])
+    assert server.requests["memory-000000.tar"] == 2
+    assert f"memory-000000.tar was damaged in the cache after it came from {server.url}/memory-000000" in caplog.text
+    damage(shards.path / "memory-000000.tar")
     with pytest.raises(
-        CorruptSampleError, match=r"verified when it came from http.*/memory-000000.tar: remove it, and"
+        CorruptSampleError, match=r"was damaged before and fetched again from http.*/memory-000000.tar. Mind the disk"
     ):
         shards.read(0)
+    assert server.requests["memory-000000.tar"] == 2
+
+
+def test_whoever_maps_the_damaged_copy_keeps_it_and_then_finds_the_new_one(tmp_path, server):
+    one, other = (open_shards(server.url, options(tmp_path)) for _ in range(2))
+    lease = other.remote.shard(0)
+    damage(lease.path)
+    one.read(0)
+    assert os.pread(lease.fileno(), 1, 700) != (lease.path).read_bytes()[700:701]
+    assert other.remote.renew(0, lease) is None  # the path has another file by now
+    assert other.remote.shard(0).is_current
+    assert server.requests["memory-000000.tar"] == 2
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.parquet"])
+def test_a_manifest_and_an_index_that_the_disk_damaged(tmp_path, server, name, caplog):
+    cached = open_shards(server.url, options(tmp_path)).path / name
+    damage(cached, 50)
+    assert open_shards(server.url, options(tmp_path)).read(9)
+    assert cached.read_bytes() == (tmp_path / "set" / name).read_bytes()
+    assert f"{name} was damaged in the cache" in caplog.text
+
+
+def test_a_shard_and_an_index_that_are_not_of_one_build(tmp_path, server):
+    path = tmp_path / "set" / "manifest.json"
+    damage(tmp_path / "set" / "memory-000001.tar")
+    content = json.loads(path.read_text())
+    content["shards"][1]["sha256"] = hashlib.sha256((tmp_path / "set" / "memory-000001.tar").read_bytes()).hexdigest()
+    path.write_bytes(dump_manifest(Manifest.model_validate(content)))
+    shards = open_shards(server.url, options(tmp_path))
+    with pytest.raises(
+        CorruptSampleError, match=r"is the one behind http.*/memory-000001.tar, so that shard and index.parquet are no"
+    ):
+        shards.read(8)
+    assert server.requests["memory-000001.tar"] == 1  # another download would bring the same
 
 
 def read_all(url, folder, order, failures):

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import os
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from fakes.memory import SCENE_GROUPS, memory_shards
 from servers import object_store, serving, total_bytes
 
-from rspretrain.shardset.index import open_shards
+from rspretrain.shardset.index import CorruptSampleError, open_shards
 from rspretrain.streaming.loader import DataSettings, Loader, evaluation_batches
 from rspretrain.world import World
 
@@ -83,14 +84,17 @@ def rank_of(data, rank, world, folder):
     torch.save(seen(loader(data, rank, world)), folder / f"{rank}.pt")
 
 
+def run(target, *arguments):
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_any_world_of_processes_sees_the_same(tmp_path, server, world):
     alone = seen(loader(settings(tmp_path / "set", tmp_path)))
-    context = multiprocessing.get_context("spawn")
     data = settings(server.url, tmp_path)
-    ranks = [context.Process(target=rank_of, args=(data, rank, world, tmp_path)) for rank in range(world)]
-    for process in ranks:
-        process.start()
+    ranks = [run(rank_of, data, rank, world, tmp_path) for rank in range(world)]
     for process in ranks:
         process.join(80)
     assert [process.exitcode for process in ranks] == [0] * world
@@ -127,6 +131,59 @@ def test_or_is_quarantined(tmp_path, server):
     assert set(stream.quarantine.stand_ins) == set(range(24, 32))
     (tmp_path / "set" / "memory-000003.tar").unlink()
     assert same(far, seen(loader(settings(tmp_path / "set", tmp_path, **more))))  # like one that is missing here
+
+
+def damage_cache(folder):
+    """Other bytes in every cached shard, in a place of the last sample and within the same file."""
+    for path in (folder / "cache").rglob("*.tar"):
+        with path.open("r+b") as file:
+            file.seek(-2048, os.SEEK_END)
+            file.write(b"damage")
+
+
+def test_damage_in_the_cache_is_fetched_again_and_changes_nothing(tmp_path, server, caplog):
+    local = seen(loader(settings(tmp_path / "set", tmp_path)))
+    data = settings(server.url, tmp_path)
+    seen(loader(data), 6)
+    damage_cache(tmp_path)
+    stream = loader(data)
+    assert same(seen(stream, 6), local[:6])
+    damage_cache(tmp_path)  # a run looks at a sample's checksum once, so this is for the next one
+    assert same(seen(loader(data)), local)
+    assert set(server.shards().values()) == {3}
+    assert caplog.text.count(f"after it came from {server.url}/memory-00000") == 12
+
+
+def test_ranks_that_find_the_same_damage_fetch_it_once(tmp_path, server):
+    alone = seen(loader(settings(tmp_path / "set", tmp_path)))
+    data = settings(server.url, tmp_path)
+    seen(loader(data), 6)
+    damage_cache(tmp_path)
+    ranks = [run(rank_of, data, rank, 2, tmp_path) for rank in range(2)]
+    for process in ranks:
+        process.join(80)
+    assert [process.exitcode for process in ranks] == [0] * 2
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for step, (rows, _, images) in enumerate(alone):
+        assert parts[0][step][0] + parts[1][step][0] == rows
+        for name, image in images.items():
+            assert torch.equal(torch.cat([part[step][2][name] for part in parts]), image)
+    assert set(server.shards().values()) == {2}
+
+
+def test_damage_that_comes_back_ends_the_run_or_is_quarantined(tmp_path, server):
+    data = settings(server.url, tmp_path, streams=1)
+    stream = loader(data)
+    stream._shards.remote._renewed.update(range(6))  # as if all had been fetched again before
+    seen(loader(data), 6)
+    damage_cache(tmp_path)
+    with pytest.raises(CorruptSampleError, match=r"memory-00000\d.tar .*was damaged before and fetched again from"):
+        seen(stream, 6)
+    more = {"on_corrupt": "quarantine", "quarantine_limit": 0.5, "streams": 1}
+    stream = loader(settings(server.url, tmp_path, **more))
+    stream._shards.remote._renewed.update(range(6))
+    seen(stream, 6)
+    assert sorted(stream.quarantine.stand_ins) == [7, 15, 23, 31, 39, 47]
 
 
 def test_a_cache_too_small_for_the_windows(tmp_path, server):
