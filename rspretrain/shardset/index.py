@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from rspretrain.archives.base import Nomenclature
 from rspretrain.patch import Patch
 from rspretrain.sensors import Group
-from rspretrain.shardset.cache import Lease
 from rspretrain.shardset.filter import matching_rows
+from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
 from rspretrain.shardset.record import Metadata, decode_array
 from rspretrain.shardset.remote import Remote, RemoteOptions

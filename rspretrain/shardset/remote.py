@@ -6,6 +6,7 @@ Everything lies in the cache under the SHA-256 of the manifest, so a set that ch
 import hashlib
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rspretrain.shardset.cache import Cache, Claim, Lease, NoRoomError, default_folder
+from rspretrain.shardset.cache import Cache, NoRoomError, default_folder
+from rspretrain.shardset.leases import Claim, Lease
 from rspretrain.shardset.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, load_manifest
 from rspretrain.shardset.transfer import (
     LONGEST_BACKOFF_S,
@@ -48,6 +50,7 @@ class Remote:
         self._source = Source(url, options.patience)
         self._renewed: set[int] = set()  # shards whose copy in the cache was damaged
         self._renewing = threading.Lock()
+        self._jitter = random.SystemRandom().random()
         self.cache.check(0)
         try:
             data = self._source.read(MANIFEST_NAME)
@@ -71,6 +74,10 @@ class Remote:
     def kept_bytes(self) -> int:
         """Of the manifest and the index, which stay in the cache while the set is open."""
         return sum(os.fstat(lease.fileno()).st_size for lease in self._leases)
+
+    def check_room(self, need: int) -> None:
+        """Whether `need` bytes of shards can be in the cache at once beside manifest and index. ValueError if not."""
+        self.cache.check(self.kept_bytes + need, self.key)
 
     def shard(self, number: int, stopped: Callable[[], bool] = lambda: False) -> Lease:
         """A shard, fetched if need be. See `obtain`."""
@@ -97,11 +104,12 @@ class Remote:
                 now, longest_s = self.cache.progress(self.key, name), 2 * self._patience.timeout_s + LONGEST_BACKOFF_S
                 why = "another process fetches it and does not get on. End that process"
             except NoRoomError as error:
-                now, longest_s, why = "no room", self._patience.timeout_s, str(error)
+                # Of two jobs that wait for what the other one holds, one ends first, and the other goes on.
+                now, longest_s, why = "no room", self._patience.timeout_s * (1 + self._jitter), str(error)
             if now != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > longest_s:
-                raise RuntimeError(f"{self.shown(name)} was waited for {longest_s:g} s: {why}.")
+                raise RuntimeError(f"{self.shown(name)} was waited for {longest_s:.3g} s: {why}.")
             time.sleep(POLL_S)
             if stopped():
                 raise Stopped(f"{self.shown(name)}: nobody waits for it any more.")

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rspretrain.shardset.cache import Lease, NoRoomError
+from rspretrain.shardset.cache import NoRoomError
+from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.remote import Remote
 from rspretrain.shardset.transfer import Stopped
 

@@ -196,7 +196,7 @@ class Loader:
             Quarantine(shards, self._rows, settings.quarantine_limit) if settings.on_corrupt == "quarantine" else None
         )
         if shards.remote:
-            shards.remote.cache.check(shards.remote.kept_bytes + self.bytes_at_once())
+            shards.remote.check_room(self.bytes_at_once())
         fetches = max(1, settings.fetches // local_size())
         self._pipeline = _Pipeline(
             Reader(shards, groups, verify=settings.verify, quarantine=self.quarantine, fetches=fetches),

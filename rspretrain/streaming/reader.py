@@ -16,8 +16,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from rspretrain.sensors import Group
-from rspretrain.shardset.cache import Lease
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message, restore_from_copy
+from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.record import decode_array, npy_header
 from rspretrain.shardset.transfer import TransferError
 from rspretrain.streaming.ahead import Ahead

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.memory import memory_shards
+from processes import CONTEXT, join, start
 from servers import object_store, serving, total_bytes
 
 from rspretrain.shardset.cache import Cache
@@ -177,21 +177,13 @@ def read_all(url, folder, order, failures):
         raise
 
 
-def start(*arguments, target=read_all):
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
 def test_four_processes_fetch_every_shard_once(tmp_path, server):
     server.faults = {f"memory-00000{n}.tar": ["slow"] for n in range(5)}
-    failures = multiprocessing.get_context("spawn").Queue()
+    failures = CONTEXT.Queue()
     orders = ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 4, 0, 1])
-    processes = [start(server.url, str(tmp_path), order, failures) for order in orders]
-    for process in processes:
-        process.join(60)
+    processes = [start(read_all, server.url, str(tmp_path), order, failures) for order in orders]
+    assert join(processes) == [0] * 4
     assert failures.empty()
-    assert [process.exitcode for process in processes] == [0] * 4
     assert server.requests == {"manifest.json": 4, "index.parquet": 1, **{f"memory-00000{n}.tar": 1 for n in range(5)}}
 
 
@@ -209,7 +201,7 @@ def test_killed_at_random_nothing_stays_and_the_bound_holds(tmp_path, server):
     cache, rng, left_behind, processes = tmp_path / "cache", np.random.default_rng(0), 0, []
     for victims in (2, 1, 2, 1, 2):
         while len(processes) < 2:
-            processes.append(start(server.url, str(tmp_path), limit, int(rng.integers(99)), target=read_without_end))
+            processes.append(start(read_without_end, server.url, str(tmp_path), limit, int(rng.integers(99))))
         fetched, pause_s = sum(server.shards().values()), rng.uniform(0, 0.1)
         while sum(server.shards().values()) < fetched + 3 or not list(cache.rglob("*.part")):
             assert total_bytes(cache) <= limit

@@ -1,13 +1,13 @@
 """The stream of a set behind a URL is the stream of the same set in a folder, and bad worlds end in clear errors."""
 
 import itertools
-import multiprocessing
 import os
 import threading
 
 import pytest
 import torch
 from fakes.memory import SCENE_GROUPS, memory_shards
+from processes import join, start
 from servers import object_store, serving, total_bytes
 
 from rspretrain.shardset.index import CorruptSampleError, open_shards
@@ -84,20 +84,12 @@ def rank_of(data, rank, world, folder):
     torch.save(seen(loader(data, rank, world)), folder / f"{rank}.pt")
 
 
-def run(target, *arguments):
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
 @pytest.mark.parametrize("world", [2, 4])
 def test_any_world_of_processes_sees_the_same(tmp_path, server, world):
     alone = seen(loader(settings(tmp_path / "set", tmp_path)))
     data = settings(server.url, tmp_path)
-    ranks = [run(rank_of, data, rank, world, tmp_path) for rank in range(world)]
-    for process in ranks:
-        process.join(80)
-    assert [process.exitcode for process in ranks] == [0] * world
+    ranks = [start(rank_of, data, rank, world, tmp_path) for rank in range(world)]
+    assert join(ranks) == [0] * world
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for step, (rows, seeds, images) in enumerate(alone):
         mine = [parts[rank][step] for rank in range(world)]
@@ -159,10 +151,8 @@ def test_ranks_that_find_the_same_damage_fetch_it_once(tmp_path, server):
     data = settings(server.url, tmp_path)
     seen(loader(data), 6)
     damage_cache(tmp_path)
-    ranks = [run(rank_of, data, rank, 2, tmp_path) for rank in range(2)]
-    for process in ranks:
-        process.join(80)
-    assert [process.exitcode for process in ranks] == [0] * 2
+    ranks = [start(rank_of, data, rank, 2, tmp_path) for rank in range(2)]
+    assert join(ranks) == [0] * 2
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for step, (rows, _, images) in enumerate(alone):
         assert parts[0][step][0] + parts[1][step][0] == rows
