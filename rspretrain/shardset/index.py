@@ -26,9 +26,9 @@ from rspretrain.sensors import Group
 from rspretrain.shardset.filter import matching_rows
 from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
+from rspretrain.shardset.protocols import is_url
 from rspretrain.shardset.record import Metadata, decode_array
 from rspretrain.shardset.remote import Remote, RemoteOptions
-from rspretrain.shardset.transfer import is_url
 
 HOLD_OUT = 5  # every fifth sample
 

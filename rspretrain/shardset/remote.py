@@ -17,16 +17,8 @@ from pathlib import Path
 from rspretrain.shardset.cache import Cache, NoRoomError, default_folder
 from rspretrain.shardset.leases import Claim, Lease
 from rspretrain.shardset.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, load_manifest
-from rspretrain.shardset.transfer import (
-    LONGEST_BACKOFF_S,
-    Expected,
-    Patience,
-    Source,
-    Stopped,
-    TransferError,
-    child,
-    shown,
-)
+from rspretrain.shardset.protocols import child, shown
+from rspretrain.shardset.transfer import LONGEST_BACKOFF_S, Expected, Patience, Source, Stopped, TransferError
 
 POLL_S = 0.02
 _log = logging.getLogger(__name__)
@@ -48,6 +40,7 @@ class Remote:
         self.url, self._patience = url, options.patience
         self.cache = Cache(options.folder or default_folder(), options.limit)
         self._source = Source(url, options.patience)
+        self._index_bytes = 0  # to make room for, as far as the server says
         self._renewed: set[int] = set()  # shards whose copy in the cache was damaged
         self._renewing = threading.Lock()
         self._jitter = random.SystemRandom().random()
@@ -149,7 +142,7 @@ class Remote:
             if lease is not None:
                 return lease
             with _storing(self.shown(name), self.cache.folder):
-                claim = self.cache.claim(self.key, name, size or 0)
+                claim = self.cache.claim(self.key, name, self._index_bytes if size is None else size)
                 if claim is None and not (self.folder / name).exists():
                     return None
                 if claim is not None:
@@ -162,10 +155,13 @@ class Remote:
             self.cache.release(claim)
 
     def _index(self) -> Lease:
-        lease = self.obtain(INDEX_NAME, None, self.manifest.index_sha256)
-        if _sha256(lease) != self.manifest.index_sha256:
+        sha256 = self.manifest.index_sha256
+        if not (self.folder / INDEX_NAME).exists():
+            self._index_bytes = self._source.size(INDEX_NAME) or 0
+        lease = self.obtain(INDEX_NAME, None, sha256)
+        if _sha256(lease) != sha256:
             self._retract(INDEX_NAME, lease)
-            lease = self.obtain(INDEX_NAME, None, self.manifest.index_sha256)
+            lease = self.obtain(INDEX_NAME, None, sha256)
         return lease
 
     def _retract(self, name: str, lease: Lease) -> None:

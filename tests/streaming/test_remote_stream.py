@@ -8,7 +8,7 @@ import pytest
 import torch
 from fakes.memory import SCENE_GROUPS, memory_shards
 from processes import join, start
-from servers import object_store, serving, total_bytes
+from servers import serving, total_bytes
 
 from rspretrain.shardset.index import CorruptSampleError, open_shards
 from rspretrain.streaming.loader import DataSettings, Loader, evaluation_batches
@@ -100,14 +100,6 @@ def test_any_world_of_processes_sees_the_same(tmp_path, server, world):
     assert set(server.shards().values()) == {1}  # all ranks together, three epochs
 
 
-def test_faults_under_way_change_nothing(tmp_path, server):
-    local = seen(loader(settings(tmp_path / "set", tmp_path)))
-    faults = ["500", "stall", "cut", "wrong", "long", "503"]
-    server.faults = {f"memory-00000{n}.tar": [fault] for n, fault in enumerate(faults)}
-    assert same(seen(loader(settings(server.url, tmp_path, fetch_timeout_s=0.3))), local)
-    assert set(server.shards().values()) == {2}
-
-
 def test_a_shard_that_cannot_be_had_ends_the_run(tmp_path, server):
     server.faults["memory-000003.tar"] = ["500 forever"]
     with pytest.raises(RuntimeError, match=rf"{server.url}/memory-000003.tar could not be fetched in 2 attempts over"):
@@ -195,13 +187,3 @@ def test_evaluation(tmp_path):
             assert one.rows.tolist() == other.rows.tolist()
             for image, (h, w), twin in zip(one.images["rgb"], one.sizes["rgb"], other.images["rgb"], strict=True):
                 assert torch.equal(image[:, :h, :w], twin[:, :h, :w])
-
-
-def test_from_an_object_store(tmp_path, monkeypatch):
-    memory_shards(tmp_path / "set", samples=48)
-    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    with object_store(tmp_path / "set", "stream") as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        data = settings("s3://stream/set", tmp_path, fetch_timeout_s=10)
-        assert same(seen(loader(data)), seen(loader(settings(tmp_path / "set", tmp_path))))
