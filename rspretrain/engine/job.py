@@ -13,6 +13,7 @@ from rspretrain.objectives.base import Objective
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.schedules import warmup_cosine
 from rspretrain.sensors import MEASURED
+from rspretrain.shardset.glance import glance
 from rspretrain.shardset.index import ShardSet, open_shards
 from rspretrain.strategies import resolve
 from rspretrain.streaming.loader import Loader
@@ -53,6 +54,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     loader = Loader(
         shards, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
     )
+    glance(shards, loader.shards_needed, forgiving=settings.data.on_corrupt == "quarantine")
     return Job(settings, world, shards, objective, loader, train.steps or train.epochs * loader.steps_per_epoch)
 
 

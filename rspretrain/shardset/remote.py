@@ -51,12 +51,14 @@ class Remote:
             raise ValueError(f"{error} Expected the URL of a folder that shards/build.py finished.") from None
         self.cache.check(len(data))
         self.key = hashlib.sha256(data).hexdigest()
-        self._leases = [self._store(MANIFEST_NAME, data)]
-        self.manifest = self._manifest()
         try:
+            self._leases = [self._store(MANIFEST_NAME, data)]
+            self.manifest = self._manifest()
             self._leases.append(self._index())
         except TransferError as error:
             raise ValueError(f"{error} Upload {INDEX_NAME} of the same build beside {MANIFEST_NAME}.") from None
+        except RuntimeError as error:  # of the disk
+            raise ValueError(str(error)) from None
 
     @property
     def folder(self) -> Path:
@@ -131,6 +133,10 @@ class Remote:
             self._renewed.add(number)
             self._retract(entry.name, lease)
         return None
+
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of the files behind the URL; None where its server cannot or will not list them."""
+        return self._source.sizes()
 
     def shown(self, name: str) -> str:
         """The URL of a file, for messages."""

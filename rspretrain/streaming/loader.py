@@ -251,6 +251,11 @@ class Loader:
             self._order, shard_bytes, self._global_batch, self._settings.prefetch, ranks, self._world.size
         )
 
+    @property
+    def shards_needed(self) -> Ints:
+        """The numbers of the shards that have samples of this run, ascending."""
+        return np.flatnonzero(self._order.sizes)
+
     def plan(self) -> dict[str, int]:
         """Numbers for a person who wants to know before the run starts."""
         record_bytes = int(self._shards.numbers("bytes")[self._rows].sum())
