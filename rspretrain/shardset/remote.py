@@ -20,7 +20,7 @@ from rspretrain.shardset.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, lo
 from rspretrain.shardset.protocols import child, shown
 from rspretrain.shardset.transfer import LONGEST_BACKOFF_S, Expected, Patience, Source, Stopped, TransferError
 
-POLL_S = 0.02
+POLL_S, LONGEST_POLL_S = 0.02, 0.2  # a look into a cache of ten thousand shards takes 5 to 40 ms
 _log = logging.getLogger(__name__)
 
 
@@ -89,7 +89,7 @@ class Remote:
 
         TransferError where it cannot be had, RuntimeError where it cannot be kept, Stopped when `stopped` says so.
         """
-        seen, since = None, time.monotonic()
+        seen, since, pause_s = None, time.monotonic(), POLL_S
         while True:
             now: object
             try:
@@ -105,7 +105,8 @@ class Remote:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > longest_s:
                 raise RuntimeError(f"{self.shown(name)} was waited for {longest_s:.3g} s: {why}.")
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
             if stopped():
                 raise Stopped(f"{self.shown(name)}: nobody waits for it any more.")
 
