@@ -6,7 +6,6 @@ brings too many bytes, too few, or wrong ones. Attempts follow each other with e
 
 import asyncio
 import errno
-import hashlib
 import os
 import random
 import threading
@@ -14,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
+from rspretrain.shardset.incoming import Expected, Incoming, WrongBytesError
 from rspretrain.shardset.protocols import child, get_options, is_final, options, shown, told
 
 T = TypeVar("T")
@@ -35,10 +36,6 @@ class TransferError(RuntimeError):
     """A file that could not be had: names the URL, the cause and the remedy."""
 
 
-class _WrongBytesError(RuntimeError):
-    """Everything came, and it is something else."""
-
-
 class Stopped(RuntimeError):
     """Nobody waits for the transfer any more."""
 
@@ -49,15 +46,6 @@ class Patience:
 
     timeout_s: float = 60.0  # without a single byte
     retries: int = 8
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a manifest promises of a file; None where it promises nothing."""
-
-    bytes: int | None = None
-    sha256: str | None = None
-    limit: int | None = None  # bytes that are too many in any case
 
 
 class Source:
@@ -100,7 +88,7 @@ class Source:
 
         def attempt(number: int) -> bytes:
             future = self._submit("cat_file", path)
-            _watch(future, lambda: None, None, self.patience.timeout_s, lambda: False)
+            _watch(future, lambda: None, self.patience.timeout_s, lambda: False)
             return bytes(future.result())
 
         return self._again_and_again(url, attempt, lambda: False)
@@ -117,12 +105,11 @@ class Source:
 
         def attempt(number: int) -> Path:
             target = part(number)
-            target.touch()
             try:
-                future = self._submit("get_file", path, str(target), **get_options(self._protocol))
-                cap = expected.bytes if expected.bytes is not None else expected.limit
-                _watch(future, lambda: target.stat(), cap, self.patience.timeout_s, stopped)
-                _verify(target, expected)
+                with closing(Incoming(target, expected)) as incoming:
+                    future = self._submit("get_file", path, str(target), **get_options(self._protocol))
+                    _watch(future, incoming.look, self.patience.timeout_s, stopped)
+                    incoming.verify()
             except BaseException:
                 target.unlink(missing_ok=True)  # whoever still writes to it writes to nothing
                 raise
@@ -134,7 +121,7 @@ class Source:
         """One question, once; None where there is no answer that `told` understands."""
         try:
             future = self._submit(method, path, **options)
-            _watch(future, lambda: None, None, self.patience.timeout_s, lambda: False)
+            _watch(future, lambda: None, self.patience.timeout_s, lambda: False)
             return told(future.result())
         except Exception:
             return None
@@ -168,7 +155,7 @@ class Source:
                 if isinstance(error, OSError) and error.errno in _HERE:
                     raise
                 cause, final = told(error), is_final(error)
-                wrong[cause] += isinstance(error, _WrongBytesError)
+                wrong[cause] += isinstance(error, WrongBytesError)
             if final:
                 raise TransferError(f"{shown(url)} cannot be had: {cause}. Check the URL and who may read it.")
             if wrong[cause] == SAME_BYTES:
@@ -190,46 +177,22 @@ def _name(info: dict[str, Any]) -> str:
     return os.path.basename(str(info["name"]))
 
 
-def _watch(
-    future: "Future[Any]",
-    look: Callable[[], Any],
-    cap: int | None,
-    timeout_s: float,
-    stopped: Callable[[], bool],
-) -> None:
-    """Wait for a transfer; give it up when it stalls, brings more than `cap` bytes, or nobody wants it any more."""
+def _watch(future: "Future[Any]", look: Callable[[], object], timeout_s: float, stopped: Callable[[], bool]) -> None:
+    """Wait for a transfer; give it up when it stalls, `look` objects to what it sees, or nobody wants it any more."""
     seen, since = None, time.monotonic()
-    while not wait([future], timeout=POLL_S).done:
-        now, stat = time.monotonic(), look()
-        size = (stat.st_size, stat.st_blocks) if stat is not None else None
-        if size != seen:
-            seen, since = size, now
-        why: Exception | None = None
-        if stopped():
-            why = Stopped("the transfer was given up")
-        elif cap is not None and stat is not None and stat.st_size > cap:
-            why = RuntimeError(f"it brought more than the {cap} bytes that are expected")
-        elif now - since > timeout_s:
-            why = TimeoutError(f"not a byte came for {timeout_s:g} s")
-        if why is not None:
-            future.cancel()
-            raise why
+    try:
+        while not wait([future], timeout=POLL_S).done:
+            now = look()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            if stopped():
+                raise Stopped("the transfer was given up")
+            if time.monotonic() - since > timeout_s:
+                raise TimeoutError(f"not a byte came for {timeout_s:g} s")
+    except BaseException:
+        future.cancel()
+        raise
     future.result()
-
-
-def _verify(path: Path, expected: Expected) -> None:
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if expected.bytes is not None and size != expected.bytes:
-            raise RuntimeError(f"{size} bytes came, the manifest says {expected.bytes}")
-        if expected.sha256 is None:
-            return
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected.sha256:
-            raise _WrongBytesError(
-                f"what came has SHA-256 {found[:12]}…, the manifest says {expected.sha256[:12]}…: damaged under way, "
-                "or the file behind the URL is not the manifest's"
-            )
 
 
 def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:

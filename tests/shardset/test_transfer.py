@@ -5,7 +5,8 @@ import time
 import pytest
 from servers import serving
 
-from rspretrain.shardset.transfer import Expected, Patience, Source, Stopped, TransferError
+from rspretrain.shardset.incoming import Expected
+from rspretrain.shardset.transfer import Patience, Source, Stopped, TransferError
 
 pytestmark = pytest.mark.timeout(30)
 DATA = bytes(range(256)) * 2000

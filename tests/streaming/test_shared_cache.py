@@ -17,7 +17,7 @@ from rspretrain.shardset.cache import Cache
 from streaming.test_remote_stream import loader, same, seen, settings
 
 pytestmark = pytest.mark.timeout(120)
-STEPS = 15  # two epochs and a half
+STEPS = 12  # two epochs
 
 
 @pytest.fixture
