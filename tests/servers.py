@@ -184,8 +184,8 @@ def serving(folder: Path, port: int = 0) -> AbstractContextManager[FileServer]:
 
 
 @contextmanager
-def object_store(folder: Path, bucket: str) -> Iterator[str]:
-    """An S3-compatible server that holds the files of a folder as s3://bucket/set/…; its endpoint."""
+def object_store(folder: Path, bucket: str, name: str = "set") -> Iterator[str]:
+    """An S3-compatible server that holds the files of a folder as s3://bucket/name/…; its endpoint."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -196,7 +196,7 @@ def object_store(folder: Path, bucket: str) -> Iterator[str]:
         store = fsspec.filesystem("s3", endpoint_url=endpoint, key="k", secret="s", skip_instance_cache=True)
         store.mkdir(bucket)
         for path in _files(folder):
-            store.pipe(f"{bucket}/set/{path.name}", path.read_bytes())
+            store.pipe(f"{bucket}/{name}/{path.name}", path.read_bytes())
         yield endpoint
     finally:
         server.stop()
