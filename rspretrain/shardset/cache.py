@@ -61,10 +61,10 @@ class Cache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
-    def check(self, need: int, key: str = "") -> None:
-        """Whether `need` bytes of the set `key` can be kept here at once. ValueError says what stands against it.
+    def check(self, need: int, key: str | None = None) -> None:
+        """Whether `need` bytes can be kept here at once, those of the set `key` beside what is in use of other sets.
 
-        Also removes what dead processes left behind.
+        ValueError says what stands against it. Also removes what dead processes left behind.
         """
         if self.limit < need:
             raise ValueError(
@@ -80,7 +80,7 @@ class Cache:
                     probe.write_bytes(b"\0" * 4096)
                 finally:
                     probe.unlink(missing_ok=True)
-                free, busy = _free(self.folder), count.busy(but=key)
+                free, busy = _free(self.folder), count.busy(but=key) if key else 0
         except OSError as error:
             raise ValueError(
                 f"The cache folder {self.folder} cannot be used ({error.strerror or error}). Expected one on a local "

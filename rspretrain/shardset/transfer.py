@@ -75,11 +75,7 @@ class Source:
 
     def sizes(self) -> dict[str, int] | None:
         """Bytes of all files by name; None where nobody says, as on a plain web server."""
-        if self._protocol in ("http", "https"):
-            return None
-        return self._ask(
-            "ls", self._root, lambda found: {_name(each): int(each["size"]) for each in found}, detail=True
-        )
+        return None if self._protocol in ("http", "https") else self._ask("ls", self._root, _sizes, detail=True)
 
     def read(self, name: str) -> bytes:
         """The whole of a small file, such as a manifest."""
@@ -173,8 +169,8 @@ class Source:
         )
 
 
-def _name(info: dict[str, Any]) -> str:
-    return os.path.basename(str(info["name"]))
+def _sizes(found: list[dict[str, Any]]) -> dict[str, int]:
+    return {os.path.basename(each["name"]): int(each["size"]) for each in found if each["type"] == "file"}
 
 
 def _watch(future: "Future[Any]", look: Callable[[], object], timeout_s: float, stopped: Callable[[], bool]) -> None:

@@ -7,22 +7,31 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from engine.runs import ROOT, launch, write_config
 from fakes.memory import memory_shards
 from servers import object_store, serving
+
+from rspretrain.world import World
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
-    """Runs the launcher's main; the one paragraph that it says when it refuses."""
-    path = write_config(tmp_path, samples=32)
+def launcher(monkeypatch):
+    """The module launchers/pretrain.py."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     spec = importlib.util.spec_from_file_location("pretrain_launcher", ROOT / "launchers" / "pretrain.py")
-    launcher = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launcher)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys, launcher):
+    """Runs the launcher's main; the one paragraph that it says when it refuses."""
+    path = write_config(tmp_path, samples=32)
 
     def run(*overrides):
         monkeypatch.setattr(sys, "argv", ["pretrain.py", "--config", str(path), *overrides])
@@ -166,3 +175,9 @@ def test_a_world_that_the_batch_does_not_divide(tmp_path):
         in done.stderr
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_every_machine_tells_what_is_wrong_with_it(launcher, capsys):
+    for rank, local_rank, told in ((0, 0, "error: full\n"), (9, 1, ""), (8, 0, "error on rank 8: full\n")):
+        assert launcher.refuse(ValueError("full"), World(rank, 16, local_rank, torch.device("cpu"))) == 2
+        assert capsys.readouterr().err == told

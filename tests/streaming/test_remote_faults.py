@@ -83,9 +83,10 @@ def test_a_server_that_dies_in_mid_epoch_and_comes_back(tmp_path, kind, server, 
         assert len(back[0].shards()) >= 3
 
 
-def test_a_shard_that_is_not_there(tmp_path, server, url):
-    server.faults["memory-000003.tar"] = ["404 forever"]
-    with pytest.raises(RuntimeError, match=rf"{url}/memory-000003.tar cannot be had: there is no such file. Check the"):
+@pytest.mark.parametrize(("answer", "cause"), [("404", "there is no such file"), ("403", ".*([Ff]orbidden| 403).*")])
+def test_a_shard_that_is_not_there_or_not_for_us(tmp_path, server, url, answer, cause):
+    server.faults["memory-000003.tar"] = [f"{answer} forever"]
+    with pytest.raises(RuntimeError, match=rf"{url}/memory-000003.tar cannot be had: ({cause}). Check the URL and who"):
         seen(loader(settings(url, tmp_path)))
     assert server.requests["memory-000003.tar"] == 1
 
