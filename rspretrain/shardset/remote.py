@@ -178,10 +178,10 @@ class Remote:
             lease.path, self.shown(name),
         )  # fmt: skip
         self.cache.retract(lease)
-        lease.close()
 
     def _store(self, name: str, data: bytes) -> Lease:
-        while True:
+        num_damaged = 0
+        while num_damaged < 2:
             with _storing(self.shown(name), self.cache.folder):
                 claim = self.cache.claim(self.key, name, len(data))
                 if claim is not None:
@@ -198,6 +198,11 @@ class Remote:
                 return lease
             else:
                 self._retract(name, lease)
+                num_damaged += 1
+        raise RuntimeError(
+            f"{self.shown(name)} cannot be kept in the cache folder {self.cache.folder}: twice, other bytes are read "
+            "than were written. Mind that disk, or name another in data.cache_dir."
+        )
 
     def _manifest(self) -> Manifest:
         try:

@@ -82,7 +82,7 @@ class Ahead:
         why = self._remote.renew(number, stale)
         with self._changed:
             if why is None and self._leases.get(number) is stale:
-                self._leases.pop(number).close()
+                del self._leases[number]  # not closed: another thread may be about to map it
                 self._changed.notify_all()
         return why
 

@@ -153,6 +153,14 @@ def test_a_manifest_and_an_index_that_the_disk_damaged(tmp_path, server, name, c
     assert f"{name} was damaged in the cache" in caplog.text
 
 
+def test_a_disk_that_keeps_nothing_ends_it(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: bytes(size))
+    with pytest.raises(
+        ValueError, match=r"cannot be kept in .*: twice, other bytes are read than were written. Mind th"
+    ):
+        open_shards(server.url, options(tmp_path))
+
+
 def test_a_shard_and_an_index_that_are_not_of_one_build(tmp_path, server):
     path = tmp_path / "set" / "manifest.json"
     damage(tmp_path / "set" / "memory-000001.tar")
