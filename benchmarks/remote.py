@@ -1,13 +1,18 @@
-"""How much of a link reaches the batches: an epoch from an HTTP server through the cache, against a plain download.
+"""How much of a link reaches the batches: an epoch from an HTTP server through the cache, against plain downloads.
 
-python benchmarks/remote.py [--samples 3000] [--rounds 3] [--links 100 500 1000 0]
+python benchmarks/remote.py [--samples 6000] [--rounds 3] [--links 100 500 1000 0] [--samples-per-shard 100]
 
-Generated samples of eight bands of 120 px (0.23 MB each) as raw shards of 100, served by a process of its own that
-sends files with sendfile and lets all connections together have so many MB/s (0: as fast as it goes, which on one
-machine is a race for its cores rather than a link). `plain` reads every file to the end over as many connections as the
-loader has and throws the bytes away; `rspretrain` opens the set with an empty cache and delivers every batch of an
-epoch: fetched, hashed, flushed to the disk, renamed, mapped, every record's checksum computed, collated. Rounds
-alternate.
+Generated samples of eight bands of 120 px (0.23 MB each) as raw shards, served by a process of its own that sends files
+with sendfile and lets all connections together have so many MB/s (0: as fast as it goes, which on one machine is a race
+for its cores rather than a link). Three take the same bytes over as many connections, turn by turn:
+
+    link          reads every answer to its end and throws the bytes away
+    fsspec        the same client library as rspretrain: get_file into an empty folder, nothing verified or flushed
+    rspretrain    opens the set with an empty cache and delivers every batch of an epoch: fetched, hashed, flushed to
+                  the disk, renamed, mapped, every record's checksum computed, collated; all from the first request to
+                  the last batch, so with the wait for the first window and the last one's collation
+
+`cpu_s_per_gb` is what the process needs beside the server's; on two cores, it and the server's part bound the rate.
 """
 
 import argparse
@@ -21,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +35,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
+import fsspec
 import torch
 from fakes.memory import MemoryArchive
 from results import write_results
@@ -85,6 +91,7 @@ def serve(folder: Path, bytes_per_s: float, port: Connection) -> None:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # clients that drop their connections
     port.send(server.server_address[1])
     server.serve_forever()
 
@@ -102,8 +109,8 @@ def serving(folder: Path, megabytes_per_s: float) -> Iterator[int]:
         process.join()
 
 
-def plain(port: int, names: list[str]) -> float:
-    """Seconds to read all files over FETCHES connections."""
+def link(port: int, names: list[str]) -> None:
+    """Read all files over FETCHES connections."""
 
     def read(name: str) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -113,54 +120,88 @@ def plain(port: int, names: list[str]) -> float:
             pass
         connection.close()
 
-    started = time.perf_counter()
     with ThreadPoolExecutor(FETCHES) as pool:
         list(pool.map(read, names))
-    return time.perf_counter() - started
+
+
+def plain(port: int, names: list[str], folder: Path) -> None:
+    """Download all files with FETCHES threads."""
+    files = fsspec.filesystem("http", skip_instance_cache=True)
+    folder.mkdir()
+    with ThreadPoolExecutor(FETCHES) as pool:
+        list(pool.map(lambda name: files.get_file(f"http://127.0.0.1:{port}/{name}", str(folder / name)), names))
 
 
 def ours(port: int, cache: Path) -> float:
-    """Seconds from nothing to the last batch of an epoch."""
-    shutil.rmtree(cache, ignore_errors=True)
-    data = DataSettings(shards=f"http://127.0.0.1:{port}", cache_dir=cache, fetches=FETCHES, window=8)
+    """Every batch of an epoch, from an empty cache; seconds to the first one."""
     started = time.perf_counter()
+    data = DataSettings(shards=f"http://127.0.0.1:{port}", cache_dir=cache, fetches=FETCHES, window=8)
     shards = open_shards(data.shards, data.remote_options())
     world = World(0, 1, 0, torch.device("cpu"))
     loader = Loader(shards, data, list(shards.groups), global_batch=BATCH, seed=0, world=world)
+    first_s = 0.0
     for _ in itertools.islice(loader.batches(), loader.steps_per_epoch):
-        pass
-    return time.perf_counter() - started
+        first_s = first_s or time.perf_counter() - started
+    return first_s
 
 
-def measure(folder: Path, link: float, rounds: int, size: int) -> dict[str, float]:
-    names = sorted(path.name for path in (folder / "shards").glob("*.tar"))
-    rates: dict[str, list[float]] = {"plain": [], "rspretrain": []}
-    with serving(folder / "shards", link) as port:
-        for _ in range(rounds):
-            rates["plain"].append(size / plain(port, names) / 1e6)
-            rates["rspretrain"].append(size / ours(port, folder / "cache") / 1e6)
-    middle = {name: statistics.median(values) for name, values in rates.items()}
+def timed(size: int, work: Callable[[], float | None]) -> dict[str, float]:
+    """MB/s, CPU seconds of this process for a GB, and what `work` returns as seconds to the first batch."""
+    started, cpu_s = time.perf_counter(), time.process_time()
+    first_s = work()
+    rate = size / (time.perf_counter() - started) / 1e6
     return {
-        "link_mb_per_s": link,
-        **{f"{name}_mb_per_s": round(value, 1) for name, value in middle.items()},
-        "share": round(middle["rspretrain"] / middle["plain"], 3),
+        "mb_per_s": rate,
+        "cpu_s_per_gb": (time.process_time() - cpu_s) / size * 1e9,
+        "first_batch_s": first_s or 0.0,
     }
+
+
+def measure(folder: Path, limit: float, rounds: int, size: int) -> list[dict[str, object]]:
+    names, target = sorted(path.name for path in (folder / "shards").glob("*.tar")), folder / "target"
+    found: dict[str, list[dict[str, float]]] = {}
+    with serving(folder / "shards", limit) as port:
+        reader = {
+            "link": lambda: link(port, names),
+            "fsspec": lambda: plain(port, names, target),
+            "rspretrain": lambda: ours(port, target),
+        }
+        for turn in range(rounds + 1):  # the first one imports, and makes the machine give its memory
+            for name, work in reader.items():
+                shutil.rmtree(target, ignore_errors=True)
+                measured = timed(size, work)
+                if turn:
+                    found.setdefault(name, []).append(measured)
+    middle = {
+        name: {key: statistics.median(each[key] for each in values) for key in values[0]}
+        for name, values in found.items()
+    }
+    return [
+        {
+            "link_mb_per_s": limit,
+            "reader": name,
+            **{key: round(value, 2) for key, value in values.items()},
+            "share_of_link": round(values["mb_per_s"] / middle["link"]["mb_per_s"], 3),
+            "share_of_fsspec": round(values["mb_per_s"] / middle["fsspec"]["mb_per_s"], 3),
+        }
+        for name, values in middle.items()
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=3000)
+    parser.add_argument("--samples", type=int, default=6000)
+    parser.add_argument("--samples-per-shard", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--links", type=float, nargs="+", default=[100, 500, 1000, 0], help="MB/s; 0: no limit")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        build_shards(
-            MemoryArchive(samples=args.samples, groups=GROUPS), folder / "shards", samples_per_shard=100, workers=1
-        )
+        folder, archive = Path(temporary), MemoryArchive(samples=args.samples, groups=GROUPS)
+        build_shards(archive, folder / "shards", samples_per_shard=args.samples_per_shard, workers=1)
         size = sum(path.stat().st_size for path in (folder / "shards").glob("*.tar"))
-        rows = [measure(folder, link, args.rounds, size) for link in args.links]
-    write_results("remote", rows, {"samples": args.samples, "rounds": args.rounds, "bytes": size, "fetches": FETCHES})
+        rows = [row for limit in args.links for row in measure(folder, limit, args.rounds, size)]
+    settings = {"samples": args.samples, "samples_per_shard": args.samples_per_shard, "rounds": args.rounds}
+    write_results("remote", rows, {**settings, "bytes": size, "fetches": FETCHES})
 
 
 if __name__ == "__main__":

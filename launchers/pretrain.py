@@ -56,9 +56,9 @@ def main() -> int:
 
 
 def refuse(error: ValueError, here: world.World) -> int:
-    """One paragraph on the first rank, and exit status 2."""
-    if here.is_first:
-        print(f"error: {error}", file=sys.stderr)
+    """One paragraph from every machine, whose disks may differ, and exit status 2."""
+    if here.local_rank == 0:
+        print(f"error: {error}" if here.is_first else f"error on rank {here.rank}: {error}", file=sys.stderr)
     world.stop()
     return 2
 

@@ -10,14 +10,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open_shards(path: Path | str) -> "ShardSet":
+def open_shards(path: Path | str, cache_dir: Path | str | None = None, cache_gb: float = 100.0) -> "ShardSet":
     """Open a shard set in a folder or behind a URL: `shards[0]`, `shards["key"]`, `for patch in shards`.
 
-    ValueError where there is none, it is damaged, or of another format version.
+    Shards behind a URL are kept in `cache_dir` (None: $XDG_CACHE_HOME/rspretrain or ~/.cache/rspretrain), at most
+    `cache_gb` GB. ValueError where there is no shard set, it is damaged, or of another format version.
     """
-    from rspretrain.shardset.index import open_shards  # here, so that `import rspretrain` stays cheap
+    # Here, so that `import rspretrain` stays cheap.
+    from rspretrain.shardset.index import open_shards
+    from rspretrain.shardset.remote import RemoteOptions
 
-    return open_shards(path)
+    return open_shards(path, RemoteOptions(Path(cache_dir) if cache_dir else None, round(cache_gb * 1e9)))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,41 +1,63 @@
-"""Real servers for tests: files over HTTP with ranges and faults on request, and an S3-compatible store."""
+"""Real servers for tests: files over HTTP, an S3-compatible and a GCS-compatible store; each with faults on request."""
 
+import http.client
 import itertools
 import logging
+import os
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 
 # What a request meets: "500", "403", "stall" (half of the body, then nothing), "cut" (half, then the end), "wrong"
 # (a flipped bit), "long" (a megabyte too much), "silent" (never an answer), "slow" (10 ms after every 8 KB).
 CHUNK = 1 << 13
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
+Answer = tuple[int, dict[str, str], bytes]
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves a folder. `faults[name]` are met by the requests for that file, one each; the last stays where it ends
-    with "forever"."""
+    """Serves a folder. `faults[name]` are met by the GETs of that file, one each; the last stays where it ends with
+    "forever"."""
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
         self.faults: dict[str, list[str]] = {}
         self.requests: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self.at_once, self.most_at_once = 0, 0
         self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        self.connections: list[socket.socket] = []
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+
+    @property
+    def port(self) -> int:
+        return self.server_address[1]
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> Answer:
+        """Status, headers and body of a request, as if there were no faults."""
+        path = self.folder / urlsplit(handler.path).path.lstrip("/")
+        if not path.is_file():
+            return 404, {}, b""
+        body = path.read_bytes()
+        low, _, high = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        return 206 if "Range" in handler.headers else 200, {}, body[int(low) : int(high) + 1 if high else len(body)]
 
     def next_fault(self, name: str) -> str | None:
         with self.lock:
@@ -48,8 +70,44 @@ class FileServer(ThreadingHTTPServer):
     def shards(self) -> Counter[str]:
         return Counter({name: count for name, count in self.requests.items() if name.endswith(".tar")})
 
+    def process_request(self, request: socket.socket, client_address: object) -> None:
+        with self.lock:
+            self.connections.append(request)
+        super().process_request(request, client_address)
+
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # clients that give up are the point of some tests
+
+    def kill(self) -> None:
+        """Be gone, with all connections: from now on they are refused."""
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class Front(FileServer):
+    """Stands before another server and brings the faults that that one does not have."""
+
+    def __init__(self, upstream: str, port: int = 0) -> None:
+        self.upstream = urlsplit(upstream).netloc
+        super().__init__(Path(), port)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> Answer:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        connection = http.client.HTTPConnection(self.upstream)
+        try:
+            connection.request(handler.command, handler.path, body, dict(handler.headers))
+            found = connection.getresponse()
+            data = found.read()
+        finally:
+            connection.close()
+        headers = {name: value for name, value in found.getheaders() if name.lower() not in HOP_BY_HOP}
+        if handler.command == "HEAD":
+            headers["Content-Length"] = found.headers.get("Content-Length", "0")
+        return found.status, headers, data
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -60,43 +118,45 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        name = self.path.lstrip("/").partition("?")[0]
+        name = unquote(urlsplit(self.path).path).rpartition("/")[2]
         fault = self.server.next_fault(name)
         if fault == "silent":
             time.sleep(20)
             return
-        path = self.server.folder / name
-        if (fault or "").isdigit() or not path.is_file():
-            self.send_response(int(fault) if fault else 404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = self._body(path.read_bytes(), fault)
+        status, headers, body = self.server.answer(self)
+        if (fault or "").isdigit():
+            status, headers, body = int(fault), {}, b""
+        if fault == "wrong":
+            body = body[:1000] + bytes([body[1000] ^ 1]) + body[1001:]
+        if fault == "long":
+            body += bytes(1 << 20)
         with self.server.lock:
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         try:
+            self._head(status, headers, len(body))
             self._send(name, body, fault)
         finally:
             with self.server.lock:
                 self.server.at_once -= 1
 
-    def _body(self, body: bytes, fault: str | None) -> bytes:
-        if fault == "wrong":
-            return body[:1000] + bytes([body[1000] ^ 1]) + body[1001:]
-        if fault == "long":
-            return body + bytes(1 << 20)
-        low, high = self._range(len(body))
-        return body[low:high]
+    def do_HEAD(self) -> None:
+        self._head(*(answer := self.server.answer(self))[:2], len(answer[2]))
 
-    def _range(self, size: int) -> tuple[int, int]:
-        low, _, high = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-        return int(low), int(high) + 1 if high else size
+    def do_POST(self) -> None:
+        status, headers, body = self.server.answer(self)
+        self._head(status, headers, len(body))
+        self.wfile.write(body)
+
+    do_PUT = do_DELETE = do_POST
+
+    def _head(self, status: int, headers: dict[str, str], size: int) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(size)} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def _send(self, name: str, body: bytes, fault: str | None) -> None:
-        self.send_response(206 if "Range" in self.headers else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
         if fault in ("stall", "cut"):
             self.wfile.write(body[: len(body) // 2])
             if fault == "stall":
@@ -111,21 +171,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[FileServer]:
-    server = FileServer(folder)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
+def running(server: FileServer) -> Iterator[FileServer]:
     try:
         yield server
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.kill()
+
+
+def serving(folder: Path, port: int = 0) -> AbstractContextManager[FileServer]:
+    """Files of a folder over HTTP, while the block runs."""
+    return running(FileServer(folder, port))
 
 
 @contextmanager
-def object_store(folder: Path, bucket: str) -> Iterator[str]:
-    """An S3-compatible server that holds the files of a folder as s3://bucket/set/…; its endpoint."""
+def object_store(folder: Path, bucket: str, name: str = "set") -> Iterator[str]:
+    """An S3-compatible server that holds the files of a folder as s3://bucket/name/…; its endpoint."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -135,11 +195,35 @@ def object_store(folder: Path, bucket: str) -> Iterator[str]:
         endpoint = "http://{}:{}".format(*server.get_host_and_port())
         store = fsspec.filesystem("s3", endpoint_url=endpoint, key="k", secret="s", skip_instance_cache=True)
         store.mkdir(bucket)
-        for path in folder.iterdir():
+        for path in _files(folder):
+            store.pipe(f"{bucket}/{name}/{path.name}", path.read_bytes())
+        yield endpoint
+    finally:
+        server.stop()
+
+
+@contextmanager
+def google_store(folder: Path, bucket: str) -> Iterator[str]:
+    """A GCS-compatible server that holds the files of a folder as gs://bucket/set/…; its endpoint."""
+    # gcsfs asks for a bucket's kind over gRPC, a minute long, of a server that speaks HTTP only.
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    from gcp_storage_emulator.server import create_server
+
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=bucket)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server._api._httpd.server_address)
+        store = fsspec.filesystem("gs", endpoint_url=endpoint, token="anon", skip_instance_cache=True)
+        for path in _files(folder):
             store.pipe(f"{bucket}/set/{path.name}", path.read_bytes())
         yield endpoint
     finally:
         server.stop()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()]
 
 
 def total_bytes(folder: Path) -> int:

@@ -3,14 +3,17 @@
 import csv
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,6 +31,7 @@ from fakes.scenes import (
     write_rsscn7,
     write_ucmerced,
 )
+from servers import object_store
 
 from rspretrain.archives import ARCHIVES, _text, _value, open_archive, parameters_of
 from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
@@ -312,6 +316,44 @@ def test_the_mixture_of_the_page_is_one(shards, monkeypatch):
     tree: dict[str, Any] = {}
     _override(tree, override)
     assert [source.called for source in DataSettings(**tree["data"]).all_sources()] == ["a", "b"]
+
+
+@pytest.fixture(scope="module")
+def far(shards) -> Iterator[str]:
+    """An object store that has `ben`; its endpoint."""
+    with object_store(shards / "ben", "archive", "ben") as endpoint:
+        yield endpoint
+
+
+@pytest.mark.parametrize("number", range(len(blocks("remote", "python"))))
+def test_remote_sets_are_read_as_the_page_says(number, shards, far, monkeypatch, tmp_path):
+    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("ENDPOINT_URL", far)):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    names: dict = {}
+    exec(blocks("remote", "python")[number].replace("/local/cache", str(tmp_path)), names)
+    near = open_shards(shards / "ben")
+    assert names["keys"] == near.keys(near.select("train" if "data" in names else None))
+
+
+def test_settings_of_remote_sets_have_their_defaults():
+    told = dict(re.findall(r"^\| `data\.(\w+)` \| (\S+) \|", section("remote", "Settings"), re.MULTILINE))
+    fields = {name: str(field.default).lower() for name, field in DataSettings.model_fields.items()}
+    assert told == {name: fields[name] for name in fields if re.match("cache_|fetch", name)}
+
+
+def test_errors_of_remote_sets_say_what_is_quoted():
+    code = " ".join(path.read_text() for path in (ROOT / "rspretrain/shardset").glob("*.py"))
+    code = re.sub(r'"\s+f?"|\{[^{}]*\}', "", code)  # texts as they are put together
+    quoted = re.findall(r'"([a-z ]+?)(?: in 9 attempts)?"', section("remote", "What happens when …"))
+    assert len(quoted) >= 6
+    assert [text for text in quoted if text not in code] == []
+
+
+def test_configuration_of_file_systems_is_theirs(monkeypatch):
+    (text,) = blocks("remote", "json")
+    for protocol, options in json.loads(text).items():
+        monkeypatch.setitem(fsspec.config.conf, protocol, options)
+        assert fsspec.filesystem(protocol, skip_instance_cache=True).protocol[0] == protocol
 
 
 def test_the_job_array_is_bash():

@@ -13,6 +13,7 @@ from rspretrain.objectives.base import Objective, Progress
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.schedules import warmup_cosine
 from rspretrain.sensors import MEASURED
+from rspretrain.shardset.glance import glance
 from rspretrain.strategies import check_network, resolve
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.sources import Sources, open_sources
@@ -58,6 +59,8 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     loader = Loader(
         sources, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
     )
+    for shards, needed in zip(sources.sets.values(), loader.shards_needed, strict=True):
+        glance(shards, needed, forgiving=settings.data.on_corrupt == "quarantine")
     return Job(settings, world, sources, objective, loader, train.steps or train.epochs * loader.steps_per_epoch)
 
 

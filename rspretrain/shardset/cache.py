@@ -9,19 +9,25 @@ All locks are flock's: the kernel frees them when their process ends, however it
 dead process's, and the next one that counts removes it with its parts. Claims are made and removed only under the
 ledger's lock, so a lock file never changes its inode under somebody's feet. What nobody uses is evicted when room is
 needed, whatever was needed longest ago first (mtime, touched when a lease begins and ends).
+
+Jobs that share a folder, with one shard set or several: each makes room for what it fetches within its own limit, which
+counts all that lies in the folder; what another one leases or fetches stays. So the folder never outgrows the largest
+limit, and a job with a smaller one leaves less of it unused. Who finds no room evicts nothing, and waits or ends.
 """
 
 import fcntl
 import glob
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rspretrain.shardset.leases import LOCK, PART, Claim, Lease, evict, is_held, is_still, remove, try_lock
+
 LEDGER = "ledger.lock"
-LOCK, PART = ".lock", ".part"
 LEDGER_TIMEOUT_S = 60.0  # a moment's work for everybody; longer, and somebody is stopped while holding it
 KEPT_FREE = 0.01  # share of the disk that the cache leaves to others
 
@@ -35,60 +41,30 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rspretrain"
 
 
-class Lease:
-    """A file that stays in the cache until `close`. A mapping of it made through `fileno` keeps it as well.
-
-    The lock belongs to the open file, of which mmap keeps a duplicate: it falls when the last one goes.
-    """
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path, self._descriptor = path, descriptor
-        _touch(descriptor)
-
-    def fileno(self) -> int:
-        """The open file."""
-        return self._descriptor
-
-    def close(self) -> None:
-        """Nobody needs it any more; more than once does nothing."""
-        if self._descriptor >= 0:
-            _touch(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-
-@dataclass
-class Claim:
-    """The right to fetch one file, and the room that is reserved for it. Give it back with `Cache.release`."""
-
-    path: Path
-    descriptor: int
-
-    def part(self, attempt: int) -> Path:
-        """Where an attempt's bytes go."""
-        return self.path.with_name(f"{self.path.name}.{attempt}{PART}")
-
-
 @dataclass
 class _Count:
     used: int = 0  # bytes of files, and reserved ones
     outstanding: int = 0  # reserved, not yet on the disk
-    files: list[tuple[float, int, Path]] = field(default_factory=list)  # (last need, bytes, path)
+    claimed: Counter[str] = field(default_factory=Counter)  # set -> bytes of what is being fetched
+    files: list[tuple[float, int, str]] = field(default_factory=list)  # (last need, bytes, path)
+
+    def busy(self, but: Collection[str]) -> int:
+        """Bytes of all sets but some that are in use: leased, or being fetched."""
+        others = [(size, Path(path)) for _, size, path in self.files]
+        held = sum(size for size, path in others if path.parent.name not in but and is_held(path))
+        return held + self.claimed.total() - sum(self.claimed[key] for key in but)
 
 
 class Cache:
-    """One folder, bounded to `limit` bytes over all processes that use it with that limit."""
+    """One folder, bounded to `limit` bytes over all processes that use it."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
-    def check(self, need: int) -> None:
-        """Whether `need` bytes can be kept here at once. ValueError says what stands against it.
+    def check(self, need: int, *keys: str) -> None:
+        """Whether `need` bytes can be kept here at once, those of the sets `keys` beside what is in use of others.
 
-        Also removes what dead processes left behind.
+        ValueError says what stands against it. Also removes what dead processes left behind.
         """
         if self.limit < need:
             raise ValueError(
@@ -104,16 +80,23 @@ class Cache:
                     probe.write_bytes(b"\0" * 4096)
                 finally:
                     probe.unlink(missing_ok=True)
-                free = _free(self.folder)
+                free, busy = _free(self.folder), count.busy(but=keys) if keys else 0
         except OSError as error:
             raise ValueError(
                 f"The cache folder {self.folder} cannot be used ({error.strerror or error}). Expected one on a local "
                 "disk that this process may write to, with room; name another in data.cache_dir."
             ) from None
-        if free + count.used - count.outstanding < need:
+        if self.limit < need + busy:
             raise ValueError(
-                f"The disk of the cache folder {self.folder} has {free / 1e9:.3g} GB free and {count.used / 1e9:.3g} "
-                f"GB of cache, expected {_gb(need)} together at least. Make room, or name another in data.cache_dir."
+                f"Other shard sets have {_gb(busy)} of the cache folder {self.folder} in use, expected no more than "
+                f"{_gb(self.limit - need)}: this one needs {_gb(need)} at once of {_gb(self.limit)} of data.cache_gb. "
+                "Raise it, name another folder in data.cache_dir, or wait for the other jobs."
+            )
+        if free + count.used - count.outstanding - busy < need:
+            raise ValueError(
+                f"The disk of the cache folder {self.folder} has {free / 1e9:.3g} GB free and "
+                f"{(count.used - busy) / 1e9:.3g} GB of cache, expected {_gb(need)} together at least. Make room, or "
+                "name another in data.cache_dir."
             )
 
     def lease(self, key: str, name: str, size: int | None = None) -> Lease | None:
@@ -125,7 +108,7 @@ class Cache:
             except FileNotFoundError:
                 return None
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits only while somebody evicts or publishes it
-            if not _is_still(path, descriptor):
+            if not is_still(path, descriptor):
                 os.close(descriptor)
                 continue
             if size is not None and os.fstat(descriptor).st_size != size:
@@ -146,7 +129,7 @@ class Cache:
                 return None
             lock = path.with_name(name + LOCK)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            if not _try_lock(descriptor):
+            if not try_lock(descriptor):
                 os.close(descriptor)
                 return None
             claim = Claim(path, descriptor)
@@ -178,14 +161,15 @@ class Cache:
             with self._ledger():
                 self._drop(claim)
 
-    def discard(self, key: str, name: str) -> None:
-        """Remove a file unless somebody uses it."""
+    def retract(self, lease: Lease) -> None:
+        """Take a damaged file out, also where others use it: they keep it until they close it, nobody else gets it."""
         with self._ledger():
-            _evict(self.folder / key / name)
+            if lease.is_current:
+                remove(lease.path)
 
     def progress(self, key: str, name: str) -> int:
         """Something that changes while any process fetches a file."""
-        return hash(tuple(sorted((part.name, _size(part)) for part in self._parts(self.folder / key / name))))
+        return hash(tuple(sorted((part.name, *_grown(part)) for part in self._parts(self.folder / key / name))))
 
     def used(self) -> int:
         """Bytes of all files, whole or not, on the disk."""
@@ -206,11 +190,16 @@ class Cache:
         count = self._count()
         free = _free(self.folder) - count.outstanding
         missing = need - min(self.limit - count.used, free)
-        for _, size, path in sorted(count.files):
+        idle = []
+        for _, size, path in sorted(count.files) if missing > 0 else ():
+            if not is_held(Path(path)):
+                idle.append(Path(path))
+                missing -= size
             if missing <= 0:
                 break
-            if _evict(path):
-                missing -= size
+        # Only where it is enough: two jobs that find no room must not take from each other what both will need.
+        if missing <= 0:
+            missing += sum(_size(path) for path in idle if not evict(path))  # leased in this moment
         if missing > 0:
             raise NoRoomError(
                 f"the cache folder {self.folder} has no room for {need / 1e6:.3g} MB more: "
@@ -224,24 +213,24 @@ class Cache:
         for folder in [entry.path for entry in os.scandir(self.folder) if entry.is_dir()]:
             parts: dict[str, list[Path]] = {}
             claims: dict[str, int] = {}
-            for entry in os.scandir(folder):
-                path = Path(entry.path)
+            for entry in os.scandir(folder):  # of ten thousand shards: 25 ms, a third of what Path would take
                 try:
                     stat = entry.stat()
                 except FileNotFoundError:  # parts come and go without the ledger
                     continue
-                if path.suffix == PART:
-                    parts.setdefault(path.name.rsplit(".", 2)[0], []).append(path)
-                elif path.suffix == LOCK:
-                    claims[path.name.removesuffix(LOCK)] = stat.st_size
+                if entry.name.endswith(PART):
+                    parts.setdefault(entry.name.rsplit(".", 2)[0], []).append(Path(entry.path))
+                elif entry.name.endswith(LOCK):
+                    claims[entry.name.removesuffix(LOCK)] = stat.st_size
                 else:
-                    count.files.append((stat.st_mtime, stat.st_size, path))
+                    count.files.append((stat.st_mtime, stat.st_size, entry.path))
                     count.used += stat.st_size
             for name in {*parts, *claims}:
-                if name in claims and _is_held(Path(folder, name + LOCK)):
+                if name in claims and is_held(Path(folder, name + LOCK)):
                     written = sum(_size(part) for part in parts.get(name, ()))
                     count.used += max(claims[name], written)
                     count.outstanding += max(0, claims[name] - written)
+                    count.claimed[os.path.basename(folder)] += max(claims[name], written)
                     continue
                 for path in (*parts.get(name, ()), Path(folder, name + LOCK)):
                     path.unlink(missing_ok=True)
@@ -252,7 +241,7 @@ class Cache:
         descriptor = os.open(self.folder / LEDGER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             until = time.monotonic() + LEDGER_TIMEOUT_S
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 if time.monotonic() > until:
                     raise RuntimeError(
                         f"{self.folder / LEDGER} has been locked by another process for {LEDGER_TIMEOUT_S:g} s, "
@@ -273,56 +262,14 @@ def _free(folder: Path) -> int:
     return found.f_bavail * found.f_frsize - int(KEPT_FREE * found.f_blocks * found.f_frsize)
 
 
+def _grown(path: Path) -> tuple[int, int]:
+    """Size and blocks: a part may have its full length from the start."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return stat.st_size, stat.st_blocks
+
+
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.stat(path).st_ino == os.fstat(descriptor).st_ino
-    except FileNotFoundError:
-        return False
-
-
-def _touch(descriptor: int) -> None:
-    with suppress(PermissionError):  # another user's file: its age is then that of its owner's last need
-        os.utime(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _try_lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _evict(path: Path) -> bool:
-    """Remove a file that nobody uses; and its folder, when it was the last one there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        if not _try_lock(descriptor):
-            return False
-        path.unlink(missing_ok=True)
-        with suppress(OSError):
-            path.parent.rmdir()
-        return True
-    finally:
-        os.close(descriptor)
+    return _grown(path)[0]

@@ -5,8 +5,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,11 @@ from rspretrain.archives.base import Nomenclature
 from rspretrain.patch import Patch
 from rspretrain.sensors import Group
 from rspretrain.shardset.filter import matching_rows
+from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
+from rspretrain.shardset.protocols import is_url
 from rspretrain.shardset.record import Metadata, decode_array
 from rspretrain.shardset.remote import Remote, RemoteOptions
-from rspretrain.shardset.transfer import is_url
 
 HOLD_OUT = 5  # every fifth sample
 
@@ -198,28 +200,33 @@ class ShardSet:
 
     def read(self, row: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Images (group -> [C H W]) and metadata of one sample. CorruptSampleError where its checksum does not hold."""
-        place = {name: int(self.numbers(name)[row]) for name in ("shard", "offset", "bytes", "checksum")}
-        with self._open_shard(place["shard"]) as file:
-            file.seek(place["offset"])
-            data = file.read(place["bytes"])
-        if xxhash.xxh3_64_intdigest(data) != place["checksum"]:
-            raise CorruptSampleError(corrupt_message(self, row))
+        data, offset = self._record(row), int(self.numbers("offset")[row])
         members = {}
         for name in (*self.groups, "json"):
-            start = int(self.numbers(f"offset_{name}")[row]) - place["offset"]
+            start = int(self.numbers(f"offset_{name}")[row]) - offset
             members[name] = data[start : start + int(self.numbers(f"bytes_{name}")[row])]
         codec = self.manifest.codec
         return {name: decode_array(members[name], codec) for name in self.groups}, json.loads(members["json"])
 
-    @contextmanager
-    def _open_shard(self, number: int) -> Iterator[BinaryIO]:
-        lease = self.remote.shard(number) if self.remote else None
-        try:
-            with (self.path / self.manifest.shards[number].name).open("rb") as file:
-                yield file
-        finally:
-            if lease:
-                lease.close()
+    def _record(self, row: int) -> bytes:
+        """The bytes of a sample, which have its checksum. A shard that the cache damaged is fetched again first."""
+        number, offset, size = (int(self.numbers(name)[row]) for name in ("shard", "offset", "bytes"))
+        while True:
+            with closing(self._shard(number)) as shard:
+                data = os.pread(shard.fileno(), size, offset)
+                if xxhash.xxh3_64_intdigest(data) == int(self.numbers("checksum")[row]):
+                    return data
+                if self.remote is not None and isinstance(shard, Lease):
+                    remedy = self.remote.renew(number, shard)
+                else:
+                    remedy = restore_from_copy(self)
+            if remedy is not None:
+                raise CorruptSampleError(corrupt_message(self, row, remedy))
+
+    def _shard(self, number: int) -> BinaryIO | Lease:
+        if self.remote is not None:
+            return self.remote.shard(number)
+        return (self.path / self.manifest.shards[number].name).open("rb")
 
 
 def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -230,17 +237,19 @@ def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
     return chosen
 
 
-def corrupt_message(shards: ShardSet, row: int) -> str:
+def corrupt_message(shards: ShardSet, row: int, remedy: str) -> str:
     """What to tell about a sample whose checksum does not hold."""
     shard = shards.path / shards.manifest.shards[int(shards.numbers("shard")[row])].name
-    remedy = f"Run shards/verify.py {shards.path} for the whole extent, then restore the shard from a copy."
-    if shards.remote:
-        remedy = f"It was verified when it came from {shards.remote.shown(shard.name)}: remove it, and mind that disk."
     return (
         f"Sample {shards.keys(np.array([row]))[0]!r} of {shard} (record "
         f"{int(shards.numbers('record')[row])}, byte {int(shards.numbers('offset')[row])}) does not have the checksum "
         f"of its index: its bytes changed after the build. {remedy}"
     )
+
+
+def restore_from_copy(shards: ShardSet) -> str:
+    """The remedy for a damaged shard of a folder."""
+    return f"Run shards/verify.py {shards.path} for the whole extent, then restore the shard from a copy."
 
 
 def open_shards(path: Path | str, options: RemoteOptions | None = None) -> ShardSet:

@@ -4,27 +4,25 @@ Everything lies in the cache under the SHA-256 of the manifest, so a set that ch
 """
 
 import hashlib
+import logging
 import os
+import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rspretrain.shardset.cache import Cache, Claim, Lease, NoRoomError, default_folder
+from rspretrain.shardset.cache import Cache, NoRoomError, default_folder
+from rspretrain.shardset.incoming import Expected
+from rspretrain.shardset.leases import Claim, Lease
 from rspretrain.shardset.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, load_manifest
-from rspretrain.shardset.transfer import (
-    LONGEST_BACKOFF_S,
-    Expected,
-    Patience,
-    Source,
-    Stopped,
-    TransferError,
-    child,
-    shown,
-)
+from rspretrain.shardset.protocols import child, shown
+from rspretrain.shardset.transfer import LONGEST_BACKOFF_S, Patience, Source, Stopped, TransferError
 
-POLL_S = 0.02
+POLL_S, LONGEST_POLL_S = 0.02, 0.2  # a look into a cache of ten thousand shards takes 5 to 40 ms
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,10 @@ class Remote:
         self.url, self._patience = url, options.patience
         self.cache = Cache(options.folder or default_folder(), options.limit)
         self._source = Source(url, options.patience)
+        self._index_bytes = 0  # to make room for, as far as the server says
+        self._renewed: set[int] = set()  # shards whose copy in the cache was damaged
+        self._renewing = threading.Lock()
+        self._jitter = random.SystemRandom().random()
         self.cache.check(0)
         try:
             data = self._source.read(MANIFEST_NAME)
@@ -50,12 +52,14 @@ class Remote:
             raise ValueError(f"{error} Expected the URL of a folder that shards/build.py finished.") from None
         self.cache.check(len(data))
         self.key = hashlib.sha256(data).hexdigest()
-        self._leases = [self._store(MANIFEST_NAME, data)]
-        self.manifest = self._manifest()
         try:
-            self._leases.append(self.obtain(INDEX_NAME, None, self.manifest.index_sha256))
+            self._leases = [self._store(MANIFEST_NAME, data)]
+            self.manifest = self._manifest()
+            self._leases.append(self._index())
         except TransferError as error:
             raise ValueError(f"{error} Upload {INDEX_NAME} of the same build beside {MANIFEST_NAME}.") from None
+        except RuntimeError as error:  # of the disk
+            raise ValueError(str(error)) from None
 
     @property
     def folder(self) -> Path:
@@ -82,7 +86,7 @@ class Remote:
 
         TransferError where it cannot be had, RuntimeError where it cannot be kept, Stopped when `stopped` says so.
         """
-        seen, since = None, time.monotonic()
+        seen, since, pause_s = None, time.monotonic(), POLL_S
         while True:
             now: object
             try:
@@ -92,14 +96,45 @@ class Remote:
                 now, longest_s = self.cache.progress(self.key, name), 2 * self._patience.timeout_s + LONGEST_BACKOFF_S
                 why = "another process fetches it and does not get on. End that process"
             except NoRoomError as error:
-                now, longest_s, why = "no room", self._patience.timeout_s, str(error)
+                # Of two jobs that wait for what the other one holds, one ends first, and the other goes on.
+                now, longest_s, why = "no room", self._patience.timeout_s * (1 + self._jitter), str(error)
             if now != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > longest_s:
-                raise RuntimeError(f"{self.shown(name)} was waited for {longest_s:g} s: {why}.")
-            time.sleep(POLL_S)
+                raise RuntimeError(f"{self.shown(name)} was waited for {longest_s:.3g} s: {why}.")
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
             if stopped():
                 raise Stopped(f"{self.shown(name)}: nobody waits for it any more.")
+
+    def renew(self, number: int, lease: Lease) -> str | None:
+        """Discard the leased copy of a shard whose bytes are not the index's: whoever asks next fetches it again.
+
+        None where there is, or will be, another copy to look at; else why there is none: the copy is what lies behind
+        the URL, or this process discarded one before. So it ends, however damaged a disk is.
+        """
+        entry = self.manifest.shards[number]
+        url = self.shown(entry.name)
+        with self._renewing:
+            if not lease.is_current:  # another thread or process was first
+                return None
+            if _sha256(lease) == entry.sha256:
+                return (
+                    f"Its shard in the cache is the one behind {url}, so that shard and {INDEX_NAME} are not of one "
+                    "build. Build the set again, and upload all of it."
+                )
+            if number in self._renewed:
+                return (
+                    f"Its shard in the cache was damaged before and fetched again from {url}. Mind the disk of "
+                    f"{self.cache.folder}, or name another in data.cache_dir."
+                )
+            self._renewed.add(number)
+            self._retract(entry.name, lease)
+        return None
+
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of the files behind the URL; None where its server cannot or will not list them."""
+        return self._source.sizes()
 
     def shown(self, name: str) -> str:
         """The URL of a file, for messages."""
@@ -111,7 +146,7 @@ class Remote:
             if lease is not None:
                 return lease
             with _storing(self.shown(name), self.cache.folder):
-                claim = self.cache.claim(self.key, name, size or 0)
+                claim = self.cache.claim(self.key, name, self._index_bytes if size is None else size)
                 if claim is None and not (self.folder / name).exists():
                     return None
                 if claim is not None:
@@ -123,8 +158,26 @@ class Remote:
         finally:
             self.cache.release(claim)
 
+    def _index(self) -> Lease:
+        sha256 = self.manifest.index_sha256
+        if not (self.folder / INDEX_NAME).exists():
+            self._index_bytes = self._source.size(INDEX_NAME) or 0
+        lease = self.obtain(INDEX_NAME, None, sha256)
+        if _sha256(lease) != sha256:
+            self._retract(INDEX_NAME, lease)
+            lease = self.obtain(INDEX_NAME, None, sha256)
+        return lease
+
+    def _retract(self, name: str, lease: Lease) -> None:
+        _log.warning(
+            "%s was damaged in the cache after it came from %s, and is fetched again. Mind that disk.",
+            lease.path, self.shown(name),
+        )  # fmt: skip
+        self.cache.retract(lease)
+
     def _store(self, name: str, data: bytes) -> Lease:
-        while True:
+        num_damaged = 0
+        while num_damaged < 2:
             with _storing(self.shown(name), self.cache.folder):
                 claim = self.cache.claim(self.key, name, len(data))
                 if claim is not None:
@@ -135,9 +188,17 @@ class Remote:
                     finally:
                         self.cache.release(claim)
             lease = self.cache.lease(self.key, name, len(data))
-            if lease is not None:
+            if lease is None:
+                time.sleep(POLL_S)
+            elif os.pread(lease.fileno(), len(data), 0) == data:
                 return lease
-            time.sleep(POLL_S)
+            else:
+                self._retract(name, lease)
+                num_damaged += 1
+        raise RuntimeError(
+            f"{self.shown(name)} cannot be kept in the cache folder {self.cache.folder}: twice, other bytes are read "
+            "than were written. Mind that disk, or name another in data.cache_dir."
+        )
 
     def _manifest(self) -> Manifest:
         try:
@@ -148,10 +209,15 @@ class Remote:
                         f"{self.folder / MANIFEST_NAME} names a shard {entry.name!r}, expected a plain name"
                     )
         except ValueError as error:
-            self._leases.pop().close()
-            self.cache.discard(self.key, MANIFEST_NAME)
+            self.cache.retract(self._leases.pop())
             raise ValueError(f"{self.shown(MANIFEST_NAME)}, in the cache, is not to be used: {error}") from None
         return manifest
+
+
+def _sha256(lease: Lease) -> str:
+    with open(os.dup(lease.fileno()), "rb") as file:
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -2,19 +2,18 @@
 
 An attempt that brings no byte for `timeout_s` is given up, whatever the file system's own patience; so is one that
 brings too many bytes, too few, or wrong ones. Attempts follow each other with exponential back-off and jitter.
-Credentials and endpoints are read from where each file system looks for them (AWS_…, fsspec's own configuration), never
-from a run's configuration, which is saved and shown.
 """
 
 import asyncio
 import errno
-import hashlib
+import os
 import random
-import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +21,15 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
+from rspretrain.shardset.incoming import Expected, Incoming, WrongBytesError
+from rspretrain.shardset.protocols import child, get_options, is_final, options, shown, told
+
 T = TypeVar("T")
 POLL_S = 0.05  # how often a transfer is looked at; it is never waited for longer than it takes
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 30.0
+SAME_BYTES = 3  # times that the same wrong bytes may come: no link damages a file twice in one way
 _jitter = random.SystemRandom()  # nobody's seed: retries of many nodes must not fall together
 _HERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # about our disk, whoever raises them
-_FOR_GOOD = {400, 401, 403, 404, 405, 410, 416}  # HTTP answers that another attempt does not change
 
 
 class TransferError(RuntimeError):
@@ -46,47 +48,34 @@ class Patience:
     retries: int = 8
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a manifest promises of a file; None where it promises nothing."""
-
-    bytes: int | None = None
-    sha256: str | None = None
-    limit: int | None = None  # bytes that are too many in any case
-
-
-def is_url(path: str) -> bool:
-    """Whether a shard set lies behind a URL rather than in a folder."""
-    return "://" in path
-
-
-def child(url: str, name: str) -> str:
-    """The URL of a file in the folder `url`. A query (an access token) stays at the end."""
-    base, mark, query = url.partition("?")
-    return f"{base.rstrip('/')}/{name}{mark}{query}"
-
-
-def shown(url: str) -> str:
-    """A URL without the secrets that it may carry: for messages."""
-    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
-
-
 class Source:
     """The file system behind a URL. ValueError where there is none of that kind, or its package is missing."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self.url, self.patience = url, patience
-        protocol = url.partition("://")[0]
+        self._protocol = url.partition("://")[0]
+        self._open()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
         try:
-            options = _options(protocol, patience)
-            self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
+            limits = options(self._protocol, self.patience.timeout_s)
+            self._fs, self._root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, **limits)
         except (ValueError, ImportError) as error:
             raise ValueError(
-                f"{shown(url)} cannot be opened ({error}). Expected a folder, or a URL of http, https, s3, gs or "
+                f"{shown(self.url)} cannot be opened ({error}). Expected a folder, or a URL of http, https, s3, gs or "
                 "another protocol that fsspec knows and whose package is installed: pip install 'rspretrain[remote]'."
             ) from None
         if hasattr(self._fs, "retries"):
             self._fs.retries = 1  # s3fs; there is one who tries again, and that is `fetch`
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where nobody says."""
+        return self._ask("info", child(self._root, name), lambda info: int(info["size"]))
+
+    def sizes(self) -> dict[str, int] | None:
+        """Bytes of all files by name; None where nobody says, as on a plain web server."""
+        return None if self._protocol in ("http", "https") else self._ask("ls", self._root, _sizes, detail=True)
 
     def read(self, name: str) -> bytes:
         """The whole of a small file, such as a manifest."""
@@ -95,7 +84,7 @@ class Source:
 
         def attempt(number: int) -> bytes:
             future = self._submit("cat_file", path)
-            _watch(future, lambda: None, None, self.patience.timeout_s, lambda: False)
+            _watch(future, lambda: None, self.patience.timeout_s, lambda: False)
             return bytes(future.result())
 
         return self._again_and_again(url, attempt, lambda: False)
@@ -112,12 +101,11 @@ class Source:
 
         def attempt(number: int) -> Path:
             target = part(number)
-            target.touch()
             try:
-                future = self._submit("get_file", path, str(target))
-                cap = expected.bytes if expected.bytes is not None else expected.limit
-                _watch(future, lambda: target.stat(), cap, self.patience.timeout_s, stopped)
-                _verify(target, expected)
+                with closing(Incoming(target, expected)) as incoming:
+                    future = self._submit("get_file", path, str(target), **get_options(self._protocol))
+                    _watch(future, incoming.look, self.patience.timeout_s, stopped)
+                    incoming.verify()
             except BaseException:
                 target.unlink(missing_ok=True)  # whoever still writes to it writes to nothing
                 raise
@@ -125,14 +113,26 @@ class Source:
 
         return self._again_and_again(url, attempt, stopped)
 
-    def _submit(self, method: str, *arguments: str) -> "Future[Any]":
+    def _ask(self, method: str, path: str, told: Callable[[Any], T], **options: object) -> T | None:
+        """One question, once; None where there is no answer that `told` understands."""
+        try:
+            future = self._submit(method, path, **options)
+            _watch(future, lambda: None, self.patience.timeout_s, lambda: False)
+            return told(future.result())
+        except Exception:
+            return None
+
+    def _submit(self, method: str, *arguments: str, **options: object) -> "Future[Any]":
+        if os.getpid() != self._process:
+            self._open()  # in a forked process, which has no event loop: a worker of torch's DataLoader
         if isinstance(self._fs, AsyncFileSystem):
-            return asyncio.run_coroutine_threadsafe(getattr(self._fs, f"_{method}")(*arguments), self._fs.loop)
+            coroutine = getattr(self._fs, f"_{method}")(*arguments, **options)
+            return asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
         future: Future[Any] = Future()
 
         def run() -> None:
             try:
-                future.set_result(getattr(self._fs, method)(*arguments))
+                future.set_result(getattr(self._fs, method)(*arguments, **options))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -141,6 +141,7 @@ class Source:
 
     def _again_and_again(self, url: str, attempt: Callable[[int], T], stopped: Callable[[], bool]) -> T:
         started, backoff_s = time.monotonic(), FIRST_BACKOFF_S
+        wrong: Counter[str] = Counter()
         for number in range(self.patience.retries + 1):
             try:
                 return attempt(number)
@@ -149,9 +150,15 @@ class Source:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _HERE:
                     raise
-                cause, final = _told(error), _is_final(error)
+                cause, final = told(error), is_final(error)
+                wrong[cause] += isinstance(error, WrongBytesError)
             if final:
                 raise TransferError(f"{shown(url)} cannot be had: {cause}. Check the URL and who may read it.")
+            if wrong[cause] == SAME_BYTES:
+                raise TransferError(
+                    f"{shown(url)} is another file, {SAME_BYTES} times the same: {cause}. Upload the file of the build "
+                    "whose manifest.json lies beside it."
+                )
             if number < self.patience.retries:
                 _sleep(backoff_s * _jitter.uniform(0.5, 1.0), stopped)
                 backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
@@ -162,46 +169,26 @@ class Source:
         )
 
 
-def _watch(
-    future: "Future[Any]",
-    look: Callable[[], Any],
-    cap: int | None,
-    timeout_s: float,
-    stopped: Callable[[], bool],
-) -> None:
-    """Wait for a transfer; give it up when it stalls, brings more than `cap` bytes, or nobody wants it any more."""
+def _sizes(found: list[dict[str, Any]]) -> dict[str, int]:
+    return {os.path.basename(each["name"]): int(each["size"]) for each in found if each["type"] == "file"}
+
+
+def _watch(future: "Future[Any]", look: Callable[[], object], timeout_s: float, stopped: Callable[[], bool]) -> None:
+    """Wait for a transfer; give it up when it stalls, `look` objects to what it sees, or nobody wants it any more."""
     seen, since = None, time.monotonic()
-    while not wait([future], timeout=POLL_S).done:
-        now, stat = time.monotonic(), look()
-        size = (stat.st_size, stat.st_blocks) if stat is not None else None
-        if size != seen:
-            seen, since = size, now
-        why: Exception | None = None
-        if stopped():
-            why = Stopped("the transfer was given up")
-        elif cap is not None and stat is not None and stat.st_size > cap:
-            why = RuntimeError(f"it brought more than the {cap} bytes that are expected")
-        elif now - since > timeout_s:
-            why = TimeoutError(f"not a byte came for {timeout_s:g} s")
-        if why is not None:
-            future.cancel()
-            raise why
+    try:
+        while not wait([future], timeout=POLL_S).done:
+            now = look()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            if stopped():
+                raise Stopped("the transfer was given up")
+            if time.monotonic() - since > timeout_s:
+                raise TimeoutError(f"not a byte came for {timeout_s:g} s")
+    except BaseException:
+        future.cancel()
+        raise
     future.result()
-
-
-def _verify(path: Path, expected: Expected) -> None:
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if expected.bytes is not None and size != expected.bytes:
-            raise RuntimeError(f"{size} bytes came, the manifest says {expected.bytes}")
-        if expected.sha256 is None:
-            return
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected.sha256:
-            raise RuntimeError(
-                f"what came has SHA-256 {found[:12]}…, the manifest says {expected.sha256[:12]}…: damaged under way, "
-                "or the file behind the URL is not the manifest's"
-            )
 
 
 def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
@@ -210,37 +197,3 @@ def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
         if stopped():
             raise Stopped("the transfer was given up")
         time.sleep(min(POLL_S, left))
-
-
-def _is_final(error: Exception) -> bool:
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-        return True
-    return getattr(error, "status", None) in _FOR_GOOD or type(error).__name__ == "NoCredentialsError"
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return f"the server answered {status} {getattr(error, 'message', '')}".rstrip()
-    text = " ".join(re.sub(r"(//)[^/@\s]*@|\?\S*", r"\1", str(error)).split())
-    return f"{type(error).__name__}: {text}" if text and type(error) is not RuntimeError else text or repr(error)
-
-
-def _options(protocol: str, patience: Patience) -> dict[str, Any]:
-    """Time limits in the words of a file system, over whatever the user's own fsspec configuration says."""
-    own = fsspec.config.conf.get(protocol, {})
-    limit = patience.timeout_s
-    if protocol in ("http", "https"):
-        try:
-            import aiohttp
-        except ImportError:
-            return {}
-        # Without this, aiohttp ends every download after five minutes, and ignores http_proxy and ~/.netrc.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limit, sock_read=limit)
-        return {"client_kwargs": {"trust_env": True, **own.get("client_kwargs", {}), "timeout": timeout}}
-    if protocol in ("s3", "s3a"):
-        limits = {"connect_timeout": limit, "read_timeout": limit, "retries": {"total_max_attempts": 1}}
-        return {"config_kwargs": {**own.get("config_kwargs", {}), **limits}, "max_concurrency": 1}
-    return {}

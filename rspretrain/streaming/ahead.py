@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rspretrain.shardset.cache import Lease, NoRoomError
+from rspretrain.shardset.cache import NoRoomError
+from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.remote import Remote
 from rspretrain.shardset.transfer import Stopped
 
@@ -75,6 +76,15 @@ class Ahead:
         except RuntimeError as error:
             self._failed[number] = error
             raise
+
+    def renew(self, number: int, stale: Lease) -> str | None:
+        """Have a damaged shard fetched again; None once `lease` gives another copy, else why not. See Remote.renew."""
+        why = self._remote.renew(number, stale)
+        with self._changed:
+            if why is None and self._leases.get(number) is stale:
+                del self._leases[number]  # not closed: another thread may be about to map it
+                self._changed.notify_all()
+        return why
 
     def _keep(self, number: int, lease: Lease) -> Lease:
         with self._changed:

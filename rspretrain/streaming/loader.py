@@ -161,7 +161,8 @@ class Loader:
         """Remote sets of one run lie in one cache: it must hold what all of them need at once."""
         remotes = [shards.remote for shards in self.sources.sets.values() if shards.remote]
         if remotes:
-            remotes[0].cache.check(sum(remote.kept_bytes for remote in remotes) + self.bytes_at_once())
+            need = sum(remote.kept_bytes for remote in remotes) + self.bytes_at_once()
+            remotes[0].cache.check(need, *(remote.key for remote in remotes))
 
     def bytes_at_once(self) -> int:
         """An upper bound of what this node must hold of the shards of remote sets at once."""
@@ -175,6 +176,11 @@ class Loader:
                     order, shard_bytes, self._global_batch, self._settings.prefetch, ranks, self._world.size
                 )
         return total
+
+    @property
+    def shards_needed(self) -> list[Ints]:
+        """For every source the numbers of the shards that have samples of this run, ascending."""
+        return [np.flatnonzero(order.sizes) for order in self._batches.orders]
 
     def plan(self) -> dict[str, int]:
         """Numbers for a person who wants to know before the run starts."""

@@ -16,7 +16,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message
+from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message, restore_from_copy
+from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.record import decode_array, npy_header
 from rspretrain.shardset.transfer import TransferError
 from rspretrain.streaming.ahead import Ahead
@@ -45,6 +46,7 @@ class _Mapped:
 
     data: NDArray[np.uint8]
     pixels: dict[str, NDArray[np.uint8]]
+    lease: Lease | None = None  # of a shard in the cache
 
 
 class Reader:
@@ -93,7 +95,7 @@ class Reader:
             # One sample after the other: what the checksum has read is still in the core's cache when it is copied,
             # which is a third faster than all checks first.
             if unchecked:
-                self._check(mapped, row)
+                mapped = self._checked(shard, row)
             for name in self._groups:
                 source = mapped.pixels.get(name)
                 if name in whole and source is not None:
@@ -127,7 +129,7 @@ class Reader:
     def _is_sound(self, row: int) -> bool:
         if self._unchecked[row] and row not in self._damaged:
             try:
-                self._check(self._map(int(self._shard_of[row])), row)
+                self._checked(int(self._shard_of[row]), row)
             except CorruptSampleError:
                 self._damaged.add(row)
         return row not in self._damaged
@@ -142,12 +144,35 @@ class Reader:
         if name in buffers.sizes:
             buffers.sizes[name][place] = height, width
 
-    def _check(self, mapped: _Mapped, row: int) -> None:
+    def _checked(self, number: int, row: int) -> _Mapped:
+        """A shard in which the checksum of `row` holds; CorruptSampleError where it does not.
+
+        A remote shard that was damaged in the cache is fetched again first, once.
+        """
+        while not self._holds(mapped := self._map(number), row):
+            why = self._renew(number, mapped)
+            if why is not None:
+                raise CorruptSampleError(corrupt_message(self._shards, row, why))
+        return mapped
+
+    def _holds(self, mapped: _Mapped, row: int) -> bool:
         start = int(self._shards.numbers("offset")[row])
         record = mapped.data[start : start + int(self._shards.numbers("bytes")[row])]
         if xxhash.xxh3_64_intdigest(record.data) != int(self._shards.numbers("checksum")[row]):
-            raise CorruptSampleError(corrupt_message(self._shards, row))
+            return False
         self._unchecked[row] = False
+        return True
+
+    def _renew(self, number: int, mapped: _Mapped) -> str | None:
+        """None where another copy of the shard is to be looked at, else the remedy."""
+        if self._ahead is None or mapped.lease is None:
+            return restore_from_copy(self._shards)
+        why = self._ahead.renew(number, mapped.lease)
+        if why is None:
+            with self._opening:
+                if self._open.get(number) is mapped:
+                    del self._open[number]
+        return why
 
     def _map(self, number: int) -> _Mapped:
         mapped = self._open.get(number)
@@ -172,7 +197,7 @@ class Reader:
             # The mapping duplicates the open file and with it the lock: the shard stays as long as somebody reads it.
             data = np.frombuffer(mmap.mmap(lease.fileno(), 0, prot=mmap.PROT_READ), dtype=np.uint8)
             entry = self._shards.manifest.shards[number]
-            mapped = _Mapped(data, self._pixels(data, entry.samples) if entry.uniform else {})
+            mapped = _Mapped(data, self._pixels(data, entry.samples) if entry.uniform else {}, lease)
         with self._opening:
             return self._open.setdefault(number, mapped)
 

@@ -53,10 +53,23 @@ def test_what_is_in_use_stays_and_a_mapping_is_use(tmp_path):
         NoRoomError, match=r"no room for 0.0003 MB more: 5e-05 MB too much is in use.*Raise data.cache_gb"
     ):
         cache.claim("k", "c.tar", 300)
-    assert names(cache) == ["a.tar", "ledger.lock"]  # what nobody used went, and no claim stayed
+    assert names(cache) == ["a.tar", "b.tar", "ledger.lock"]  # nothing went in vain, and no claim stayed
     mapping.close()
     put(cache, "c.tar", 300)
     assert names(cache) == ["c.tar", "ledger.lock"]
+
+
+def test_a_damaged_file_is_taken_out_under_the_eyes_of_its_users(tmp_path):
+    cache = made(tmp_path)
+    put(cache, "a.tar")
+    mine, others = cache.lease("k", "a.tar"), cache.lease("k", "a.tar")
+    cache.retract(mine)
+    assert cache.lease("k", "a.tar") is None
+    assert len(os.pread(others.fileno(), 200, 0)) == 100  # whoever has it keeps it
+    put(cache, "a.tar", 300)  # and there is room for another one
+    cache.retract(others)  # which is not the damaged one
+    assert cache.lease("k", "a.tar").is_current
+    assert not others.is_current
 
 
 def test_claims_reserve_their_room(tmp_path):
@@ -69,6 +82,38 @@ def test_claims_reserve_their_room(tmp_path):
     put(cache, "b.tar", 100)
     assert cache.claim("k", "b.tar", 100) is None  # it is there
     assert cache.lease("k", "a.tar") is None
+
+
+def test_jobs_with_limits_of_their_own_share_a_folder(tmp_path):
+    large, small = made(tmp_path, 1000), made(tmp_path, 350)
+    for age, name in ((30, "a.tar"), (20, "b.tar"), (10, "c.tar")):
+        os.utime(put(large, name, 200, key="one"), (time.time() - age,) * 2)
+    lease = large.lease("one", "a.tar")
+    put(small, "x.tar", 100, key="two")  # the oldest is in use, so the others go, down to what the small one allows
+    assert names(large) == ["a.tar", "ledger.lock", "x.tar"]
+    with pytest.raises(NoRoomError, match="5e-05 MB too much is in use, of 0.000000 GB of data.cache_gb"):
+        small.claim("two", "y.tar", 200)
+    put(large, "y.tar", 700, key="two")
+    assert names(large) == ["a.tar", "ledger.lock", "x.tar", "y.tar"]  # by its own limit the large one has room
+    assert lease.is_current
+
+
+def test_what_other_sets_have_in_use_is_told_before_training(tmp_path):
+    cache = made(tmp_path, 1000)
+    put(cache, "a.tar", 300, key="one")
+    cache.check(900, "two")  # nobody uses it
+    lease = cache.lease("one", "a.tar")
+    claim = cache.claim("one", "b.tar", 100)
+    cache.check(900, "one")  # the ranks of a job share what they use
+    cache.check(600, "two")
+    with pytest.raises(
+        ValueError,
+        match=r"Other shard sets have 0.000000 GB of the cache folder .* in use, expected no more than .*Raise it",
+    ):
+        cache.check(601, "two")
+    cache.release(claim)
+    lease.close()
+    cache.check(900, "two")
 
 
 def test_a_file_of_another_size_is_thrown_away(tmp_path):

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.memory import memory_shards
+from processes import CONTEXT, join, start
 from servers import object_store, serving, total_bytes
 
 from rspretrain.shardset.cache import Cache
@@ -28,7 +28,7 @@ def server(tmp_path):
         yield running
 
 
-def options(folder, limit=10**9, timeout_s=1.0, retries=2):
+def options(folder, limit=10**9, timeout_s=1.0, retries=3):
     return RemoteOptions(folder / "cache", limit, Patience(timeout_s, retries))
 
 
@@ -84,7 +84,7 @@ def test_no_set_behind_the_url(tmp_path, server):
 def test_an_index_that_is_not_the_manifests(tmp_path, server):
     (tmp_path / "set" / "index.parquet").write_bytes(b"PAR1")
     with pytest.raises(
-        ValueError, match=r"/index.parquet could not be fetched in 3 attempts .*SHA-256.*Upload index.par"
+        ValueError, match=r"/index.parquet is another file, 3 times the same: .*SHA-256.*Upload index.par"
     ):
         open_shards(server.url, options(tmp_path))
 
@@ -101,23 +101,78 @@ def test_names_that_lead_out_of_the_cache(tmp_path, server):
 def test_wrong_bytes_for_good_name_the_url(tmp_path, server):
     shards = open_shards(server.url, options(tmp_path))
     server.faults["memory-000002.tar"] = ["wrong forever"]
-    with pytest.raises(TransferError, match=rf"{server.url}/memory-000002.tar could not be fetched in 3 .*has SHA-256"):
+    with pytest.raises(
+        TransferError, match=rf"{server.url}/memory-000002.tar is another file, 3 times the same: .*SHA"
+    ):
         shards.read(16)
     assert server.requests["memory-000002.tar"] == 3
     assert left(tmp_path) == sorted([shards.path.name, "ledger.lock"])
 
 
-def test_a_cached_shard_that_the_disk_damaged(tmp_path, server):
-    shards = open_shards(server.url, options(tmp_path))
+def damage(path, place=700):
+    """Another byte in the same file, as a disk would have it, under the eyes of whoever maps it."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_cached_shard_that_the_disk_damaged_is_fetched_again_once(tmp_path, server, caplog):
+    shards, near = open_shards(server.url, options(tmp_path)), open_shards(tmp_path / "set")
     shards.read(0)
-    path = shards.path / "memory-000000.tar"
-    data = bytearray(path.read_bytes())
-    data[700] ^= 1
-    path.write_bytes(data)
+    damage(shards.path / "memory-000000.tar")
+    assert np.array_equal(shards.read(0)[0]["s1_10m"], near.read(0)[0]["s1_10m"])
+    assert server.requests["memory-000000.tar"] == 2
+    assert f"memory-000000.tar was damaged in the cache after it came from {server.url}/memory-000000" in caplog.text
+    damage(shards.path / "memory-000000.tar")
     with pytest.raises(
-        CorruptSampleError, match=r"verified when it came from http.*/memory-000000.tar: remove it, and"
+        CorruptSampleError, match=r"was damaged before and fetched again from http.*/memory-000000.tar. Mind the disk"
     ):
         shards.read(0)
+    assert server.requests["memory-000000.tar"] == 2
+
+
+def test_whoever_maps_the_damaged_copy_keeps_it_and_then_finds_the_new_one(tmp_path, server):
+    one, other = (open_shards(server.url, options(tmp_path)) for _ in range(2))
+    lease = other.remote.shard(0)
+    damage(lease.path)
+    one.read(0)
+    assert os.pread(lease.fileno(), 1, 700) != (lease.path).read_bytes()[700:701]
+    assert other.remote.renew(0, lease) is None  # the path has another file by now
+    assert other.remote.shard(0).is_current
+    assert server.requests["memory-000000.tar"] == 2
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.parquet"])
+def test_a_manifest_and_an_index_that_the_disk_damaged(tmp_path, server, name, caplog):
+    cached = open_shards(server.url, options(tmp_path)).path / name
+    damage(cached, 50)
+    assert open_shards(server.url, options(tmp_path)).read(9)
+    assert cached.read_bytes() == (tmp_path / "set" / name).read_bytes()
+    assert f"{name} was damaged in the cache" in caplog.text
+
+
+def test_a_disk_that_keeps_nothing_ends_it(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: bytes(size))
+    with pytest.raises(
+        ValueError, match=r"cannot be kept in .*: twice, other bytes are read than were written. Mind th"
+    ):
+        open_shards(server.url, options(tmp_path))
+
+
+def test_a_shard_and_an_index_that_are_not_of_one_build(tmp_path, server):
+    path = tmp_path / "set" / "manifest.json"
+    damage(tmp_path / "set" / "memory-000001.tar")
+    content = json.loads(path.read_text())
+    content["shards"][1]["sha256"] = hashlib.sha256((tmp_path / "set" / "memory-000001.tar").read_bytes()).hexdigest()
+    path.write_bytes(dump_manifest(Manifest.model_validate(content)))
+    shards = open_shards(server.url, options(tmp_path))
+    with pytest.raises(
+        CorruptSampleError, match=r"is the one behind http.*/memory-000001.tar, so that shard and index.parquet are no"
+    ):
+        shards.read(8)
+    assert server.requests["memory-000001.tar"] == 1  # another download would bring the same
 
 
 def read_all(url, folder, order, failures):
@@ -132,21 +187,13 @@ def read_all(url, folder, order, failures):
         raise
 
 
-def start(*arguments, target=read_all):
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
 def test_four_processes_fetch_every_shard_once(tmp_path, server):
     server.faults = {f"memory-00000{n}.tar": ["slow"] for n in range(5)}
-    failures = multiprocessing.get_context("spawn").Queue()
+    failures = CONTEXT.Queue()
     orders = ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 4, 0, 1])
-    processes = [start(server.url, str(tmp_path), order, failures) for order in orders]
-    for process in processes:
-        process.join(60)
+    processes = [start(read_all, server.url, str(tmp_path), order, failures) for order in orders]
+    assert join(processes) == [0] * 4
     assert failures.empty()
-    assert [process.exitcode for process in processes] == [0] * 4
     assert server.requests == {"manifest.json": 4, "index.parquet": 1, **{f"memory-00000{n}.tar": 1 for n in range(5)}}
 
 
@@ -164,7 +211,7 @@ def test_killed_at_random_nothing_stays_and_the_bound_holds(tmp_path, server):
     cache, rng, left_behind, processes = tmp_path / "cache", np.random.default_rng(0), 0, []
     for victims in (2, 1, 2, 1, 2):
         while len(processes) < 2:
-            processes.append(start(server.url, str(tmp_path), limit, int(rng.integers(99)), target=read_without_end))
+            processes.append(start(read_without_end, server.url, str(tmp_path), limit, int(rng.integers(99))))
         fetched, pause_s = sum(server.shards().values()), rng.uniform(0, 0.1)
         while sum(server.shards().values()) < fetched + 3 or not list(cache.rglob("*.part")):
             assert total_bytes(cache) <= limit

@@ -3,6 +3,7 @@ import pytest
 import torch
 import webdataset
 from fakes.memory import PAIR_GROUPS, MemoryArchive, memory_shards
+from servers import serving
 from torch.utils.data import DataLoader
 
 import rspretrain
@@ -43,6 +44,17 @@ def test_a_data_loader_over_a_selection(tmp_path, workers):
             assert batch["labels_all"][place].tolist() == [1, 1, 1]  # odd numbers have all
         keys += batch["key"]
     assert sorted(keys) == [f"patch-{i:05d}" for i in range(40) if i % 2 and i % 5]
+
+
+@pytest.mark.timeout(60)
+def test_workers_of_a_data_loader_fetch_for_themselves(tmp_path):
+    memory_shards(tmp_path / "set", samples=40)
+    with serving(tmp_path / "set") as server:
+        shards = rspretrain.open_shards(server.url, cache_dir=tmp_path / "cache")
+        assert shards[0].key in shards.keys()  # this process has its event loop, which a forked one has not
+        found = [key for batch in DataLoader(ShardDataset(shards), batch_size=4, num_workers=2) for key in batch["key"]]
+        assert found == shards.keys()
+        assert set(server.shards().values()) == {1}
 
 
 def test_a_transform_sees_every_sample(tmp_path):

@@ -1,0 +1,26 @@
+"""Processes of their own for tests, started in a moment: their server has imported torch once for all of them."""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "rspretrain.streaming.loader", "fsspec.implementations.http"])
+
+
+def start(target: Callable[..., Any], *arguments: object) -> ForkServerProcess:
+    """Run a function of a module's top level; its exit code tells how it ended."""
+    process = CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def join(processes: list[ForkServerProcess], timeout_s: float = 80) -> list[int | None]:
+    """The exit codes, None of one that does not end."""
+    for process in processes:
+        process.join(timeout_s)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
