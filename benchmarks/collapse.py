@@ -1,6 +1,6 @@
 """Is collapse called by its name, and health left in peace? 12 planted failures and 12 healthy runs of 200 steps.
 
-    python benchmarks/collapse.py                    # all 24, and 12 more healthy runs: other seeds, rates, batches
+    python benchmarks/collapse.py                    # all 24; then held out: other seeds, rates, batches
     python benchmarks/collapse.py --only momentum_0  # some of them, without writing results
 
 Every run is the product's own loop on simulated land (archives/simulate.py), 32 px, tiny networks. Faults are planted
@@ -221,6 +221,7 @@ OTHERS = tuple(
         strict=True,
     )
 )  # fmt: skip
+ALL = FAULTS + HEALTHY + OTHERS
 
 
 def measure(run: Run, folder: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, object]:
@@ -269,29 +270,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="a folder to keep; runs that lie there are only judged again")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
-    runs = [*FAULTS, *HEALTHY, *OTHERS]
-    chosen = [run for run in runs if not args.only or any(fnmatch(run.name, only) for only in args.only)]
+    held_out = args.seed + 1
+    tasks = [(number, args.seed) for number in range(len(FAULTS + HEALTHY))]
+    tasks += [(number, held_out) for number, run in enumerate(ALL) if run in FAULTS + OTHERS]
+    chosen = [task for task in tasks if not args.only or any(fnmatch(ALL[task[0]].name, only) for only in args.only)]
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(args.workers) as pool:
         folder = args.work or Path(name)
         if not (folder / "shards").exists():
             build_shards(Land(args.samples), folder / "shards", samples_per_shard=32, workers=args.workers)
-        seeds = [args.seed + (1 if run in OTHERS else 0) for run in chosen]
         rows = []
-        for row in pool.map(measure_at, range_of(chosen), repeat(folder), seeds):
+        for row in pool.map(measure_at, *zip(*chosen, strict=True), repeat(folder)):
             rows.append(row)
             print(row, flush=True)
     if not args.only:
         write_results("collapse", rows, {"steps": STEPS, "samples": args.samples, "seed": args.seed})
 
 
-def range_of(chosen: Sequence[Run]) -> list[int]:
-    runs = [*FAULTS, *HEALTHY, *OTHERS]
-    return [runs.index(run) for run in chosen]
-
-
-def measure_at(number: int, folder: Path, seed: int) -> dict[str, object]:
+def measure_at(number: int, seed: int, folder: Path) -> dict[str, object]:
     """`measure` by the number of a run, because its functions cannot be pickled."""
-    return measure([*FAULTS, *HEALTHY, *OTHERS][number], folder, seed)
+    return measure(ALL[number], folder, seed)
 
 
 if __name__ == "__main__":
