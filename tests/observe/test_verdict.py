@@ -1,5 +1,7 @@
 """Every rule speaks on what it means, keeps silent on one odd line, and says what, where, since when and what to do."""
 
+from pathlib import Path
+
 import pytest
 
 from rspretrain.observe.verdict import HealthSettings, Watch, judge
@@ -36,6 +38,11 @@ def watch(*changes, window=3, good=GOOD):
     for number, change in enumerate(({}, *changes), start=1):
         watching.add({"step": 10 * number, **good, **change})
     return watching.verdict
+
+
+def test_the_page_explains_every_cause():
+    page = (Path(__file__).parents[2] / "docs/health.md").read_text()
+    assert [cause for cause in (*FAULTS, "refused_steps", "blind") if f"`{cause}`" not in page] == []
 
 
 def test_health():
