@@ -4,7 +4,7 @@ Chen et al. 2020, eq. 1, and Dual-SimCLR as released (methods.md A.4); equals li
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from rspretrain.observe.health import alignment, effective_rank, feature_std, me
 from rspretrain.world import gather_with_grad, rank, size
 
 Negatives = Literal["all", "cross"]
-# What `view_health` gives, and which of two values is the worse one.
+# What `view_health` gives, and which of two values is the worse one. Of other measures it is the lower one.
 _WORSE = {
     "health/feature_std": torch.amin,
     "health/effective_rank": torch.amin,
@@ -74,6 +74,6 @@ def view_health(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         }
 
 
-def worst(measures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Of several measurements with the same names from `view_health`, the worst of each."""
-    return {name: _WORSE[name](torch.stack([each[name] for each in measures])) for name in measures[0]}
+def worst(measures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Of several measurements with the same names, the worst of each."""
+    return {name: _WORSE.get(name, torch.amin)(torch.stack([each[name] for each in measures])) for name in measures[0]}

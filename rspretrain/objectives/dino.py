@@ -22,14 +22,15 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
 from rspretrain.objectives.base import Losses, Objective, Progress
 from rspretrain.objectives.byol import FirstColour, SecondColour
-from rspretrain.objectives.contrastive import view_health
+from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
 from rspretrain.objectives.self_distillation import (
+    TEACHER_HEALTH,
     Center,
-    center_entropy,
     cross_entropy,
     means_over_ranks,
     soften,
+    teacher_health,
     warm_temperature,
 )
 from rspretrain.objectives.views import NetworkInput, SensorSettings
@@ -37,7 +38,7 @@ from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
 
 # Of the teacher's features and of its answers, least of any sensor.
-HEALTH = ("health/feature_std", "health/effective_rank", "health/positive_cosine", "health/center_entropy")
+HEALTH = (*VIEW_HEALTH, *TEACHER_HEALTH)
 
 
 class LocalColour(FirstColour):
@@ -135,8 +136,10 @@ class Dino(Objective):
             outputs = student.head(torch.cat(seen))  # [VB K]
             shape = (-1, len(batch))
             losses[name] = distil(targets.unflatten(0, shape), outputs.unflatten(0, shape), self.settings.temperature)
-            health.append(view_health(*features.chunk(2)) | {"health/center_entropy": center_entropy(targets)})
-        return mean_loss("dino", losses, health, HEALTH)
+            center = cast(Center, self.centers[name])
+            taught = teacher_health(targets, center, self.teacher_temperature)
+            health.append(view_health(*features.chunk(2)) | taught)
+        return mean_loss("dino", losses, health)
 
     @torch.no_grad()
     def _teach(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,26 +22,23 @@ from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
 from rspretrain.objectives.base import Losses, Objective, Progress
 from rspretrain.objectives.byol import FirstColour, SecondColour
 from rspretrain.objectives.colour import ColourSettings
-from rspretrain.objectives.contrastive import view_health
+from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health, worst
 from rspretrain.objectives.masking import MaskShape, complementary, draw_masks
 from rspretrain.objectives.self_distillation import (
+    TEACHER_HEALTH,
     Center,
-    center_entropy,
     cross_entropy,
     means_over_ranks,
     soften,
+    teacher_health,
     warm_temperature,
 )
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
 
-HEALTH = (
-    "health/feature_std",
-    "health/effective_rank",
-    "health/positive_cosine",
-    "health/center_entropy",
-)  # of the teacher's class tokens and of its answers to them, least of any sensor
+# Of the teacher: its class tokens, and its answers to them; the worst of any network.
+HEALTH = (*VIEW_HEALTH, *TEACHER_HEALTH)
 
 
 class GscMimSettings(CropSettings):
@@ -183,13 +180,15 @@ class GscMim(Objective):
             x = torch.cat(views)  # [VB C px px], the V = 2 views one behind the other
             cls, patch, lesson = self._distil(name, x, masks)
             terms.append(torch.stack([cls, patch]))
-            health.append(view_health(*lesson.tokens.chunk(2)) | {"health/center_entropy": center_entropy(lesson.cls)})
+            center = cast(Center, self.centers[name].cls)
+            taught = teacher_health(lesson.cls, center, self.cls_temperature)
+            health.append(view_health(*lesson.tokens.chunk(2)) | taught)
         cls_loss, patch_loss = torch.stack(terms).unbind(dim=1)  # [networks] each
         losses = self.settings.cls_weight * cls_loss + self.settings.patch_weight * patch_loss
         metrics = {"loss/gsc_mim": losses.detach().mean()}
         metrics |= {"loss/cls": cls_loss.detach().mean(), "loss/patch": patch_loss.detach().mean()}
         metrics |= dict(zip(self.own_losses.values(), losses.detach(), strict=False))
-        return Losses(losses.mean(), metrics | {key: torch.stack([h[key] for h in health]).amin() for key in HEALTH})
+        return Losses(losses.mean(), metrics | worst(health))
 
     def masks(self, seeds: Tensor) -> Tensor:
         """[M VB N] bool, the same for all sensors: what is hidden of V views in each of the student's M passes."""

@@ -98,7 +98,7 @@ class Mae(Stationary):
             target = patchify(view, self.grid)
             losses[name] = masked_mse(painted, target, hidden, self.settings.normalise_patches)
             health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
-        return mean_loss("mae", losses, health, HEALTH)
+        return mean_loss("mae", losses, health)
 
     def mask(self, seeds: Tensor) -> Tensor:
         """[B N] bool, True: hidden; the same number in every sample."""

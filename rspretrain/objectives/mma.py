@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, check_map, create_backbone
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, Stationary
-from rspretrain.objectives.contrastive import nt_xent, view_health
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, Stationary
+from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, nt_xent, view_health
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.objectives.window import SharedWindow, WindowSettings
 from rspretrain.sensors import Group
-
-HEALTH = ("health/feature_std", "health/effective_rank", "health/positive_cosine")  # of the means of maps
 
 
 class MmaSettings(WindowSettings):
@@ -46,7 +44,7 @@ class MmaSettings(WindowSettings):
 class Mma(Stationary):
     """One CNN a sensor. ValueError unless exactly two sensors are configured and the backbone has maps."""
 
-    metric_names = ("loss/mma", *HEALTH)
+    metric_names = ("loss/mma", CHANCE_RATIO, *VIEW_HEALTH)
     couples_samples = True
 
     def __init__(
@@ -78,7 +76,8 @@ class Mma(Stationary):
         z1, z2 = (directions(one).flatten(1) for one in maps)
         loss = nt_xent(z1, z2, self.settings.temperature, "cross")
         health = view_health(*[one.detach().mean(dim=(2, 3)) for one in maps])
-        return Losses(loss, {"loss/mma": loss.detach(), **{name: health[name] for name in HEALTH}})
+        chance = loss.detach() / chance_level(len(z1), "cross")
+        return Losses(loss, {"loss/mma": loss.detach(), CHANCE_RATIO: chance, **health})
 
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""

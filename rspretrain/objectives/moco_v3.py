@@ -23,7 +23,7 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
 from rspretrain.objectives.base import Losses, Objective, Progress
 from rspretrain.objectives.byol import FirstColour, SecondColour
-from rspretrain.objectives.contrastive import view_health
+from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.schedules import cosine
@@ -31,7 +31,6 @@ from rspretrain.sensors import Group
 from rspretrain.world import gather_stack, rank
 
 # Of the teacher's keys, least of any sensor.
-HEALTH = ("health/feature_std", "health/effective_rank", "health/positive_cosine")
 
 
 class MocoV3Settings(CropSettings):
@@ -78,7 +77,7 @@ class MocoV3(Objective):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.predictor = nn.ModuleDict({name: self._head(settings.projection, 2) for name in inputs})
         self.teacher = make_teacher(self.student)
-        self.metric_names = (*loss_names("moco_v3", inputs), *HEALTH)
+        self.metric_names = (*loss_names("moco_v3", inputs), *VIEW_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -112,7 +111,7 @@ class MocoV3(Objective):
             q1, q2 = (self.predictor[name](self.student[name](view)) for view in views)
             losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
             health.append(view_health(k1, k2))
-        return mean_loss("moco_v3", losses, health, HEALTH)
+        return mean_loss("moco_v3", losses, health)
 
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rspretrain.objectives.base import Losses
+from rspretrain.objectives.contrastive import worst
 
 
 def loss_names(method: str, networks: Iterable[str]) -> tuple[str, ...]:
@@ -14,11 +15,8 @@ def loss_names(method: str, networks: Iterable[str]) -> tuple[str, ...]:
     return (f"loss/{method}", *(f"loss/{method}_{name}" for name in names if len(names) > 1))
 
 
-def mean_loss(
-    method: str, losses: Mapping[str, Tensor], health: Sequence[Mapping[str, Tensor]], measures: Sequence[str]
-) -> Losses:
-    """`losses` by network (scalars), their `health` in the same order, of which the least of every measure is kept."""
+def mean_loss(method: str, losses: Mapping[str, Tensor], health: Sequence[Mapping[str, Tensor]]) -> Losses:
+    """`losses` by network (scalars), their `health` in the same order, of which the worst of every measure is kept."""
     loss = torch.stack(list(losses.values())).mean()
     metrics = dict(zip(loss_names(method, losses), (loss, *losses.values()), strict=False))
-    worst = {name: torch.stack([one[name] for one in health]).amin() for name in measures}
-    return Losses(loss, {name: value.detach() for name, value in metrics.items()} | worst)
+    return Losses(loss, {name: value.detach() for name, value in metrics.items()} | worst(health))

@@ -4,7 +4,6 @@ Caron et al. 2021, Zhou et al. 2022; methods.md C.5. Sharpening alone ends in on
 in all answers for each image; together they keep a network without negatives from either.
 """
 
-import math
 from collections.abc import Sequence
 from typing import final
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rspretrain.observe.health import center_entropy, target_entropy, target_information
 from rspretrain.world import sum_over_ranks
 
 
@@ -68,11 +68,11 @@ def warm_temperature(epoch: float, epochs: int, start: float, end: float) -> flo
     return start + (end - start) * int(epoch) / max(epochs - 1, 1)
 
 
-@torch.no_grad()
-def center_entropy(targets: Tensor) -> Tensor:
-    """Entropy of the mean of probabilities [n K] over log K: 1 where all K are used alike, 0 where only one is.
+# What `teacher_health` gives; the lower, the worse.
+TEACHER_HEALTH = ("health/center_entropy", "health/target_entropy", "health/target_information")
 
-    n sure answers have log n at most: it is near 1 at the start and falls as the teacher gets sure.
-    """
-    mean = targets.detach().mean(dim=0)
-    return -torch.xlogy(mean, mean).sum() / math.log(len(mean))
+
+def teacher_health(targets: Tensor, center: Center, temperature: float) -> dict[str, Tensor]:
+    """How balanced the center and the targets [n K] are, and what a target says of its sample (observe/health.py)."""
+    measures = center_entropy(center.value, temperature), target_entropy(targets), target_information(targets)
+    return dict(zip(TEACHER_HEALTH, measures, strict=True))

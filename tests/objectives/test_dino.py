@@ -224,7 +224,7 @@ def test_30_steps_tell_scenes_apart_without_collapse() -> None:
         follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
         losses.append(result.loss.item())
         assert result.metrics["health/feature_std"] > 0.3
-        assert result.metrics["health/center_entropy"] > 0.3
+        assert result.metrics["health/target_entropy"] > 0.3
     assert np.mean(losses[-3:]) < 0.8 * math.log(64)  # better than to know nothing, while all 64 answers are in use
     # It is the student that learned, not only the teacher whose answers became easier.
     again = copy.deepcopy(objective)

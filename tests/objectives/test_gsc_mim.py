@@ -323,7 +323,7 @@ def test_30_steps_lower_the_loss_without_collapse() -> None:
         follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
         losses.append(result.loss.item())
         assert result.metrics["health/feature_std"] > 0.1
-        assert result.metrics["health/center_entropy"] > 0.1
+        assert result.metrics["health/target_entropy"] > 0.1
     assert np.mean(losses[-10:]) < 0.6 * losses[0]
     # It is the student that learned, not only the teacher whose answers became easier.
     again = copy.deepcopy(objective)

@@ -13,7 +13,7 @@ def test_names() -> None:
 def test_mean_and_worst() -> None:
     losses = {"s1": torch.tensor(1.0, requires_grad=True), "s2": torch.tensor(3.0, requires_grad=True)}
     health = [{"health/a": torch.tensor(one), "health/b": torch.tensor(0.0)} for one in (0.5, 0.25)]
-    result = mean_loss("mae", losses, health, ["health/a"])
+    result = mean_loss("mae", losses, health)
     assert result.loss.item() == 2.0
     assert result.loss.requires_grad
     assert {name: value.item() for name, value in result.metrics.items()} == {
@@ -21,6 +21,7 @@ def test_mean_and_worst() -> None:
         "loss/mae_s1": 1.0,
         "loss/mae_s2": 3.0,
         "health/a": 0.25,
+        "health/b": 0.0,
     }
     assert not any(value.requires_grad for value in result.metrics.values())
-    assert list(mean_loss("mae", {"s1": losses["s1"]}, health[:1], []).metrics) == ["loss/mae"]
+    assert list(mean_loss("mae", {"s1": losses["s1"]}, health[:1]).metrics) == ["loss/mae", "health/a", "health/b"]

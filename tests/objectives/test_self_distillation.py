@@ -8,11 +8,12 @@ import torch
 from gloo import run_ranks
 
 from rspretrain.objectives.self_distillation import (
+    TEACHER_HEALTH,
     Center,
-    center_entropy,
     cross_entropy,
     means_over_ranks,
     soften,
+    teacher_health,
     warm_temperature,
 )
 from rspretrain.world import rank
@@ -77,7 +78,11 @@ def test_temperatures_are_ibots_by_whole_epochs() -> None:
     assert warm_temperature(0, 1, 0.04, 0.07) == 0.04
 
 
-def test_entropy_of_the_mean_answer() -> None:
-    assert center_entropy(torch.eye(8)).item() == pytest.approx(1.0)
-    assert center_entropy(torch.eye(8)[[3, 3, 3]]).item() == 0.0
-    assert center_entropy(torch.eye(8)[[0, 1]]).item() == pytest.approx(1 / 3)
+def test_what_is_watched_of_a_teacher() -> None:
+    center = Center(8, 0.9)
+    sure = teacher_health(torch.eye(8), center, 0.04)
+    assert {name: value.item() for name, value in sure.items()} == pytest.approx(
+        {"health/center_entropy": 1.0, "health/target_entropy": 1.0, "health/target_information": math.log(8)}
+    )
+    one = teacher_health(torch.eye(8)[[3, 3, 3]], center, 0.04)
+    assert [one[name].item() for name in TEACHER_HEALTH] == pytest.approx([1.0, 0.0, 0.0])
