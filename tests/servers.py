@@ -3,7 +3,6 @@
 import http.client
 import itertools
 import logging
-import os
 import socket
 import threading
 import time
@@ -205,8 +204,6 @@ def object_store(folder: Path, bucket: str, name: str = "set") -> Iterator[str]:
 @contextmanager
 def google_store(folder: Path, bucket: str) -> Iterator[str]:
     """A GCS-compatible server that holds the files of a folder as gs://bucket/set/…; its endpoint."""
-    # gcsfs asks for a bucket's kind over gRPC, a minute long, of a server that speaks HTTP only.
-    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
     from gcp_storage_emulator.server import create_server
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
