@@ -4,18 +4,18 @@ import pytest
 import torch
 from gloo import run_ranks
 
-from rspretrain.strategies import Strategy, build_strategy, resolve
+from rspretrain.strategies import Strategy, resolve
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
-from strategies.toys import Contrast, difference, here, take, tensors
+from strategies.toys import build, difference, take, tensors
 
 CPU = torch.device("cpu")
 
 
 def with_optimizer(name: str, optimizer: str) -> Strategy:
     torch.manual_seed(0)
-    return build_strategy(StrategySettings(name=name), here(), Contrast(), OptimSettings(name=optimizer, clip_norm=0.5))
+    return build(StrategySettings(name=name), OptimSettings(name=optimizer, clip_norm=0.5))
 
 
 def weights_after(name: str, optimizer: str) -> dict[str, torch.Tensor]:
