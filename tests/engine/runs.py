@@ -25,6 +25,8 @@ optim: {lr: 1e-2, lr_reference_batch: null, warmup_epochs: 1}
 train: {global_batch: 8, epochs: 3, checkpoint_every: 7}
 watch: {every: 1, wandb: off}
 """
+# Teachers among the state.
+BYOL = "objective={name: byol, px: 8, momentum: 0.9, hidden: 16, projection: 8}"
 
 
 def write_config(folder: Path, samples: int = 64) -> Path:

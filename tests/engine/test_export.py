@@ -1,14 +1,17 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.runs import job, write_config
+from engine.runs import BYOL, job, write_config
 from rspretrain.config import ConfigError
+from rspretrain.downstream.probe import extract_features, network_input_of
 from rspretrain.engine.checkpoint import WEIGHTS, DamagedCheckpointError
 from rspretrain.engine.export import export_checkpoint
 from rspretrain.engine.loop import train
+from rspretrain.nn.weights import load_backbone, read_contract
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,23 @@ def test_the_contract_says_where_weights_come_from(run, tmp_path):
     assert '"step": 2' in told
     assert '"samples_seen": 16' in told
     assert trained.sources.sha256 in told
+
+
+def test_one_network_for_two_sensors_is_one_export(tmp_path):
+    trained = job(write_config(tmp_path, samples=16), BYOL, "objective.fusion=early", "train.steps=2")
+    train(trained, resume=False, say=print)
+    exported = export_checkpoint(tmp_path / "run", None, None)
+    assert exported == {"s1+s2": tmp_path / "run" / "export_step_00000002" / "s1+s2"}
+    contract = read_contract(exported["s1+s2"])
+    assert [(one["sensor"], one["bands"], one["units"]) for one in contract["inputs"]] == [
+        ("s1", ["VV", "VH"], "db"),
+        ("s2", ["B02", "B03", "B04"], "dn"),
+    ]
+    backbone, _ = load_backbone(exported["s1+s2"], ("VV", "VH", "B02", "B03", "B04"))
+    student = trained.objective.backbones()["s1+s2"]
+    features = extract_features(student, trained.objective.inputs()["s1+s2"], trained.shards, np.arange(4))
+    again = extract_features(backbone, network_input_of(contract, trained.shards), trained.shards, np.arange(4))
+    assert torch.equal(features, again)
 
 
 def test_what_is_not_there(run, tmp_path):

@@ -7,29 +7,42 @@ import signal
 import pytest
 import torch
 
-from engine.runs import interrupt, job, last_step, launch, losses, whole_lines, write_config
+from engine.runs import BYOL, interrupt, job, last_step, launch, losses, whole_lines, write_config
 from rspretrain.config import ConfigError
 from rspretrain.engine.loop import train
+from rspretrain.schedules import cosine
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_sigkill_loses_nothing(tmp_path):
     path = write_config(tmp_path)
     run = tmp_path / "run"
-    assert launch(path).returncode == 0
+    assert launch(path, BYOL).returncode == 0
     whole, ledger = losses(run), whole_lines(run / "ledger.jsonl")
     assert len(whole) == len(ledger) == 24
     shutil.rmtree(run)
 
-    assert interrupt(path, signal.SIGTERM, after_step=3) == 0
+    assert interrupt(path, signal.SIGTERM, 3, BYOL) == 0
     stopped = last_step(run / "metrics.jsonl")
     assert (run / "checkpoints" / "latest").read_text().strip() == f"step_{stopped:08d}"
-    assert interrupt(path, signal.SIGKILL, 17, "--resume") == -signal.SIGKILL
-    result = launch(path, "--resume")
+    assert interrupt(path, signal.SIGKILL, 17, BYOL, "--resume") == -signal.SIGKILL
+    result = launch(path, BYOL, "--resume")
     assert result.returncode == 0
     assert "Going on after step" in result.stdout
     assert losses(run) == whole
     assert whole_lines(run / "ledger.jsonl") == ledger
+
+
+def test_momentum_and_drift_of_teachers_are_among_the_metrics(tmp_path):
+    path = write_config(tmp_path, samples=32)
+    train(job(path, BYOL), resume=False, say=print)
+    lines = whole_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["train/momentum"] for line in lines] == [pytest.approx(cosine(k, 12, 0.9, 1.0)) for k in range(12)]
+    assert lines[0]["health/teacher_drift"] == 0.0  # the first rate of warm-up is 0
+    assert all(0 < line["health/teacher_drift"] < 1 for line in lines[1:])
+    plain = job(path, f"run.dir={tmp_path}/plain")
+    train(plain, resume=False, say=print)
+    assert not {"train/momentum", "health/teacher_drift"} & set(whole_lines(tmp_path / "plain" / "metrics.jsonl")[-1])
 
 
 def test_refused_steps_end_the_run_with_the_keys_written(tmp_path):

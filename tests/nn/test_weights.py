@@ -73,6 +73,30 @@ def test_card_has_front_matter_and_every_band(tmp_path: Path) -> None:
     assert "divided by its own maximum in the image + 1e-05" in card
 
 
+def test_a_backbone_of_two_sensors_says_which_bands_are_whose(tmp_path: Path) -> None:
+    backbone = create_backbone(BackboneSettings(name="test_resnet"), "s1+s2", ("VH", "B04", "B02"), 16)
+    inputs = {"s1": Normalise("fixed", ("VH",), "db"), "s2": Normalise("bigearthnet", ("B04", "B02"), "dn")}
+    folder = export_backbone(backbone, inputs, tmp_path / "s1+s2", PROVENANCE)
+    contract = read_contract(folder)
+    assert (contract["sensor"], contract["bands"]) == ("s1+s2", ["VH", "B04", "B02"])
+    for described, (sensor, normalise) in zip(inputs_of(contract), inputs.items(), strict=True):
+        assert (described["sensor"], tuple(described["bands"])) == (sensor, normalise.bands)
+        assert torch.equal(normalise_of(described).mean, normalise.mean)
+    card = (folder / "README.md").read_text()
+    assert "\n- s1\n- s2\n" in card
+    assert "| 1 | s2 | B04 | none | none |" in card
+    assert "Pixels of `s1` are in `db` (scaling `fixed`).\nPixels of `s2` are in `dn` (scaling `bigearthnet`)." in card
+
+
+def test_contracts_of_version_1_are_read() -> None:
+    scaling = {"name": "fixed", "bands": [{"name": "VV", "low": -25.0, "high": 0.0, "mean": -25.0, "std": 25.0}]}
+    old = {"contract_version": 1, "sensor": "s1", "bands": ["VV"], "units": "db", "px": 8, "normalise": scaling}
+    (described,) = inputs_of(old)
+    assert described["sensor"] == "s1"
+    x = torch.full((1, 1, 2, 2), -5.0)
+    assert torch.equal(normalise_of(described).scale(x), Normalise("fixed", ("VV",), "db").scale(x))
+
+
 def test_other_bands_or_another_order_are_an_error_with_both_lists(tmp_path: Path) -> None:
     folder = export(trained("resnet18"), tmp_path / "s2")
     with pytest.raises(

@@ -17,7 +17,7 @@ ONE = {"name": "simclr", "sensor": "s2", "px": 30, "norm": False, "temperature":
 
 
 def tree(shards, objective, accumulate, **strategy):
-    made = settings(shards, "single", 0).model_dump(mode="json")
+    made = settings(shards, "dual_simclr", "single", 0).model_dump(mode="json")
     made["objective"] = objective
     made["strategy"] |= {"name": "auto", "accumulate": accumulate, **strategy}
     if objective["name"] == "simclr":
