@@ -80,7 +80,7 @@ class DinoSettings(CropSettings):
 class Dino(Objective):
     """Views, a teacher, a center. ValueError where a sensor or band is missing, or local views do not suit the ViT."""
 
-    couples_samples = False  # but the center moves once a forward
+    couples_samples = True  # by the center, which moves once a forward
 
     def __init__(
         self,
