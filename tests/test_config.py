@@ -48,7 +48,10 @@ def test_exponents_in_the_file(tmp_path):
         ("run.qqq=1", r"Unknown key 'run.qqq'. Section 'run' has dir, name, seed."),
         ("optim.lr=fast", r"'optim.lr' is 'fast', expected a valid number, unable to parse string as a number"),
         ("train.global_batch=0", r"'train.global_batch' is 0, expected greater than 0"),
-        ("strategy.name=fsdp", r"'strategy.name' is 'fsdp', expected 'auto', 'single', 'ddp' or 'deepspeed'"),
+        (
+            "strategy.name=fairscale",
+            r"'strategy.name' is 'fairscale', expected 'auto', 'single', 'ddp', 'fsdp' or 'deepspeed'",
+        ),
         ("objective.name=byoll", r"'objective' is .*'byoll'.*expected"),
         ("optim.lr", r"Override 'optim.lr' is not of the form section.key=value, as in optim.lr=3e-4"),
         ("run.dir.x=1", r"Override 'run.dir.x=1': 'dir' holds 'runs/a', not a section"),
