@@ -92,6 +92,6 @@ def drop(files: Sequence[Path]) -> None:
             return
         time.sleep(0.2)
     raise StaysWarmError(
-        f"{resident(warmest):.0%} of {warmest} stayed in the page cache, expected {WARM:.0%} at most. Set TMPDIR to a folder "
-        "on a disk, and let no other process map it."
+        f"{resident(warmest):.0%} of {warmest} stayed in the page cache, expected {WARM:.0%} at most. Set TMPDIR to a "
+        "folder on a disk, and let no other process map it."
     )
