@@ -57,9 +57,9 @@ def test_one_network_for_two_sensors_is_one_export(tmp_path):
         ("s2", ["B02", "B03", "B04"], "dn"),
     ]
     backbone, _ = load_backbone(exported["s1+s2"], ("VV", "VH", "B02", "B03", "B04"))
-    student = trained.objective.backbones()["s1+s2"]
-    features = extract_features(student, trained.objective.inputs()["s1+s2"], trained.sources.sets["shards"], np.arange(4))
-    again = extract_features(backbone, network_input_of(contract, trained.shards), trained.sources.sets["shards"], np.arange(4))
+    student, shards = trained.objective.backbones()["s1+s2"], trained.sources.sets["shards"]
+    features = extract_features(student, trained.objective.inputs()["s1+s2"], shards, np.arange(4))
+    again = extract_features(backbone, network_input_of(contract, shards), shards, np.arange(4))
     assert torch.equal(features, again)
 
 
