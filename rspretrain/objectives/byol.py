@@ -22,7 +22,8 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
 from rspretrain.objectives.base import CHANCE_RATIO, Losses, Objective, Progress
 from rspretrain.objectives.colour import ColourSettings
-from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health, worst
+from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
+from rspretrain.objectives.networks import loss_names, mean_loss
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
@@ -81,8 +82,7 @@ class Byol(Objective):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.predictor = nn.ModuleDict({name: self._head(settings.projection) for name in inputs})
         self.teacher = make_teacher(self.student)
-        self.own_losses = {name: f"loss/byol_{name}" for name in inputs} if len(inputs) > 1 else {}
-        self.metric_names = ("loss/byol", *self.own_losses.values(), CHANCE_RATIO, *VIEW_HEALTH)
+        self.metric_names = (*loss_names("byol", inputs), CHANCE_RATIO, *VIEW_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -102,18 +102,15 @@ class Byol(Objective):
 
     def forward(self, batch: Batch) -> Losses:
         """Each view of B samples by itself, so that norms see one distribution of colours; see Objective."""
-        losses: dict[str, Tensor] = {}
-        health = []
+        losses, health = {}, []
         for name, views in self.views(batch).items():
             with torch.no_grad():
                 target_a, target_b = (self.teacher[name](view) for view in views)  # [B 256]
             a, b = (self.predictor[name](self.student[name](view)) for view in views)
             losses[name] = distance(a, target_b) + distance(b, target_a)
             health.append(view_health(target_a, target_b))
-        loss = torch.stack(list(losses.values())).mean()
-        metrics = {"loss/byol": loss.detach(), CHANCE_RATIO: loss.detach() / CHANCE}
-        metrics |= {own: losses[name].detach() for name, own in self.own_losses.items()}
-        return Losses(loss, metrics | worst(health))  # of the teacher
+        mean = mean_loss("byol", losses, health)  # health of the teacher
+        return Losses(mean.loss, {**mean.metrics, CHANCE_RATIO: mean.loss.detach() / CHANCE})
 
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""

@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 
-from rspretrain.strategies.base import poison
-from strategies.toys import MOMENTUM, samples, strategy, take, tensors
+from rspretrain.strategies import build_strategy
+from rspretrain.strategies.base import StrategySettings, poison
+from rspretrain.strategies.optim import OptimSettings
+from strategies.toys import MOMENTUM, Contrast, here, samples, strategy, take, tensors
 
 
 def test_poison_is_the_identity_where_the_loss_is_finite():
@@ -74,3 +76,41 @@ def test_the_length_of_the_weights_is_that_of_all_trainable_ones():
     single = strategy("single")
     squares = [p.detach().double().square().sum() for p in single.objective.parameters() if p.requires_grad]
     assert single.weight_norm() == pytest.approx(math.sqrt(sum(squares)), rel=1e-6)
+
+
+def pairs(weights):
+    """Names of the toy's teacher parameters and of those that they follow."""
+    return [(name, name.replace("teacher.", "body.")) for name in weights if name.startswith("teacher.")]
+
+
+def test_teachers_move_by_their_share_of_the_way():
+    single = strategy("single")
+    before = tensors(single)[0]
+    single.train_step(samples(0), 1e-3, 0.75)
+    after = tensors(single)[0]
+    assert len(pairs(before)) == len(list(single.objective.teacher.parameters()))
+    for teacher, student in pairs(before):
+        torch.testing.assert_close(after[teacher], 0.75 * before[teacher] + 0.25 * after[student], rtol=1e-6, atol=1e-7)
+        assert not torch.equal(after[teacher], before[teacher])
+
+
+def test_drift_is_the_distance_relative_to_the_student():
+    single = strategy("single")
+    assert single.teacher_drift() == 0.0
+    take(single, range(3))
+    weights = tensors(single)[0]
+    teacher, student = (
+        torch.cat([weights[n].flatten() for n in names]).double() for names in zip(*pairs(weights), strict=True)
+    )
+    assert single.teacher_drift() == pytest.approx(((teacher - student).norm() / student.norm()).item(), rel=1e-6)
+
+
+def test_teachers_and_their_momentum_come_together():
+    with pytest.raises(AssertionError, match="momentum=None with 1 teachers"):
+        strategy("single").train_step(samples(0), 1e-3)
+    toy = Contrast()
+    plain = build_strategy(StrategySettings(name="single"), here(), toy, OptimSettings())
+    assert plain.teacher_drift() is None
+    before = [parameter.clone() for parameter in toy.teacher.parameters()]
+    plain.train_step(samples(0), 1e-3)
+    assert all(map(torch.equal, before, toy.teacher.parameters()))
