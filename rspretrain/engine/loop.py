@@ -20,7 +20,7 @@ from rspretrain.engine.interrupt import StopRequest
 from rspretrain.engine.job import Job, seed_torch
 from rspretrain.engine.meter import Meter, SaveClock
 from rspretrain.engine.records import Ledger, batch_keys, claim_run_dir, write_json
-from rspretrain.observe.progress import Progress
+from rspretrain.observe.progress import ProgressBar
 from rspretrain.observe.sinks import Sinks
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StepReport
@@ -98,7 +98,7 @@ class _Loop:
             if settings.data.ledger and first:
                 self.ledger = Ledger(self.run_dir / "ledger.jsonl", first_step)
                 stack.callback(self.ledger.close)
-            progress = Progress(self.job.total_steps, first_step, first)
+            progress = ProgressBar(self.job.total_steps, first_step, first)
             stack.callback(progress.close)
             self.meter = Meter(self.job, self.strategy, sinks, progress, first_step, self.say)
             yield

@@ -10,7 +10,7 @@ from rspretrain import world
 from rspretrain.batch import Batch
 from rspretrain.engine.job import Job
 from rspretrain.observe.inputs import input_health
-from rspretrain.observe.progress import Progress
+from rspretrain.observe.progress import ProgressBar
 from rspretrain.observe.sinks import Sinks
 from rspretrain.observe.verdict import Verdict, Watch
 from rspretrain.strategies.base import StepReport, Strategy
@@ -24,7 +24,7 @@ class Meter:
         job: Job,
         strategy: Strategy,
         sinks: Sinks,
-        progress: Progress,
+        progress: ProgressBar,
         first_step: int,
         say: Callable[[str], None],
     ) -> None:
@@ -98,7 +98,8 @@ class Meter:
 
     def _lap(self, step: int) -> tuple[dict[str, Tensor], float]:
         """Shares of the time since the last line that this rank waited for data and its loader computed; s a step."""
-        now, loader, elapsed = time.perf_counter(), self._job.loader, max(time.perf_counter() - self._time, 1e-9)
+        now, loader = time.perf_counter(), self._job.loader
+        elapsed = max(now - self._time, 1e-9)
         shares = {
             "perf/data_wait_share": torch.tensor((loader.wait_s - self._waited) / elapsed),
             "perf/loader_cores": torch.tensor((loader.cpu_s - self._computed) / elapsed),

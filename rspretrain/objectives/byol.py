@@ -15,53 +15,35 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
-from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
-from rspretrain.nn.ema import TeacherPair, make_teacher
+from rspretrain.nn.backbones import BackboneSettings, create_backbone
+from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, Objective, Progress
-from rspretrain.objectives.colour import ColourSettings
+from rspretrain.objectives.augment import SensorViews
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, Progress
+from rspretrain.objectives.colour import FirstColour, SecondColour
 from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
+from rspretrain.objectives.taught import Taught, TaughtSettings
 from rspretrain.objectives.views import NetworkInput, SensorSettings
-from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
 
 CHANCE = 4.0  # the loss of directions that know nothing of each other, both ways
 
 
-class FirstColour(ColourSettings):
-    """The paper's distribution A: 0.4, 0.4, 0.2, 0.1 for brightness, contrast, saturation, hue; always blurred."""
-
-    saturation: float = Field(default=0.4, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
-    blur: float = Field(default=1.0, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
-
-
-class SecondColour(FirstColour):
-    """The paper's distribution A': as A, but rarely blurred and sometimes solarised."""
-
-    blur: float = Field(default=0.1, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
-    solarise: float = Field(default=0.2, ge=0.0, le=1.0, description="probability of solarisation at 0.5, RGB only")
-
-
-class ByolSettings(CropSettings):
+class ByolSettings(TaughtSettings):
     """Any sensors, two random views, a teacher."""
 
     name: Literal["byol"] = "byol"
     scale: tuple[float, float] = Field(default=(0.08, 1.0), description="least and greatest share of the area")
-    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
     first: FirstColour = Field(default=FirstColour(), description="colours of the first view")
     second: SecondColour = Field(default=SecondColour(), description="colours of the second view")
-    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update (methods.md B.4)")
-    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
     hidden: int = Field(default=4096, gt=0, description="width of the hidden layer of projector and predictor")
     projection: int = Field(default=256, gt=0, description="width of projections and predictions")
-    export: Literal["student", "teacher"] = Field(default="student", description="whose backbone the run exports")
 
 
 @final
-class Byol(Objective):
+class Byol(Taught[ByolSettings]):
     """Two views, each predicted from the other. ValueError where the shard set lacks a sensor or a band."""
 
     couples_samples = False  # but BatchNorm does
@@ -94,11 +76,7 @@ class Byol(Objective):
 
     def prepare(self, progress: Progress) -> None:
         """The teacher follows ever more slowly; see Objective."""
-        self.momentum = cosine(progress.step, progress.total_steps, self.settings.momentum, self.settings.momentum_end)
-
-    def teachers(self) -> Sequence[TeacherPair]:
-        """See Objective."""
-        return (TeacherPair(self.student, self.teacher),)
+        self._set_momentum(progress)
 
     def forward(self, batch: Batch) -> Losses:
         """Each view of B samples by itself, so that norms see one distribution of colours; see Objective."""
@@ -111,15 +89,6 @@ class Byol(Objective):
             health.append(view_health(target_a, target_b))
         mean = mean_loss("byol", losses, health)  # health of the teacher
         return Losses(mean.loss, {**mean.metrics, CHANCE_RATIO: mean.loss.detach() / CHANCE})
-
-    def inputs(self) -> dict[str, NetworkInput]:
-        """See Objective."""
-        return self.views.inputs()
-
-    def backbones(self) -> dict[str, Backbone]:
-        """See Objective."""
-        networks = self.student if self.settings.export == "student" else self.teacher
-        return {name: network.encoder for name, network in networks.items()}  # type: ignore[misc]
 
 
 def distance(prediction: Tensor, target: Tensor) -> Tensor:

@@ -30,6 +30,20 @@ class ColourSettings(Settings):
     band_drop: float = Field(default=0.05, ge=0.0, lt=1.0, description="probability of blanking each band, not for RGB")
 
 
+class FirstColour(ColourSettings):
+    """BYOL's and iBOT's distribution A: 0.4, 0.4, 0.2, 0.1 for the four of jitter in their order; always blurred."""
+
+    saturation: float = Field(default=0.4, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    blur: float = Field(default=1.0, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+
+
+class SecondColour(FirstColour):
+    """BYOL's distribution A': as A, but rarely blurred and sometimes solarised."""
+
+    blur: float = Field(default=0.1, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+    solarise: float = Field(default=0.2, ge=0.0, le=1.0, description="probability of solarisation at 0.5, RGB only")
+
+
 def greyscale(x: Tensor) -> Tensor:
     """[B 3 H W] to its luma [B 1 H W]."""
     return (x[:, 0] * _GREY[0]).add_(x[:, 1], alpha=_GREY[1]).add_(x[:, 2], alpha=_GREY[2])[:, None]

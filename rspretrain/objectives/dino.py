@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, patch_size
-from rspretrain.nn.ema import TeacherPair, make_teacher
+from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
-from rspretrain.objectives.base import Losses, Objective, Progress
-from rspretrain.objectives.byol import FirstColour, SecondColour
+from rspretrain.objectives.augment import CropSettings, SensorViews
+from rspretrain.objectives.base import Losses, Progress
+from rspretrain.objectives.colour import FirstColour, SecondColour
 from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
 from rspretrain.objectives.self_distillation import (
@@ -33,8 +33,8 @@ from rspretrain.objectives.self_distillation import (
     teacher_health,
     warm_temperature,
 )
+from rspretrain.objectives.taught import Taught, TaughtSettings
 from rspretrain.objectives.views import NetworkInput, SensorSettings
-from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
 
 # Of the teacher's features and of its answers, least of any sensor.
@@ -47,7 +47,7 @@ class LocalColour(FirstColour):
     blur: float = Field(default=0.5, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
 
 
-class DinoSettings(CropSettings):
+class DinoSettings(TaughtSettings):
     """Any sensors, two global views and perhaps local ones, a teacher."""
 
     name: Literal["dino"] = "dino"
@@ -59,12 +59,9 @@ class DinoSettings(CropSettings):
     local_scale: tuple[float, float] = Field(
         default=(0.05, 0.4), description="least and greatest share of the area in a local view"
     )
-    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
     first: FirstColour = Field(default=FirstColour(), description="colours of the first global view")
     second: SecondColour = Field(default=SecondColour(), description="colours of the second global view")
     local: LocalColour = Field(default=LocalColour(), description="colours of local views")
-    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update")
-    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
     center_momentum: float = Field(default=0.9, ge=0.0, le=1.0, description="of the mean that answers are centred by")
     temperature: float = Field(default=0.1, gt=0.0, description="of the student")
     teacher_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
@@ -78,7 +75,7 @@ class DinoSettings(CropSettings):
 
 
 @final
-class Dino(Objective):
+class Dino(Taught[DinoSettings]):
     """Views, a teacher, a center. ValueError where a sensor or band is missing, or local views do not suit the ViT."""
 
     couples_samples = True  # by the center, which moves once a forward
@@ -116,15 +113,11 @@ class Dino(Objective):
     def prepare(self, progress: Progress) -> None:
         """The teacher follows more slowly and gets less sure, and prototypes begin to move; see Objective."""
         settings = self.settings
-        self.momentum = cosine(progress.step, progress.total_steps, settings.momentum, settings.momentum_end)
+        self._set_momentum(progress)
         first, last = settings.teacher_temperature
         self.teacher_temperature = warm_temperature(progress.epoch, settings.temperature_epochs, first, last)
         for network in self.student.values():
             cast(Any, network).head.frozen = progress.epoch < settings.frozen_epochs
-
-    def teachers(self) -> Sequence[TeacherPair]:
-        """See Objective."""
-        return (TeacherPair(self.student, self.teacher),)
 
     def forward(self, batch: Batch) -> Losses:
         """Views of one size together, as in the reference; see Objective."""
@@ -154,15 +147,6 @@ class Dino(Objective):
         with torch.autocast(x.device.type, enabled=False):
             center.follow_(teacher.head.outputs(means_over_ranks([directions]))[0])
         return features, targets
-
-    def inputs(self) -> dict[str, NetworkInput]:
-        """See Objective."""
-        return self.views.inputs()
-
-    def backbones(self) -> dict[str, Backbone]:
-        """See Objective."""
-        networks = self.student if self.settings.export == "student" else self.teacher
-        return {name: network.encoder for name, network in networks.items()}  # type: ignore[misc]
 
 
 def distil(targets: Tensor, outputs: Tensor, temperature: float) -> Tensor:

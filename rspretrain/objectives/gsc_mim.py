@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
-from rspretrain.nn.ema import TeacherPair, make_teacher
+from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.tokens import MaskedViT
-from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
-from rspretrain.objectives.base import Losses, Objective, Progress
-from rspretrain.objectives.byol import FirstColour, SecondColour
-from rspretrain.objectives.colour import ColourSettings
+from rspretrain.objectives.augment import SensorViews
+from rspretrain.objectives.base import Losses, Progress
+from rspretrain.objectives.colour import ColourSettings, FirstColour, SecondColour
 from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health, worst
 from rspretrain.objectives.masking import MaskShape, complementary, draw_masks
 from rspretrain.objectives.self_distillation import (
@@ -33,22 +32,21 @@ from rspretrain.objectives.self_distillation import (
     teacher_health,
     warm_temperature,
 )
+from rspretrain.objectives.taught import Taught, TaughtSettings
 from rspretrain.objectives.views import NetworkInput, SensorSettings
-from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
 
 # Of the teacher: its class tokens, and its answers to them; the worst of any network.
 HEALTH = (*VIEW_HEALTH, *TEACHER_HEALTH)
 
 
-class GscMimSettings(CropSettings):
+class GscMimSettings(TaughtSettings):
     """Any sensors, two views with complementary masks, a teacher; the backbone is a ViT."""
 
     name: Literal["gsc_mim"] = "gsc_mim"
     scale: tuple[float, float] = Field(
         default=(0.14, 1.0), description="least and greatest share of the area in a view"
     )
-    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
     photometric: Literal["none", "ibot"] = Field(default="none", description="colours of views; ibot: those of BYOL")
     masking: Literal["paired", "shared_geometry", "double"] = Field(
         default="paired",
@@ -62,8 +60,6 @@ class GscMimSettings(CropSettings):
     )
     cls_weight: float = Field(default=1.0, ge=0.0, description="of the class tokens' loss, lambda 1 of the paper")
     patch_weight: float = Field(default=1.0, ge=0.0, description="of the patches' loss, lambda 2 of the paper")
-    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update")
-    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
     center_momentum: float = Field(default=0.9, ge=0.0, le=1.0, description="of the means that outputs are centered by")
     temperature: float = Field(default=0.1, gt=0.0, description="of the student")
     cls_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
@@ -104,6 +100,11 @@ class Network(nn.Module):
         super().__init__()
         self.vit, self.head = MaskedViT(backbone), head
 
+    @property
+    def encoder(self) -> Backbone:
+        """The network that is exported."""
+        return self.vit.backbone
+
 
 class Centers(nn.Module):
     """Of a teacher's outputs for class tokens, and of those for patches."""
@@ -122,7 +123,7 @@ class Lesson(NamedTuple):
 
 
 @final
-class GscMim(Objective):
+class GscMim(Taught[GscMimSettings]):
     """Two views, masks, one teacher a student. ValueError where a sensor or band is missing, or the network no ViT."""
 
     couples_samples = True  # by the centers, which move once a forward
@@ -162,15 +163,11 @@ class GscMim(Objective):
     def prepare(self, progress: Progress) -> None:
         """The teacher follows more slowly and gets less sure, and prototypes begin to move; see Objective."""
         settings, epochs = self.settings, self.settings.temperature_epochs
-        self.momentum = cosine(progress.step, progress.total_steps, settings.momentum, settings.momentum_end)
+        self._set_momentum(progress)
         self.cls_temperature = warm_temperature(progress.epoch, epochs, *settings.cls_temperature)
         self.patch_temperature = warm_temperature(progress.epoch, epochs, *settings.patch_temperature)
         for name in self.student:
             self._networks(name)[0].head.frozen = progress.epoch < settings.frozen_epochs
-
-    def teachers(self) -> Sequence[TeacherPair]:
-        """See Objective."""
-        return (TeacherPair(self.student, self.teacher),)
 
     def forward(self, batch: Batch) -> Losses:
         """See Objective."""
@@ -237,12 +234,3 @@ class GscMim(Objective):
         centers.cls.follow_(mean_cls)
         centers.patch.follow_(mean_patch)
         return lesson
-
-    def inputs(self) -> dict[str, NetworkInput]:
-        """See Objective."""
-        return self.views.inputs()
-
-    def backbones(self) -> dict[str, Backbone]:
-        """See Objective."""
-        which = ("student", "teacher").index(self.settings.export)
-        return {name: self._networks(name)[which].vit.backbone for name in self.student}

@@ -17,46 +17,41 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
-from rspretrain.nn.ema import TeacherPair, make_teacher
+from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
-from rspretrain.objectives.base import Losses, Objective, Progress
-from rspretrain.objectives.byol import FirstColour, SecondColour
+from rspretrain.objectives.augment import SensorViews
+from rspretrain.objectives.base import Losses, Progress
+from rspretrain.objectives.colour import FirstColour, SecondColour
 from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
+from rspretrain.objectives.taught import Taught, TaughtSettings
 from rspretrain.objectives.views import NetworkInput, SensorSettings
-from rspretrain.schedules import cosine
 from rspretrain.sensors import Group
 from rspretrain.world import gather_stack, rank
 
-# Of the teacher's keys, least of any sensor.
 
-
-class MocoV3Settings(CropSettings):
+class MocoV3Settings(TaughtSettings):
     """Any sensors, two random views, a teacher."""
 
     name: Literal["moco_v3"] = "moco_v3"
     scale: tuple[float, float] = Field(
         default=(0.08, 1.0), description="least and greatest share of the area in a view; 0.2 in the paper for ResNets"
     )
-    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
     first: FirstColour = Field(default=FirstColour(), description="colours of the first view")
     second: SecondColour = Field(default=SecondColour(), description="colours of the second view")
     temperature: float = Field(default=0.2, gt=0.0, description="of the softmax; 1 in the paper for ResNets")
     momentum: float = Field(default=0.99, ge=0.0, le=1.0, description="of the teacher's first update")
-    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
     projector_layers: int = Field(default=3, ge=2, description="of the projector; 2 in the paper for ResNets")
     hidden: int = Field(default=4096, gt=0, description="width of the hidden layers of projector and predictor")
     projection: int = Field(default=256, gt=0, description="width of queries and keys")
     freeze_patch_embedding: bool = Field(
         default=False, description="leave a ViT's patch embedding as it starts, the paper's remedy for dips in training"
     )
-    export: Literal["student", "teacher"] = Field(default="student", description="whose backbone the run exports")
 
 
 @final
-class MocoV3(Objective):
+class MocoV3(Taught[MocoV3Settings]):
     """Queries against keys, both ways. ValueError where a sensor or band is missing, or nothing is there to freeze."""
 
     couples_samples = True
@@ -96,11 +91,7 @@ class MocoV3(Objective):
 
     def prepare(self, progress: Progress) -> None:
         """The teacher follows ever more slowly; see Objective."""
-        self.momentum = cosine(progress.step, progress.total_steps, self.settings.momentum, self.settings.momentum_end)
-
-    def teachers(self) -> Sequence[TeacherPair]:
-        """See Objective."""
-        return (TeacherPair(self.student, self.teacher),)
+        self._set_momentum(progress)
 
     def forward(self, batch: Batch) -> Losses:
         """Each view of B samples by itself, so that norms see one distribution of colours; see Objective."""
@@ -112,15 +103,6 @@ class MocoV3(Objective):
             losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
             health.append(view_health(k1, k2))
         return mean_loss("moco_v3", losses, health)
-
-    def inputs(self) -> dict[str, NetworkInput]:
-        """See Objective."""
-        return self.views.inputs()
-
-    def backbones(self) -> dict[str, Backbone]:
-        """See Objective."""
-        networks = self.student if self.settings.export == "student" else self.teacher
-        return {name: network.encoder for name, network in networks.items()}  # type: ignore[misc]
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

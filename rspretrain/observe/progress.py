@@ -59,7 +59,7 @@ class Countdown:
             self._bar.close()
 
 
-class Progress:
+class ProgressBar:
     """Shows step, loss, samples a second, and the share of time spent waiting for data."""
 
     def __init__(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rspretrain.archives.base import Nomenclature
 from rspretrain.patch import Patch
 from rspretrain.sensors import Group
+from rspretrain.shardset.codecs import codec_of
 from rspretrain.shardset.filter import matching_rows
 from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
@@ -104,9 +105,11 @@ class ShardSet:
         """
         import webdataset
 
-        def decode(suffix: str, data: bytes) -> Any:
-            array = suffix.endswith((".npy", ".npy.zst", ".npy.blosc"))
-            return decode_array(data, self.manifest.codec) if array else None  # None: webdataset's own decoders
+        codec = self.manifest.codec
+        suffix = f".{codec_of(codec).suffix}"
+
+        def decode(key: str, data: bytes) -> Any:
+            return decode_array(data, codec) if key.endswith(suffix) else None  # None: webdataset's own decoders
 
         return webdataset.WebDataset(self.urls(), **{"shardshuffle": False, **options}).decode(decode)
 

@@ -64,12 +64,12 @@ class Sources:
     def statistics(self, group: str) -> dict[str, tuple[float, float]]:
         """Band -> mean and standard deviation of a group's pixels over all sets, each set by its number of samples."""
         sets = list(self.sets.values())
-        if len(sets) == 1:
+        if len(sets) == 1:  # to the last bit what its manifest says
             return {band: (one.mean, one.std) for band, one in sets[0].manifest.statistics.get(group, {}).items()}
         share = np.array([len(shards) for shards in sets]) / len(self)
         bands = [shards.manifest.statistics.get(group, {}) for shards in sets]
         pooled = {}
-        for band in bands[0].keys() & set.intersection(*(set(each) for each in bands)):
+        for band in (band for band in bands[0] if all(band in each for each in bands)):
             mean, std = np.array([(each[band].mean, each[band].std) for each in bands]).T
             centre = float(share @ mean)
             pooled[band] = centre, float(share @ (std**2 + (mean - centre) ** 2)) ** 0.5

@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine.runs import ROOT, launch, write_config
 from fakes.memory import memory_shards
+from mounts import small_disk
 from servers import object_store, serving
 
 from rspretrain.world import World
@@ -122,13 +123,8 @@ def test_more_streams_than_shards(refused):
 @pytest.fixture
 def mounted(tmp_path):
     """A real file system of 64 KB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("only root can mount a file system of its own")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        yield folder
 
 
 def test_cache_folders_that_cannot_be_written_to(tmp_path, refused):

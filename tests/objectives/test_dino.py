@@ -11,10 +11,8 @@ from fakes.batches import GROUPS, batch_of
 from laws import check_objective
 from torture import times
 
-from rspretrain.batch import Batch
-from rspretrain.keyed import sample_seeds
+from objectives.lessons import scene_batch, thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.nn.torchvision_shim import ensure_torchvision
 from rspretrain.objectives import Dino, DinoSettings, SensorSettings
 from rspretrain.objectives.base import Progress
@@ -185,14 +183,6 @@ def test_cnns_take_local_views_of_any_size_and_vits_say_what_they_need() -> None
         make("rgb", backbone=ANY_SIZE, local_crops=2, local_px=20)
 
 
-def scene_batch(step: int) -> Batch:
-    """32 smooth pictures of their own colours, the same in every step, in new views."""
-    positions = np.arange(32)
-    corners = [np.random.default_rng(k).integers(0, 256, (3, 2, 2)).astype(np.float32) for k in positions]
-    images = F.interpolate(torch.from_numpy(np.stack(corners)), (32, 32), mode="bilinear").to(torch.uint8)
-    return Batch({"rgb": images}, {}, torch.from_numpy(sample_seeds(0, step, positions)), positions)
-
-
 def test_30_steps_tell_scenes_apart_without_collapse() -> None:
     torch.manual_seed(0)
     # Colours are what these scenes differ in, so views keep them. With the center's momentum at 0.9, the first 20 steps
@@ -212,16 +202,8 @@ def test_30_steps_tell_scenes_apart_without_collapse() -> None:
     vit = VIT.model_copy(update={"args": ARGS | {"embed_dim": 48, "depth": 2}})
     objective = Dino(settings, {"rgb": SENSORS["rgb"]}, vit, [group]).train()
     before = copy.deepcopy(objective.student)
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
-    matched = matched_parameters(objective.teachers())
     losses = []
-    for step in range(30):
-        objective.prepare(Progress(step, 300, 10))
-        result = objective(scene_batch(step))
-        optimizer.zero_grad()
-        result.loss.backward()
-        optimizer.step()
-        follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
+    for result in thirty_steps(objective, scene_batch, 2e-3):
         losses.append(result.loss.item())
         assert result.metrics["health/feature_std"] > 0.3
         assert result.metrics["health/target_entropy"] > 0.3

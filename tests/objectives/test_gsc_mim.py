@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from fakes.batches import GROUPS, batch_of
 from laws import check_objective
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from torture import times
 
+from objectives.lessons import scene_batch, thirty_steps
 from rspretrain.batch import Batch
-from rspretrain.keyed import sample_seeds
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.objectives import GscMim, GscMimSettings, SensorSettings
 from rspretrain.objectives.base import Progress
 from rspretrain.sensors import Group
@@ -296,14 +294,6 @@ def test_bf16_forwards_have_float32_losses() -> None:
     assert all(buffer.dtype == torch.float32 for buffer in again.centers.buffers())
 
 
-def scene_batch(step: int) -> Batch:
-    """32 smooth pictures of their own colours, the same in every step, in new views."""
-    positions = np.arange(32)
-    corners = [np.random.default_rng(k).integers(0, 256, (3, 2, 2)).astype(np.float32) for k in positions]
-    images = F.interpolate(torch.from_numpy(np.stack(corners)), (32, 32), mode="bilinear").to(torch.uint8)
-    return Batch({"rgb": images}, {}, torch.from_numpy(sample_seeds(0, step, positions)), positions)
-
-
 def test_30_steps_lower_the_loss_without_collapse() -> None:
     torch.manual_seed(0)
     small = {"hidden": 64, "bottleneck": 32, "outputs": 64, "momentum": 0.9, "frozen_epochs": 0}
@@ -311,16 +301,8 @@ def test_30_steps_lower_the_loss_without_collapse() -> None:
     group = Group("rgb", "rgb", ("R", "G", "B"), "uint8", (32, 32), 1.0, "grey")
     objective = GscMim(GscMimSettings(**(SMALL | small)), {"rgb": SENSORS["rgb"]}, backbone, [group]).train()
     before = copy.deepcopy(objective.student)
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
-    matched = matched_parameters(objective.teachers())
     losses = []
-    for step in range(30):
-        objective.prepare(Progress(step, 300, 10))
-        result = objective(scene_batch(step))
-        optimizer.zero_grad()
-        result.loss.backward()
-        optimizer.step()
-        follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
+    for result in thirty_steps(objective, scene_batch, 2e-3):
         losses.append(result.loss.item())
         assert result.metrics["health/feature_std"] > 0.1
         assert result.metrics["health/target_entropy"] > 0.1

@@ -8,6 +8,7 @@ from laws import check_objective
 from pydantic import ValidationError
 from torture import times
 
+from objectives.lessons import thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.torchvision_shim import ensure_torchvision
 from rspretrain.objectives import Mae, MaeSettings, SensorSettings
@@ -135,14 +136,7 @@ def test_30_steps_paint_better_than_the_mean() -> None:
     ramp = torch.linspace(0, 255, 40)[:, None] * torch.linspace(0, 1, 44)
     group_batch.images["rgb"][:] = (ramp * torch.rand(8, 3, 1, 1)).to(torch.uint8)
     objective = make("rgb").train()
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
-    losses = []
-    for _ in range(30):
-        result = objective(group_batch)
-        optimizer.zero_grad()
-        result.loss.backward()
-        optimizer.step()
-        losses.append(result.loss.item())
+    losses = [result.loss.item() for result in thirty_steps(objective, lambda step: group_batch, 3e-3)]
     assert losses[-1] < 0.7 * losses[0]
     assert losses[-1] < 0.9
 

@@ -11,8 +11,8 @@ from laws import check_objective
 from numpy.typing import NDArray
 from torture import times
 
+from objectives.lessons import thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.nn.torchvision_shim import ensure_torchvision
 from rspretrain.objectives import MocoV3, MocoV3Settings, SensorSettings
 from rspretrain.objectives.base import Progress
@@ -146,16 +146,6 @@ def test_sensors_fusion_and_export() -> None:
 def test_30_steps_lower_the_loss_without_collapse() -> None:
     torch.manual_seed(0)
     objective, batch = make("rgb", momentum=0.9).train(), batch_of(np.arange(16))
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
-    matched = matched_parameters(objective.teachers())
-    losses = []
-    for step in range(30):
-        objective.prepare(Progress(step, 300, 10))
-        result = objective(batch)
-        optimizer.zero_grad()
-        result.loss.backward()
-        optimizer.step()
-        follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
-        losses.append(result.loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    assert result.metrics["health/feature_std"] > 0.3
+    results = list(thirty_steps(objective, lambda step: batch, 2e-3))
+    assert results[-1].loss < 0.7 * results[0].loss
+    assert results[-1].metrics["health/feature_std"] > 0.3

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from rspretrain.observe.progress import Countdown, Progress, duration
+from rspretrain.observe.progress import Countdown, ProgressBar, duration
 
 
 class Terminal(io.StringIO):
@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
 
 def test_a_log_gets_few_plain_lines() -> None:
     log = io.StringIO()
-    progress = Progress(100, 0, enabled=True, stream=log, interval_s=3600)
+    progress = ProgressBar(100, 0, enabled=True, stream=log, interval_s=3600)
     for step in range(1, 101):
         progress.update(step, 4.2, 69.24, 0.013)
     progress.close()
@@ -25,7 +25,7 @@ def test_a_log_gets_few_plain_lines() -> None:
 
 def test_a_terminal_gets_a_bar_that_starts_where_the_run_resumes() -> None:
     screen = Terminal()
-    progress = Progress(10, 6, enabled=True, stream=screen)
+    progress = ProgressBar(10, 6, enabled=True, stream=screen)
     for step in range(7, 11):
         progress.update(step, 0.5, 10.0, 0.0)
     progress.close()
@@ -36,7 +36,7 @@ def test_a_terminal_gets_a_bar_that_starts_where_the_run_resumes() -> None:
 
 def test_other_ranks_are_silent() -> None:
     screen = Terminal()
-    progress = Progress(10, 0, enabled=False, stream=screen)
+    progress = ProgressBar(10, 0, enabled=False, stream=screen)
     progress.update(1, 0.5, 10.0, 0.0)
     progress.close()
     assert screen.getvalue() == ""

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from mounts import small_disk
 
 from rspretrain.shardset.cache import Cache, NoRoomError, default_folder
 
@@ -166,13 +167,8 @@ def test_folders_that_cannot_be_used(tmp_path):
 @pytest.fixture
 def mounted(tmp_path):
     """A real file system of 1 MB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("only root can mount a file system of 1 MB")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_a_read_only_disk(mounted):

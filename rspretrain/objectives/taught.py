@@ -1,0 +1,59 @@
+"""What objectives with EMA teachers share: a student and a teacher for every network, over random views.
+
+One network a sensor, or one for the stacked bands of all (`fusion`). The teacher's momentum goes by a cosine over all
+steps (methods.md B.4, C.6).
+"""
+
+from collections.abc import Sequence
+from typing import Generic, Literal, TypeVar, cast, final
+
+from pydantic import Field
+from torch import nn
+
+from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.ema import TeacherPair
+from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
+from rspretrain.objectives.base import Objective, Progress
+from rspretrain.objectives.views import NetworkInput
+from rspretrain.schedules import cosine
+
+
+class TaughtSettings(CropSettings):
+    """Any sensors, random views, a teacher."""
+
+    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
+    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update")
+    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
+    export: Literal["student", "teacher"] = Field(default="student", description="whose backbone the run exports")
+
+
+S = TypeVar("S", bound=TaughtSettings)
+
+
+class Taught(Objective, Generic[S]):
+    """`student` and `teacher` are made by those who inherit: by network name modules that have an `encoder`."""
+
+    settings: S
+    views: SensorViews
+    student: nn.ModuleDict
+    teacher: nn.ModuleDict
+
+    def _set_momentum(self, progress: Progress) -> None:
+        """For `prepare`: the teacher follows ever more slowly."""
+        self.momentum = cosine(progress.step, progress.total_steps, self.settings.momentum, self.settings.momentum_end)
+
+    @final
+    def teachers(self) -> Sequence[TeacherPair]:
+        """See Objective."""
+        return (TeacherPair(self.student, self.teacher),)
+
+    @final
+    def inputs(self) -> dict[str, NetworkInput]:
+        """See Objective."""
+        return self.views.inputs()
+
+    @final
+    def backbones(self) -> dict[str, Backbone]:
+        """See Objective."""
+        networks = self.student if self.settings.export == "student" else self.teacher
+        return {name: cast(Backbone, network.encoder) for name, network in networks.items()}

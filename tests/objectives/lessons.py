@@ -1,0 +1,34 @@
+"""Thirty steps of an objective on small pictures: long enough to see that it learns and does not collapse."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rspretrain.batch import Batch
+from rspretrain.keyed import sample_seeds
+from rspretrain.nn.ema import follow_, matched_parameters
+from rspretrain.objectives.base import Losses, Objective, Progress
+
+
+def thirty_steps(objective: Objective, batch_at: Callable[[int], Batch], rate: float) -> Iterator[Losses]:
+    """The losses before each of 30 steps of AdamW, of 300 in 10 an epoch; teachers follow."""
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=rate)
+    matched = matched_parameters(objective.teachers())
+    for step in range(30):
+        objective.prepare(Progress(step, 300, 10))
+        result = objective(batch_at(step))
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
+        yield result
+
+
+def scene_batch(step: int) -> Batch:
+    """32 smooth pictures of their own colours, the same in every step, in new views."""
+    positions = np.arange(32)
+    corners = [np.random.default_rng(k).integers(0, 256, (3, 2, 2)).astype(np.float32) for k in positions]
+    images = F.interpolate(torch.from_numpy(np.stack(corners)), (32, 32), mode="bilinear").to(torch.uint8)
+    return Batch({"rgb": images}, {}, torch.from_numpy(sample_seeds(0, step, positions)), positions)
