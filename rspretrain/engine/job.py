@@ -11,7 +11,7 @@ from rspretrain.keyed import mix
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.objectives.views import SensorSettings
-from rspretrain.schedules import warmup_cosine
+from rspretrain.schedules import cosine, warmup_cosine
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.glance import glance
 from rspretrain.strategies import check_network, resolve
@@ -36,6 +36,11 @@ class Job:
         optim, batch = self.settings.optim, self.settings.train.global_batch
         warmup = min(round(optim.warmup_epochs * self.loader.steps_per_epoch), self.total_steps)
         return warmup_cosine(step, self.total_steps, warmup, optim.peak_lr(batch), optim.end_lr(batch))
+
+    def weight_decay(self, step: int) -> float:
+        """The weight decay of the step after `step` finished ones."""
+        start, end = self.settings.optim.weight_decay, self.settings.optim.final_weight_decay
+        return start if end is None else cosine(step, self.total_steps, start, end)
 
     def progress(self, step: int) -> Progress:
         """Where the run stands after `step` finished steps."""

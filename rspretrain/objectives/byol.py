@@ -20,7 +20,7 @@ from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import SensorViews
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, Progress
+from rspretrain.objectives.base import Losses, Progress
 from rspretrain.objectives.colour import FirstColour, SecondColour
 from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
@@ -64,7 +64,7 @@ class Byol(Taught[ByolSettings]):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.predictor = nn.ModuleDict({name: self._head(settings.projection) for name in inputs})
         self.teacher = make_teacher(self.student)
-        self.metric_names = (*loss_names("byol", inputs), CHANCE_RATIO, *VIEW_HEALTH)
+        self.metric_names = (*loss_names("byol", inputs), *VIEW_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -87,8 +87,7 @@ class Byol(Taught[ByolSettings]):
             a, b = (self.predictor[name](self.student[name](view)) for view in views)
             losses[name] = distance(a, target_b) + distance(b, target_a)
             health.append(view_health(target_a, target_b))
-        mean = mean_loss("byol", losses, health)  # health of the teacher
-        return Losses(mean.loss, {**mean.metrics, CHANCE_RATIO: mean.loss.detach() / CHANCE})
+        return mean_loss("byol", losses, health, CHANCE)  # health of the teacher
 
 
 def distance(prediction: Tensor, target: Tensor) -> Tensor:

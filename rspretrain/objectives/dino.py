@@ -2,10 +2,11 @@
 
 Caron et al. 2021, algorithm 1, and its code; no negatives and no predictor. Two global views, and as many small local
 ones as `local_crops` says, which only the student sees. One student a sensor, or one for the stacked bands of all.
-Deviations: views are BYOL's, resampled bilinearly; the last layer is frozen by gradients of 0 (PrototypeHead); weight
-decay is constant; heads have no BatchNorm with CNNs either.
+Deviations: views are BYOL's, resampled bilinearly; the last layer is frozen by gradients of 0 (PrototypeHead);
+heads have no BatchNorm with CNNs either.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, cast, final
@@ -132,7 +133,7 @@ class Dino(Taught[DinoSettings]):
             center = cast(Center, self.centers[name])
             taught = teacher_health(targets, center, self.teacher_temperature)
             health.append(view_health(*features.chunk(2)) | taught)
-        return mean_loss("dino", losses, health)
+        return mean_loss("dino", losses, health, math.log(self.settings.outputs))
 
     @torch.no_grad()
     def _teach(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:

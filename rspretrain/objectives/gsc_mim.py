@@ -6,6 +6,7 @@ image that draws r = 0 hides nothing in either view. Deviations: views are resam
 frozen by gradients of 0 (PrototypeHead); drop path is drawn per rank.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self, cast, final
 
@@ -19,7 +20,7 @@ from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.tokens import MaskedViT
 from rspretrain.objectives.augment import SensorViews
-from rspretrain.objectives.base import Losses, Progress
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, Progress
 from rspretrain.objectives.colour import ColourSettings, FirstColour, SecondColour
 from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health, worst
 from rspretrain.objectives.masking import MaskShape, complementary, draw_masks
@@ -146,7 +147,7 @@ class GscMim(Taught[GscMimSettings]):
             self._networks(name)[1].vit.mask_token = None  # a teacher sees everything
         self.centers = nn.ModuleDict({name: Centers(settings.outputs, settings.center_momentum) for name in inputs})
         self.own_losses = {name: f"loss/gsc_mim_{name}" for name in inputs} if len(inputs) > 1 else {}
-        self.metric_names = ("loss/gsc_mim", "loss/cls", "loss/patch", *self.own_losses.values(), *HEALTH)
+        self.metric_names = ("loss/gsc_mim", "loss/cls", "loss/patch", *self.own_losses.values(), CHANCE_RATIO, *HEALTH)
         self.prepare(Progress(0, 1, 1))
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> Network:
@@ -185,7 +186,13 @@ class GscMim(Taught[GscMimSettings]):
         metrics = {"loss/gsc_mim": losses.detach().mean()}
         metrics |= {"loss/cls": cls_loss.detach().mean(), "loss/patch": patch_loss.detach().mean()}
         metrics |= dict(zip(self.own_losses.values(), losses.detach(), strict=False))
+        metrics[CHANCE_RATIO] = losses.detach().mean() / self._chance(masks)
         return Losses(losses.mean(), metrics | worst(health))
+
+    def _chance(self, masks: Tensor) -> Tensor:
+        """The loss of guessing: log K for every class token, and for the patches of every view that hides some."""
+        hides = masks.any(dim=2).float().mean()
+        return (self.settings.cls_weight + self.settings.patch_weight * hides) * math.log(self.settings.outputs)
 
     def masks(self, seeds: Tensor) -> Tensor:
         """[M VB N] bool, the same for all sensors: what is hidden of V views in each of the student's M passes."""

@@ -88,7 +88,7 @@ class Mae(Stationary):
 
     def forward(self, batch: Batch) -> Losses:
         """One view of B samples; see Objective."""
-        losses, health = {}, []
+        losses, health, nothing = {}, [], []
         hidden = self.mask(batch.seeds)
         # Visible places come first, in order. Their number is known, so no device waits to count them.
         kept = hidden.byte().argsort(dim=1, stable=True)[:, : num_visible(self.settings.mask_ratio, self.grid)]
@@ -97,8 +97,10 @@ class Mae(Stationary):
             painted = self.decoders[name](cls, patches, kept)  # [B N p*p*C]
             target = patchify(view, self.grid)
             losses[name] = masked_mse(painted, target, hidden, self.settings.normalise_patches)
+            blank = torch.zeros_like(painted[:, :1])  # of every patch
+            nothing.append(masked_mse(blank, target, hidden, self.settings.normalise_patches))
             health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
-        return mean_loss("mae", losses, health)
+        return mean_loss("mae", losses, health, torch.stack(nothing).mean())
 
     def mask(self, seeds: Tensor) -> Tensor:
         """[B N] bool, True: hidden; the same number in every sample."""

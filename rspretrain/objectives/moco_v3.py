@@ -23,7 +23,7 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import Losses, Progress
 from rspretrain.objectives.colour import FirstColour, SecondColour
-from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
+from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
 from rspretrain.objectives.taught import Taught, TaughtSettings
 from rspretrain.objectives.views import NetworkInput, SensorSettings
@@ -102,7 +102,7 @@ class MocoV3(Taught[MocoV3Settings]):
             q1, q2 = (self.predictor[name](self.student[name](view)) for view in views)
             losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
             health.append(view_health(k1, k2))
-        return mean_loss("moco_v3", losses, health)
+        return mean_loss("moco_v3", losses, health, 4.0 * temperature * chance_level(len(batch), "cross"))
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

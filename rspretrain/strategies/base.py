@@ -120,15 +120,20 @@ class Strategy(ABC):
         # Norm statistics move in the forward, before anybody knows that a step must be refused.
         self._kept_buffers = [buffer.clone() for buffer in self.objective.buffers()]
 
-    def train_step(self, batch: Batch, lr: float, momentum: float | None = None) -> StepReport:
+    def train_step(
+        self, batch: Batch, lr: float, momentum: float | None = None, weight_decay: float | None = None
+    ) -> StepReport:
         """Forward, backward, the mean gradient over ranks, clipping, the optimizer's step at rate `lr`, the teachers'.
 
-        Teachers follow with `momentum`, which is None where there are none. A loss or gradient that is not finite on
+        Teachers follow with `momentum`, which is None where there are none; weights decay as before where
+        `weight_decay` is None. A loss or gradient that is not finite on
         any rank is refused by all: weights, buffers, optimizer state and teachers stay as they were.
         """
         assert (momentum is None) == (not self.teachers), f"{momentum=} with {len(self.teachers)} teachers"
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+            if weight_decay is not None and group["decays"]:
+                group["weight_decay"] = weight_decay
         self._copy_buffers(list(self.objective.buffers()), self._kept_buffers)
         loss, metrics = self._accumulate(batch.to(self.world.device))
         grad_norm = self._update()

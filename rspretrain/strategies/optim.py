@@ -26,6 +26,7 @@ class OptimSettings(Settings):
     final_lr: float = Field(default=0.0, ge=0)  # end of the cosine, scaled as lr is
     warmup_epochs: float = Field(default=10.0, ge=0)  # linear from 0, in steps
     weight_decay: float = Field(default=1e-4, ge=0)  # on weights of two dimensions and more only
+    final_weight_decay: float | None = Field(default=None, ge=0)  # end of a cosine over all steps; None: constant
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     eps: float = Field(default=1e-8, gt=0)  # AdamW
     momentum: float = Field(default=0.9, ge=0, lt=1)  # LARS and SGD
@@ -106,7 +107,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
     """Two groups of the trainable parameters: with decay (and LARS adaptation), and without.
 
     Without: biases, norms and everything of one dimension or none, and what a timm model names in `no_weight_decay()`
-    (position embeddings and class tokens, which have more dimensions but are no weights).
+    (position embeddings and class tokens, which have more dimensions but are no weights). `decays` is for a schedule.
     """
     exempt = set(_named_exempt(module))
     decay: list[nn.Parameter] = []
@@ -115,8 +116,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
         if parameter.requires_grad:
             (rest if parameter.ndim <= 1 or name in exempt else decay).append(parameter)
     groups = [
-        {"params": decay, "weight_decay": weight_decay, "adapt": True},
-        {"params": rest, "weight_decay": 0.0, "adapt": False},
+        {"params": decay, "weight_decay": weight_decay, "decays": True, "adapt": True},
+        {"params": rest, "weight_decay": 0.0, "decays": False, "adapt": False},
     ]
     return [group for group in groups if group["params"]]
 

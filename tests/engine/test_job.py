@@ -29,6 +29,13 @@ def test_rates_warm_up_per_step_and_end_near_zero(tmp_path):
     assert 0 < ready.lr(23) < 1e-3
 
 
+def test_weight_decay_is_constant_or_goes_to_its_end(tmp_path):
+    path = write_config(tmp_path)
+    assert {job(path, "optim.weight_decay=0.04").weight_decay(step) for step in range(24)} == {0.04}
+    rising = job(path, "optim.weight_decay=0.04", "optim.final_weight_decay=0.4")
+    assert [rising.weight_decay(step) for step in (0, 12, 24)] == pytest.approx([0.04, 0.22, 0.4])
+
+
 def test_steps_come_before_epochs_and_warm_up_fits_in_them(tmp_path):
     ready = job(write_config(tmp_path), "train.steps=4")
     assert ready.total_steps == 4

@@ -97,6 +97,14 @@ def test_closed_forms() -> None:
         assert masked_mse(painted.bfloat16(), target, hidden, True).dtype == torch.float32
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_to_paint_nothing_is_chance(normalise: bool) -> None:
+    objective = make("rgb", normalise_patches=normalise)
+    for parameter in [*objective.decoders["rgb"].parameters()][-2:]:
+        torch.nn.init.zeros_(parameter)
+    assert objective(batch_of(np.arange(3))).metrics["health/chance_ratio"].item() == pytest.approx(1.0)
+
+
 def test_masks_belong_to_samples_and_are_uniform() -> None:
     objective = make("rgb")
     seeds = batch_of(np.arange(64)).seeds

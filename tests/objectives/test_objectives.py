@@ -1,7 +1,8 @@
 """The settings choose the objective, and unknown ones are errors."""
 
+import numpy as np
 import pytest
-from fakes.batches import GROUPS
+from fakes.batches import GROUPS, batch_of
 from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.nn.backbones import BackboneSettings
@@ -41,6 +42,28 @@ def test_name_chooses() -> None:
     for (name, options), kind in zip(small.items(), (MocoV3, Dino, Mae), strict=True):
         settings = ADAPTER.validate_python({"name": name, "px": 32, **options})
         assert isinstance(build_objective(settings, SENSORS, vit, GROUPS), kind)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "simclr", "sensor": "s2", "px": 32},
+        {"name": "dual_simclr", "crop_px": 24},
+        {"name": "mma", "crop_px": 24},
+        {"name": "moco_v3", "px": 32, "hidden": 8, "projection": 4},
+        {"name": "dino", "px": 32, "hidden": 8, "outputs": 12, "local_crops": 2, "local_px": 16},
+        {"name": "gsc_mim", "px": 32, "hidden": 8, "outputs": 12, "cls_weight": 0.5, "patch_weight": 2.0},
+    ],
+    ids=lambda settings: settings["name"],
+)
+def test_guessing_has_a_chance_ratio_of_1(settings: dict[str, object]) -> None:
+    """At a temperature that makes all answers alike."""
+    sensors = {"s2": SENSORS["s2"]} if "sensor" in settings else SENSORS
+    vit = BackboneSettings(name="vit_tiny_patch16_224", args={"depth": 1, "patch_size": 8, "dynamic_img_size": True})
+    backbone = BackboneSettings(name="test_resnet") if "crop_px" in settings else vit
+    made = build_objective(ADAPTER.validate_python({**settings, "temperature": 1e6}), sensors, backbone, GROUPS)
+    metrics = made(batch_of(np.arange(4))).metrics
+    assert metrics["health/chance_ratio"].item() == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize(

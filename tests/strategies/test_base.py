@@ -94,6 +94,19 @@ def test_teachers_move_by_their_share_of_the_way():
         assert not torch.equal(after[teacher], before[teacher])
 
 
+def test_decay_of_a_step_replaces_that_of_the_settings():
+    found = []
+    for own, given in ((0.5, None), (0.0, 0.5), (0.5, 0.0), (0.0, None)):
+        one = strategy("single", optimizer="sgd", weight_decay=own)
+        one.train_step(samples(0), 0.1, MOMENTUM, given)
+        found.append(tensors(one)[0])
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
+    assert all(torch.equal(found[2][name], value) for name, value in found[3].items())
+    changed = {name for name, value in found[0].items() if not torch.equal(found[2][name], value)}
+    assert "body.head.1.weight" in changed
+    assert not any(name.endswith("bias") and name.startswith("body") for name in changed)
+
+
 def test_drift_is_the_distance_relative_to_the_student():
     single = strategy("single")
     assert single.teacher_drift() == 0.0

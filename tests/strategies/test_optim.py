@@ -69,6 +69,7 @@ def test_no_decay_for_biases_norms_and_what_timm_names():
     } <= exempt
     assert all(parameter.ndim > 1 for parameter in decay["params"])
     assert (decay["weight_decay"], rest["weight_decay"], rest["adapt"]) == (0.05, 0.0, False)
+    assert (decay["decays"], rest["decays"]) == (True, False)
     assert len(decay["params"]) + len(rest["params"]) == len(names) - 2
 
 

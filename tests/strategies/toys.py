@@ -109,13 +109,13 @@ def strategy(name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw",
 
 
 def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -> list[float]:
-    """Losses of the global batches at a fixed rate; `bad` = (step, rank) sees a NaN in one pixel."""
+    """Losses of global batches at a fixed rate and a growing decay; `bad` = (step, rank) sees a NaN in one pixel."""
     losses = []
     for step in steps:
         batch = samples(step)
         if bad == (step, world.rank()):
             batch.x[0, 0, 0, 0] = float("nan")
-        report = strategy.train_step(batch, RATES[strategy.optim.name], MOMENTUM)
+        report = strategy.train_step(batch, RATES[strategy.optim.name], MOMENTUM, 0.05 * (1 + step))
         losses.append(world.mean_over_ranks(report.loss).item())
     return losses
 
