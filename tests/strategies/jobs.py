@@ -60,7 +60,7 @@ NORMED = {"lr": 3e-4, "eps": 1e-3}
 @dataclass(frozen=True)
 class Case:
     objective: dict[str, Any]
-    # Of a tensor's norm after 20 steps: about three times what was measured (test_law_5.py), for other CPUs.
+    # Of every loss, and of every tensor's norm after 20 steps: three to five times what test_law_5.py measured.
     tolerance: float
     backbone: dict[str, Any] = field(default_factory=vit)
     optim: dict[str, Any] = field(default_factory=lambda: {"lr": 1e-3, "eps": 1e-4})
@@ -71,7 +71,7 @@ PAINTER = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4}
 HEADS = {**TAUGHT, "hidden": 64, "projection": 16}
 GSC = {"name": "gsc_mim", **PROTOTYPES}
 CASES: dict[str, Case] = {
-    "simclr": Case({"name": "simclr", "sensor": "s2", "px": 24}, 2e-6, vit(global_pool="avg"), NORMED, ("s2",)),
+    "simclr": Case({"name": "simclr", "sensor": "s2", "px": 24}, 4e-6, vit(global_pool="avg"), NORMED, ("s2",)),
     "dual_simclr": Case({"name": "dual_simclr", "crop_px": 18, "symmetry": "dihedral"}, 5e-7),
     "mma": Case({"name": "mma", "crop_px": 18, "channels": 16}, 1e-6, CNN),
     "mae": Case({"name": "mae", "px": 24, "fusion": "early", **PAINTER}, 2e-6),

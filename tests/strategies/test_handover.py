@@ -13,7 +13,9 @@ from strategies.jobs import CASES, STEPS, apart, land_shards, start, take, tenso
 from strategies.toys import here
 
 HALF = STEPS // 2
-WAYS = (("ddp", 0, "fsdp", 0), ("fsdp", 0, "ddp", 0), ("ddp", 0, "deepspeed", 3), ("deepspeed", 3, "fsdp", 0))[: times(2, 4)]
+WAYS = (("ddp", 0, "fsdp", 0), ("fsdp", 0, "ddp", 0), ("ddp", 0, "deepspeed", 3), ("deepspeed", 3, "fsdp", 0))[
+    : times(2, 4)
+]
 TAUGHT = ("gsc_mim", "byol", "dino", "moco_v3")[: times(1, 4)]
 
 Found = tuple[list[float], dict[str, Tensor], float | None]
@@ -54,6 +56,7 @@ def test_two_strategies_one_after_the_other_equal_one_process(tmp_path: Path) ->
         alone[case] = take(job, single, range(STEPS)), tensors(single), single.teacher_drift()
     for label, (losses, weights, drift) in run_ranks(2, on_rank, tmp_path, timeout_s=280)[0].items():
         expected, ours, ours_drift = alone[label[0]]
-        assert losses == pytest.approx(expected, rel=5e-6), label
-        assert max(apart(weights, ours).values()) < CASES[label[0]].tolerance, label
+        tolerance = CASES[label[0]].tolerance
+        assert losses == pytest.approx(expected, rel=tolerance), label
+        assert max(apart(weights, ours).values()) < tolerance, label
         assert drift == pytest.approx(ours_drift, rel=1e-5), label

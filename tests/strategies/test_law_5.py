@@ -1,8 +1,23 @@
 """Law 5 on the real thing: every objective on real ranks under every strategy against one process, fp32, 20 steps.
 
-Worst of all tensors (students, teachers, centers, running statistics), relative to the tensor's norm, and worst loss:
+Worst tensor of students, teachers, centers and running statistics, of its norm, and worst loss; measured on 2 and on 4
+ranks, whichever is worse, in 1e-7:
 
-FIGURES
+               ddp      fsdp     ZeRO 0   ZeRO 1   ZeRO 2   ZeRO 3   losses
+simclr         6.2      6.6      6.2      6.9      5.8      6.0      14
+dual_simclr    1.0      1.0      1.0      1.0      1.1      1.1      2.3
+mma            2.8      2.8      2.7      3.1      3.1      3.0      1.8
+mae            2.7      4.1      2.7      3.7      3.7      4.3      1.9
+byol           4.3      4.3      4.1      4.6      4.6      4.5      3.0
+moco_v3        6.2      7.4      6.0      6.4      7.0      7.4      4.2
+dino           7.2      9.9      7.0      9.6      8.6      6.7      4.2
+gsc_mim        4.3      4.3      4.3      4.6      4.6      4.3      3.3
+  double       6.7      6.4      6.7      5.3      5.3      3.2      6.4
+  shared_…     5.8      3.8      5.9      4.0      4.0      4.6      4.6
+
+Teachers at most 8.2, centers 3.1. What is noticed: a center of this rank's samples only (1.5e-2), negatives without
+gradient (3.5e-2), local norms (0.3), teachers whose small parameters ZeRO 3 keeps gathered (8e-3), a momentum that is
+off by 1e-4 (2.4e-3), a gradient by 1e-4 (1.8e-5), a clipping norm by 1e-3 (1.3e-4).
 """
 
 from pathlib import Path
@@ -56,7 +71,7 @@ def test_ranks_equal_one_process(shards: Path, alone: Found, ranks: int) -> None
     for (case, *which), (losses, weights, drift) in run_ranks(ranks, everything, shards, timeout_s=880)[0].items():
         expected, ours, ours_drift = alone[case, "single", 0]
         tolerance, label = CASES[case].tolerance, f"{case}, {which}, {ranks} ranks"
-        assert losses == pytest.approx(expected, rel=5e-6), label
+        assert losses == pytest.approx(expected, rel=tolerance), label
         for name, error in apart(weights, ours).items():
             assert error < tolerance, f"{label}: {name} is off by {error:.1e} of its norm"
         assert drift == (ours_drift and pytest.approx(ours_drift, rel=1e-5)), label
