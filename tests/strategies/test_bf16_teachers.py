@@ -54,10 +54,14 @@ def on_rank(shards: Path) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1900)
 def test_teachers_follow_within_a_thousandth_of_float64(tmp_path: Path) -> None:
-    """Of their way, which is 0.1 to 5 % of their length; measured: MEASURED."""
-    found = run_ranks(2, on_rank, jobs.land_shards(tmp_path / "shards"), timeout_s=880)
+    """Of their way; measured 2.6e-4 at most for objectives in the usual form.
+
+    It must be a way: what a teacher gains in a step beside a student that hardly moves is less than float32 can add.
+    With 200 steps of a rate that fades to 0 the way was 4e-4 of the teachers' length, and 1 % of that was lost.
+    """
+    found = run_ranks(2, on_rank, jobs.land_shards(tmp_path / "shards"), timeout_s=1880)
     for rank in found:
         for name, (way, error) in rank.items():
             assert way > 5e-6 * (STEPS if " " not in name else REAL_STEPS), name
