@@ -1,40 +1,68 @@
 """A teacher at momentum 0.9996 moves under bf16, too: parameters are float32 everywhere (design.md D6)."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from gloo import run_ranks
+from torch import Tensor
 from torture import times
 
+from rspretrain.strategies import Strategy
+from strategies import jobs
 from strategies.toys import RATES, samples, strategy
 
 MOMENTUM, STEPS = 0.9996, 200
-WHICH = (("fsdp", 0), ("deepspeed", 3), ("deepspeed", 2), ("ddp", 0))[: times(2, 4)]
+REAL_STEPS, RATE = times(40, 200), 2e-3
+SHARDED = (("fsdp", 0), ("deepspeed", 3))
+WHOLE = (("deepspeed", 2), ("ddp", 0), ("deepspeed", 0), ("deepspeed", 1))
+WHICH = (*SHARDED, *WHOLE)[: times(2, 6)]
+TAUGHT = ("byol", "dino", "moco_v3", "gsc_mim")
 
 
-def followed(name: str, stage: int) -> tuple[float, float]:
+def followed(trained: Strategy, steps: Iterator[object]) -> tuple[float, float]:
     """How far this rank's part of the teachers moved, relative to its length; and off a float64 recursion by what
     share of that way."""
-    trained = strategy(name, stage, precision="bf16")
-    teachers, students = trained._local_pairs()
-    start = torch.cat([teacher.flatten() for teacher in teachers]).double()
+    start = flat(trained._local_pairs()[0])
     want = start.clone()
-    for step in range(STEPS):
-        trained.train_step(samples(step), RATES["adamw"], MOMENTUM)
-        teachers, students = trained._local_pairs()
-        want.lerp_(torch.cat([student.flatten() for student in students]).double(), 1 - MOMENTUM)
-    end = torch.cat([teacher.flatten() for teacher in teachers]).double()
+    for _ in steps:
+        want.lerp_(flat(trained._local_pairs()[1]), 1 - MOMENTUM)
     way = (want - start).norm()
-    return (way / start.norm()).item(), ((end - want).norm() / way).item()
+    return (way / start.norm()).item(), ((flat(trained._local_pairs()[0]) - want).norm() / way).item()
 
 
-def on_rank() -> dict[str, tuple[float, float]]:
-    return {f"{name}{stage}": followed(name, stage) for name, stage in WHICH}
+def flat(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]).double()
+
+
+def toy(name: str, stage: int) -> tuple[float, float]:
+    trained = strategy(name, stage, precision="bf16")
+    return followed(trained, (trained.train_step(samples(step), RATES["adamw"], MOMENTUM) for step in range(STEPS)))
+
+
+def real(shards: Path, case: str, name: str, stage: int) -> tuple[float, float]:
+    job, trained = jobs.start(shards, case, name, stage, precision="bf16")
+    return followed(trained, jobs.steps(job, trained, range(REAL_STEPS), RATE, MOMENTUM))
+
+
+def on_rank(shards: Path) -> dict[str, tuple[float, float]]:
+    found = {f"{name}{stage}": toy(name, stage) for name, stage in WHICH}
+    return found | {
+        f"{case} {name}{stage}": real(shards, case, name, stage) for case in TAUGHT for name, stage in WHICH
+    }
 
 
 @pytest.mark.slow
-def test_teachers_follow_within_a_thousandth_of_float64():
-    found = run_ranks(2, on_rank, timeout_s=280)
+@pytest.mark.timeout(1900)
+def test_teachers_follow_within_a_thousandth_of_float64(tmp_path: Path) -> None:
+    """Of their way; measured 2.6e-4 at most for objectives in the usual form.
+
+    It must be a way: what a teacher gains in a step beside a student that hardly moves is less than float32 can add.
+    With 200 steps of a rate that fades to 0 the way was 4e-4 of the teachers' length, and 1 % of that was lost.
+    """
+    found = run_ranks(2, on_rank, jobs.land_shards(tmp_path / "shards"), timeout_s=1880)
     for rank in found:
         for name, (way, error) in rank.items():
-            assert way > 1e-3, name
+            assert way > 5e-6 * (STEPS if " " not in name else REAL_STEPS), name
             assert error < 1e-3, name
