@@ -1,0 +1,202 @@
+"""What a training step costs beside its networks, and how fast it is: against the networks alone, lightly, the device.
+
+    python benchmarks/training.py                              # nine rows on a CPU thread, and lightly's modules
+    python benchmarks/training.py --only byol --batch 8
+    python benchmarks/training.py --suite gpu --precision bf16 --compile    # ViT-S/16, B/16, L/16 and ResNet-50
+    python benchmarks/training.py --device cuda --backbone vit_large_patch16_224 --px 224 --batch 128 --only simclr \\
+        --precision bf16 --compile
+
+A row is one objective as the product trains it: its job, strategy and meter (training_bench.py) on shards of random
+pixels. Rounds alternate between a whole step and the same calls of the same networks on ready tensors, forward and
+backward (training_networks.py); ratios are taken within a round, figures are medians. `overhead_pct` is all of the step
+but the networks and the optimizer, which both need, as a share of the networks; the parts are shares of the step.
+MFU is of counted operations (training_flops.py) and the whole step. lightly: training_rivals.py.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from results import FOLDER, write_results
+from training_bench import CASES, PARTS, Case, Parts, Run, Setting, build, make_job
+from training_flops import count, formula, peak
+from training_networks import Networks
+from training_rivals import RIVALS, VIEWS, fight, make_duel
+
+from rspretrain.observe.sinks import WatchSettings
+from rspretrain.strategies.base import StepReport
+
+EVERY = WatchSettings().every
+COUNTED = 2  # samples of the batch whose operations are counted; they are proportional to the samples
+GPU_SUITE = {"vit_small_patch16_224": 512, "vit_base_patch16_224": 256, "vit_large_patch16_224": 128, "resnet50": 512}
+
+
+def clock(run: Callable[[], object], setting: Setting) -> float:
+    setting.wait()
+    started = time.perf_counter()
+    run()
+    setting.wait()
+    return time.perf_counter() - started
+
+
+def middle(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: int, rate: float) -> dict[str, object]:
+    """One row."""
+    job = make_job(case, setting, shards, folder)
+    objective = job.objective.to(setting.device).train()
+    batches = job.loader.batches(0)
+    few = next(batches).to(setting.device).split(setting.batch // COUNTED)[0]
+    batches.close()  # type: ignore[attr-defined]
+    objective.prepare(job.progress(2 * job.loader.steps_per_epoch))
+    networks = Networks(objective, few, setting.autocast)
+    flops = round(count(networks.run) * setting.batch / len(few))
+    networks.clear()
+    run = Run(job, setting)
+    try:
+        timed = time_rounds(run, rounds)
+    finally:
+        run.close()
+    by_formula = formula(objective, setting.batch)
+    backbone = setting.cnn if case.cnn else setting.backbone
+    return {
+        "objective": case.name, "backbone": backbone, "px": setting.px, "batch": setting.batch,
+        "params_m": round(sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6, 2),
+        **timed,
+        "gflop_per_step": round(flops / 1e9, 2),
+        "formula_over_count": round(by_formula / flops, 6) if by_formula else "",
+        "mfu_pct": round(100 * flops / (float(timed["step_s"]) * rate), 1),
+    }  # fmt: skip
+
+
+def time_rounds(run: Run, rounds: int) -> dict[str, object]:
+    """Medians over rounds of the step, its networks and its parts, and ratios within rounds."""
+    setting, parts = run.setting, Parts(run)
+    batch = next(run.batches)
+    networks = Networks(run.job.objective, batch, setting.autocast)
+    steps, bare, lines = list[float](), list[float](), list[float]()
+    shares: dict[str, list[float]] = {part: [] for part in PARTS}
+    overheads, reports = list[float](), list[StepReport]()
+    for number in range(rounds + 1):
+        bare.append(clock(networks.run, setting))
+        networks.clear()
+        with parts.watched():
+            watched = clock(lambda: reports.append(run.take(batch)), setting)
+        # Clocks around parts cost nothing on a CPU; on a GPU they make it wait.
+        steps.append(watched if setting.device.type == "cpu" else clock(lambda: run.take(batch), setting))
+        lines.append(clock(lambda: run.line(batch, reports[-1]), setting))
+        if number:
+            for part, seconds in parts.seconds.items():
+                shares[part].append(100 * seconds / watched)
+            overheads.append(100 * ((steps[-1] - parts.seconds["optimizer"] + lines[-1] / EVERY) / bare[-1] - 1))
+    as_it_runs = run.as_it_runs(max(2, rounds // 2))
+    step_s = middle(steps[1:])
+    return {
+        "step_s": round(step_s, 4), "networks_s": round(middle(bare[1:]), 4),
+        "overhead_pct": round(middle(overheads), 1),
+        **{f"{part}_pct": round(middle(values), 2) for part, values in shares.items()},
+        "line_ms": round(1e3 * middle(lines[1:]), 1),
+        "logging_pct": round(100 * middle(lines[1:]) / EVERY / step_s, 2),
+        "samples_per_s": round(setting.batch / as_it_runs["step_s"], 1),
+        "data_wait_pct": round(100 * as_it_runs["data_wait_share"], 2),
+    }  # fmt: skip
+
+
+def compare(method: str, views: str, setting: Setting, shards: Path, folder: Path, rounds: int) -> dict[str, object]:
+    """A row against lightly. Equal views give equal losses; views of its own give its own."""
+    duel, run = make_duel(method, setting, shards, folder, views)
+    try:
+        found = fight(duel, rounds)
+    finally:
+        run.close()
+    ratios = [theirs / ours for ours, theirs in zip(found["ours"], found["lightly"], strict=True)]
+    row = {
+        "objective": method, "backbone": setting.backbone, "px": setting.px, "batch": setting.batch, "rival": views,
+        "step_s": round(middle(found["ours"]), 4), "lightly_s": round(middle(found["lightly"]), 4),
+        "lightly_over_ours": round(middle(ratios), 3),
+    }  # fmt: skip
+    if views == VIEWS[0]:
+        row |= {"first_loss": round(found["loss_ours"], 6), "lightly_first_loss": round(found["loss_lightly"], 6)}
+    return row
+
+
+def show(row: dict[str, object]) -> None:
+    print("  ".join(f"{name} {value}" for name, value in row.items() if value != ""), flush=True)
+
+
+def settings_of(args: argparse.Namespace) -> list[Setting]:
+    """One a backbone: as asked for, or the suite's."""
+    one = Setting(
+        torch.device(args.device), args.precision, args.compile, args.backbone, args.cnn, args.px, args.batch, args.loader
+    )
+    if args.suite == "cpu":
+        return [one]
+    gpu = replace(one, device=torch.device("cuda"), px=224)
+    return [replace(gpu, backbone=name, cnn=name, batch=batch) for name, batch in GPU_SUITE.items()]
+
+
+def chosen(args: argparse.Namespace) -> list[Case]:
+    default = ["simclr"] if args.suite == "gpu" else list(CASES)
+    names = args.only or default
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        raise ValueError(f"--only: got {unknown}, expected some of {list(CASES)}. Name one of these.")
+    return [CASES[name] for name in names]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=["cpu", "gpu"], default="cpu", help="gpu: four backbones at 224 px, simclr")
+    parser.add_argument("--only", nargs="+", default=[], metavar="OBJECTIVE", help=", ".join(CASES))
+    parser.add_argument("--rivals", nargs="*", default=None, metavar="METHOD", help="simclr, byol; none: leave them out")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for every block")
+    parser.add_argument("--backbone", default=Setting.backbone)
+    parser.add_argument("--cnn", default=Setting.cnn, help="of mma, which needs maps")
+    parser.add_argument("--px", type=int, default=Setting.px)
+    parser.add_argument("--batch", type=int, default=Setting.batch)
+    parser.add_argument("--loader", type=int, default=Setting.threads, help="threads that gather batches")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak-tflops", type=float, help="of the device, where the table has it not")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
+    parser.add_argument("--name", default=None, help="of the results; training, or training_gpu for that suite")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("highest" if args.device == "cpu" else "high")
+    rows = measure_all(args)
+    told = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    name = args.name or ("training_gpu" if args.suite == "gpu" else "training")
+    write_results(name, rows, told, args.out)
+
+
+def measure_all(args: argparse.Namespace) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    settings = settings_of(args)
+    rate = peak(settings[0].device, args.precision, args.peak_tflops)
+    rivals = args.rivals if args.rivals is not None else list(RIVALS) if args.device == "cpu" else []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = build(folder, max(2 * max(setting.batch for setting in settings), 64))
+        for setting in settings:
+            for case in chosen(args):
+                rows.append(measure(case, setting, shards, folder / f"run{len(rows)}", args.rounds, rate))
+                rows[-1]["peak_tflops"] = round(rate / 1e12, 4)
+                show(rows[-1])
+        for method in rivals if args.suite == "cpu" else []:
+            for views in VIEWS:
+                rows.append(compare(method, views, settings[0], shards, folder / f"run{len(rows)}", args.rounds))
+                show(rows[-1])
+    return rows
+
+
+if __name__ == "__main__":
+    main()
