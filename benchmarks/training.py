@@ -14,12 +14,13 @@ MFU is of counted operations (training_flops.py) and the whole step. lightly: tr
 """
 
 import argparse
-import statistics
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from results import FOLDER, write_results
@@ -44,11 +45,7 @@ def clock(run: Callable[[], object], setting: Setting) -> float:
     return time.perf_counter() - started
 
 
-def middle(values: Sequence[float]) -> float:
-    return statistics.median(values)
-
-
-def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: int, rate: float) -> dict[str, object]:
+def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: int) -> dict[str, object]:
     """One row."""
     job = make_job(case, setting, shards, folder)
     objective = job.objective.to(setting.device).train()
@@ -64,6 +61,7 @@ def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: in
         timed = time_rounds(run, rounds)
     finally:
         run.close()
+        gc.collect()  # the patches made circles, which hold a GPU's memory
     by_formula = formula(objective, setting.batch)
     backbone = setting.cnn if case.cnn else setting.backbone
     return {
@@ -72,7 +70,6 @@ def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: in
         **timed,
         "gflop_per_step": round(flops / 1e9, 2),
         "formula_over_count": round(by_formula / flops, 6) if by_formula else "",
-        "mfu_pct": round(100 * flops / (float(timed["step_s"]) * rate), 1),
     }  # fmt: skip
 
 
@@ -97,13 +94,13 @@ def time_rounds(run: Run, rounds: int) -> dict[str, object]:
                 shares[part].append(100 * seconds / watched)
             overheads.append(100 * ((steps[-1] - parts.seconds["optimizer"] + lines[-1] / EVERY) / bare[-1] - 1))
     as_it_runs = run.as_it_runs(max(2, rounds // 2))
-    step_s = middle(steps[1:])
+    step_s = median(steps[1:])
     return {
-        "step_s": round(step_s, 4), "networks_s": round(middle(bare[1:]), 4),
-        "overhead_pct": round(middle(overheads), 1),
-        **{f"{part}_pct": round(middle(values), 2) for part, values in shares.items()},
-        "line_ms": round(1e3 * middle(lines[1:]), 1),
-        "logging_pct": round(100 * middle(lines[1:]) / EVERY / step_s, 2),
+        "step_s": round(step_s, 4), "networks_s": round(median(bare[1:]), 4),
+        "overhead_pct": round(median(overheads), 1),
+        **{f"{part}_pct": round(median(values), 2) for part, values in shares.items()},
+        "line_ms": round(1e3 * median(lines[1:]), 1),
+        "logging_pct": round(100 * median(lines[1:]) / EVERY / step_s, 2),
         "samples_per_s": round(setting.batch / as_it_runs["step_s"], 1),
         "data_wait_pct": round(100 * as_it_runs["data_wait_share"], 2),
     }  # fmt: skip
@@ -119,8 +116,8 @@ def compare(method: str, views: str, setting: Setting, shards: Path, folder: Pat
     ratios = [theirs / ours for ours, theirs in zip(found["ours"], found["lightly"], strict=True)]
     row = {
         "objective": method, "backbone": setting.backbone, "px": setting.px, "batch": setting.batch, "rival": views,
-        "step_s": round(middle(found["ours"]), 4), "lightly_s": round(middle(found["lightly"]), 4),
-        "lightly_over_ours": round(middle(ratios), 3),
+        "step_s": round(median(found["ours"]), 4), "lightly_s": round(median(found["lightly"]), 4),
+        "lightly_over_ours": round(median(ratios), 3),
     }  # fmt: skip
     if views == VIEWS[0]:
         row |= {"first_loss": round(found["loss_ours"], 6), "lightly_first_loss": round(found["loss_lightly"], 6)}
@@ -133,12 +130,11 @@ def show(row: dict[str, object]) -> None:
 
 def settings_of(args: argparse.Namespace) -> list[Setting]:
     """One a backbone: as asked for, or the suite's."""
-    one = Setting(
-        torch.device(args.device), args.precision, args.compile, args.backbone, args.cnn, args.px, args.batch, args.loader
-    )
+    device = torch.device("cuda", 0) if args.device == "cuda" or args.suite == "gpu" else torch.device(args.device)
+    one = Setting(device, args.precision, args.compile, args.backbone, args.cnn, args.px, args.batch, args.loader)
     if args.suite == "cpu":
         return [one]
-    gpu = replace(one, device=torch.device("cuda"), px=224)
+    gpu = replace(one, px=224)
     return [replace(gpu, backbone=name, cnn=name, batch=batch) for name, batch in GPU_SUITE.items()]
 
 
@@ -155,7 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=["cpu", "gpu"], default="cpu", help="gpu: four backbones at 224 px, simclr")
     parser.add_argument("--only", nargs="+", default=[], metavar="OBJECTIVE", help=", ".join(CASES))
-    parser.add_argument("--rivals", nargs="*", default=None, metavar="METHOD", help="simclr, byol; none: leave them out")
+    parser.add_argument(
+        "--rivals", nargs="*", default=None, metavar="METHOD", help="simclr, byol; none: leave them out"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile for every block")
@@ -171,7 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", default=None, help="of the results; training, or training_gpu for that suite")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision("highest" if args.device == "cpu" else "high")
     rows = measure_all(args)
     told = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     name = args.name or ("training_gpu" if args.suite == "gpu" else "training")
@@ -188,14 +185,22 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, object]]:
         shards = build(folder, max(2 * max(setting.batch for setting in settings), 64))
         for setting in settings:
             for case in chosen(args):
-                rows.append(measure(case, setting, shards, folder / f"run{len(rows)}", args.rounds, rate))
-                rows[-1]["peak_tflops"] = round(rate / 1e12, 4)
+                rows.append(measure(case, setting, shards, folder / f"run{len(rows)}", args.rounds))
                 show(rows[-1])
         for method in rivals if args.suite == "cpu" else []:
             for views in VIEWS:
                 rows.append(compare(method, views, settings[0], shards, folder / f"run{len(rows)}", args.rounds))
                 show(rows[-1])
-    return rows
+    rate = max(rate, peak(settings[0].device, args.precision, args.peak_tflops))  # others may have disturbed the first
+    return [row | utilisation(row, rate) for row in rows]
+
+
+def utilisation(row: dict[str, object], rate: float) -> dict[str, object]:
+    """MFU of a row whose operations were counted, and what it is a share of."""
+    if "gflop_per_step" not in row:
+        return {}
+    mfu = 1e9 * float(row["gflop_per_step"]) / float(row["step_s"]) / rate
+    return {"mfu_pct": round(100 * mfu, 1), "peak_tflops": round(rate / 1e12, 4)}
 
 
 if __name__ == "__main__":

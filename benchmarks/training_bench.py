@@ -25,8 +25,8 @@ from rspretrain.observe.sinks import Sinks
 from rspretrain.patch import Fault, Patch
 from rspretrain.sensors import Group
 from rspretrain.shardset.build import build_shards
-from rspretrain.strategies import build_strategy
 from rspretrain.strategies import base as strategies
+from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StepReport
 from rspretrain.world import World
 
@@ -38,6 +38,7 @@ BANDS = {
 S1 = {"bands": ["VV", "VH"]}
 S2 = {"bands": [band for bands in BANDS.values() for band in bands]}
 RGB = {"rgb": {"bands": ["R", "G", "B"], "normalise": "imagenet"}}
+CPU = torch.device("cpu")
 SCENE_PX, PATCH_PX = 256, 120  # UC-Merced's and BigEarthNet's
 
 
@@ -46,7 +47,6 @@ class Noise(Archive):
 
     name = "noise"
     metadata_bytes = 512
-    nomenclatures: dict = {}
     groups = (
         Group("rgb", "rgb", ("R", "G", "B"), "uint8", (SCENE_PX, SCENE_PX), 0.3, "grey"),
         Group("s1_10m", "s1", ("VV", "VH"), "float32", (PATCH_PX, PATCH_PX), 10.0, "db"),
@@ -57,7 +57,7 @@ class Noise(Archive):
     )
 
     def __init__(self, samples: int) -> None:
-        self.samples = samples
+        self.samples, self.nomenclatures = samples, {}
 
     def entries(self) -> tuple[list[Entry], list[Fault]]:
         return [Entry(f"noise-{i:05d}", f"noise {i}", i) for i in range(self.samples)], []
@@ -110,7 +110,7 @@ CASES = {
 class Setting:
     """What is the same for all rows of a run."""
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     precision: str = "fp32"
     compile: bool = False
     backbone: str = "vit_sct"
@@ -134,7 +134,7 @@ def build(folder: Path, samples: int) -> Path:
     return folder / "shards"
 
 
-def make_job(case: Case, setting: Setting, shards: Path, run: Path) -> Job:
+def make_job(case: Case, setting: Setting, shards: Path, run: Path, clip_norm: float | None = 1.0) -> Job:
     tree = {
         "run": {"dir": run, "seed": 0},
         "data": {"shards": shards, "verify": False, "threads": setting.threads},
@@ -142,7 +142,7 @@ def make_job(case: Case, setting: Setting, shards: Path, run: Path) -> Job:
         "backbone": {"name": setting.cnn if case.cnn else setting.backbone},
         "objective": case.tree(setting.px),
         "strategy": {"name": "single", "precision": setting.precision, "compile": setting.compile},
-        "optim": {"lr": 1e-4, "warmup_epochs": 0, "clip_norm": 1.0},
+        "optim": {"lr": 1e-4, "warmup_epochs": 0, "clip_norm": clip_norm},
         "train": {"global_batch": setting.batch, "steps": 10_000, "checkpoint_minutes": None},
         "watch": {"wandb": "off", "every": 1},
     }

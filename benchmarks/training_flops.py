@@ -76,25 +76,29 @@ def formula(objective: nn.Module, batch: int) -> int | None:
 
 
 def peak(device: torch.device, precision: str, given_tflops: float | None) -> float:
-    """Operations a second that the device can do at most: as given, from the table, or of a matrix product on a CPU.
+    """Operations a second that the device can do at most: as given, from the table, or of matrix products on a CPU.
 
-    ValueError for a GPU that the table does not have.
+    ValueError for a GPU that the table does not have, or in float32, of which it says nothing.
     """
     if given_tflops is not None:
         return given_tflops * 1e12
     if device.type == "cpu":
         return matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
-    name = torch.cuda.get_device_name(device)
+    return gpu_peak(torch.cuda.get_device_name(device), precision)
+
+
+def gpu_peak(name: str, precision: str) -> float:
+    """See `peak`."""
     for part, rate in GPU_PEAKS.items():
-        if part in name:
-            return rate if precision == "bf16" else rate / 2  # TF32 does half of bf16
+        if part in name and precision == "bf16":
+            return rate
     raise ValueError(
-        f"No peak is known for the GPU {name!r}, expected one of {list(GPU_PEAKS)}. Give its dense bf16 rate as "
-        "--peak-tflops."
+        f"No peak is known for {name!r} in {precision}, expected bf16 and one of {list(GPU_PEAKS)}. Give the device's "
+        "dense rate as --peak-tflops."
     )
 
 
-def matmul_rate(dtype: torch.dtype, repeats: int = 4) -> float:
+def matmul_rate(dtype: torch.dtype, repeats: int = 8) -> float:
     """Operations a second of the fastest of some large matrix products, in the threads that torch has now."""
     a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     seconds = []

@@ -5,7 +5,7 @@ ready tensors, and the backward from random gradients where the step had one. Wh
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -19,8 +19,9 @@ from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import Objective
 from rspretrain.objectives.self_distillation import Center
 from rspretrain.objectives.window import SharedWindow
+from rspretrain.strategies.blocks import blocks_of
 
-Precise = Callable[[], Any]  # the autocast in which networks are called
+Autocast = Callable[[], AbstractContextManager[Any]]  # in which networks are called
 
 
 @dataclass
@@ -44,10 +45,17 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
+def networks_of(objective: Objective) -> list[nn.Module]:
+    """All modules but views, centers, and what is inside of blocks, which may be compiled."""
+    others = [part for part in objective.modules() if isinstance(part, (SensorViews, SharedWindow, Center))]
+    skipped = {inner for part in (*others, *blocks_of(objective)) for inner in part.modules()}
+    return [part for part in objective.modules() if part is not objective and part not in skipped]
+
+
 class Networks:
     """`objective` as it is in a strategy's hands, and the batch whose step is recorded."""
 
-    def __init__(self, objective: Objective, batch: Batch, autocast: Precise) -> None:
+    def __init__(self, objective: Objective, batch: Batch, autocast: Autocast) -> None:
         self.autocast, self.calls = autocast, list[Call]()
         self._is_inside = False
         with self._recorded(objective), torch.enable_grad(), autocast():
@@ -59,20 +67,15 @@ class Networks:
     @contextmanager
     def _recorded(self, objective: Objective) -> Iterator[None]:
         with ExitStack() as stack:
-            for part in objective.modules():
+            for part in networks_of(objective):
                 names = ("forward", "directions", "outputs") if isinstance(part, PrototypeHead) else ("forward",)
-                for name in names if part in self._parts(objective) else ():
+                for name in names:
                     stack.enter_context(patch.object(part, name, self._recording(getattr(part, name))))
             yield
 
-    @staticmethod
-    def _parts(objective: Objective) -> set[nn.Module]:
-        """All modules but views and centers. Of nested calls the outermost counts."""
-        others = (SensorViews, SharedWindow, Center)
-        none = {inner for part in objective.modules() if isinstance(part, others) for inner in part.modules()}
-        return set(objective.modules()) - none - {objective}
-
     def _recording(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Of nested calls the outermost counts."""
+
         def record(*args: Any, **kwargs: Any) -> Any:
             if self._is_inside:
                 return function(*args, **kwargs)

@@ -120,7 +120,7 @@ def make_duel(method: str, setting: Setting, shards: Path, folder: Path, views: 
     rival_of, options, to_ours = RIVALS[method]
     case = CASES[method]
     case = replace(case, objective={**case.objective, **options})
-    job = make_job(case, setting, shards, folder)
+    job = make_job(case, setting, shards, folder, clip_norm=None)
     rival = rival_of(job.objective, setting.px).train()
     optimizer = build_optimizer(job.settings.optim, rival)
     run = Run(job, setting)
