@@ -9,7 +9,8 @@
 A row is one objective as the product trains it: its job, strategy and meter (training_bench.py) on shards of random
 pixels. Rounds alternate between a whole step and the same calls of the same networks on ready tensors, forward and
 backward (training_networks.py); ratios are taken within a round, figures are medians. `overhead_pct` is all of the step
-but the networks and the optimizer, which both need, as a share of the networks; the parts are shares of the step.
+but the networks and the optimizer, which both need, as a share of the networks; the parts are shares of the step. Health and the line of metrics
+belong to every tenth step (watch.every) and are spread over all.
 MFU is of counted operations (training_flops.py) and the whole step. lightly: training_rivals.py.
 """
 
@@ -29,8 +30,8 @@ from training_flops import count, formula, peak
 from training_networks import Networks
 from training_rivals import RIVALS, VIEWS, fight, make_duel
 
+from rspretrain.batch import Batch
 from rspretrain.observe.sinks import WatchSettings
-from rspretrain.strategies.base import StepReport
 
 EVERY = WatchSettings().every
 COUNTED = 2  # samples of the batch whose operations are counted; they are proportional to the samples
@@ -78,32 +79,40 @@ def time_rounds(run: Run, rounds: int) -> dict[str, object]:
     setting, parts = run.setting, Parts(run)
     batch = next(run.batches)
     networks = Networks(run.job.objective, batch, setting.autocast)
-    steps, bare, lines = list[float](), list[float](), list[float]()
+    steps, bare, overheads = list[float](), list[float](), list[float]()
     shares: dict[str, list[float]] = {part: [] for part in PARTS}
-    overheads, reports = list[float](), list[StepReport]()
     for number in range(rounds + 1):
         bare.append(clock(networks.run, setting))
         networks.clear()
         with parts.watched():
-            watched = clock(lambda: reports.append(run.take(batch)), setting)
+            clocked = clock(lambda: run.take(batch), setting)
         # Clocks around parts cost nothing on a CPU; on a GPU they make it wait.
-        steps.append(watched if setting.device.type == "cpu" else clock(lambda: run.take(batch), setting))
-        lines.append(clock(lambda: run.line(batch, reports[-1]), setting))
-        if number:
-            for part, seconds in parts.seconds.items():
-                shares[part].append(100 * seconds / watched)
-            overheads.append(100 * ((steps[-1] - parts.seconds["optimizer"] + lines[-1] / EVERY) / bare[-1] - 1))
+        steps.append(clocked if setting.device.type == "cpu" else clock(lambda: run.take(batch), setting))
+        overheads.append(100 * ((steps[-1] - parts.seconds["optimizer"]) / bare[-1] - 1))
+        for part, seconds in parts.seconds.items() if number else ():
+            shares[part].append(100 * seconds / clocked)
+    step_s, networks_s, watching = median(steps[1:]), median(bare[1:]), time_watching(run, batch)
     as_it_runs = run.as_it_runs(max(2, rounds // 2))
-    step_s = median(steps[1:])
+    written = sum(watching.values()) / EVERY  # seconds a step
     return {
-        "step_s": round(step_s, 4), "networks_s": round(median(bare[1:]), 4),
-        "overhead_pct": round(median(overheads), 1),
-        **{f"{part}_pct": round(median(values), 2) for part, values in shares.items()},
-        "line_ms": round(1e3 * median(lines[1:]), 1),
-        "logging_pct": round(100 * median(lines[1:]) / EVERY / step_s, 2),
+        "step_s": round(step_s, 4), "networks_s": round(networks_s, 4),
+        "overhead_pct": round(median(overheads[1:]) + 100 * written / networks_s, 1),
+        **{f"{part}_pct": round(median(values), 2) for part, values in shares.items() if part not in watching},
+        **{f"{part}_ms": round(1e3 * seconds, 1) for part, seconds in watching.items()},
+        "watching_pct": round(100 * written / step_s, 2),
         "samples_per_s": round(setting.batch / as_it_runs["step_s"], 1),
         "data_wait_pct": round(100 * as_it_runs["data_wait_share"], 2),
     }  # fmt: skip
+
+
+def time_watching(run: Run, batch: Batch) -> dict[str, float]:
+    """Seconds that a step takes longer whose metrics are written: for measures of health, and for the line."""
+    parts, found = Parts(run), dict[str, float]()
+    for _ in range(2):  # the first warms up
+        with parts.watched():
+            report = run.take(batch, watched=True)
+        found = {"health": parts.seconds["health"], "line": clock(lambda: run.line(batch, report), run.setting)}  # noqa: B023
+    return found
 
 
 def compare(method: str, views: str, setting: Setting, shards: Path, folder: Path, rounds: int) -> dict[str, object]:

@@ -173,11 +173,12 @@ class Run:
         self.batches.close()  # type: ignore[attr-defined]
         self._stack.close()
 
-    def take(self, batch: Batch) -> StepReport:
-        """One step, until the device has done it."""
+    def take(self, batch: Batch, watched: bool = False) -> StepReport:
+        """One step, until the device has done it; `watched`: one of those whose metrics are written."""
         lr = self.job.lr(self.step)
         seed_torch(0, self.step, 0)
         self.job.objective.prepare(self.job.progress(self.step))
+        self.job.objective.is_watched = watched
         report = self.strategy.train_step(batch, lr, self.job.objective.momentum)
         self.step += 1
         self.setting.wait()

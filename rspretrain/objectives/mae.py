@@ -97,7 +97,8 @@ class Mae(Stationary):
             painted = self.decoders[name](cls, patches, kept)  # [B N p*p*C]
             target = patchify(view, self.grid)
             losses[name] = masked_mse(painted, target, hidden, self.settings.normalise_patches)
-            health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
+            if self.is_watched:
+                health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
         return mean_loss("mae", losses, health)
 
     def mask(self, seeds: Tensor) -> Tensor:
