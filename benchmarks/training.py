@@ -18,7 +18,6 @@ docs/training.md.
 import argparse
 import gc
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +40,10 @@ GPU_SUITE = {"vit_small_patch16_224": 512, "vit_base_patch16_224": 256, "vit_lar
 
 def clock(run: Callable[[], object], setting: Setting) -> float:
     setting.wait()
-    started = time.perf_counter()
+    started = setting.now()
     run()
     setting.wait()
-    return time.perf_counter() - started
+    return setting.now() - started
 
 
 def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: int) -> dict[str, object]:
@@ -120,7 +119,7 @@ def compare(method: str, views: str, setting: Setting, shards: Path, folder: Pat
     """A row against lightly. Equal views give equal losses; views of its own give its own."""
     duel, run = make_duel(method, setting, shards, folder, views)
     try:
-        found = fight(duel, rounds)
+        found = fight(duel, rounds, setting.now)
     finally:
         run.close()
     ratios = [theirs / ours for ours, theirs in zip(found["ours"], found["lightly"], strict=True)]
@@ -141,7 +140,13 @@ def show(row: dict[str, object]) -> None:
 def settings_of(args: argparse.Namespace) -> list[Setting]:
     """One a backbone: as asked for, or the suite's."""
     device = torch.device("cuda", 0) if args.device == "cuda" or args.suite == "gpu" else torch.device(args.device)
-    one = Setting(device, args.precision, args.compile, args.backbone, args.cnn, args.px, args.batch, args.loader)
+    if args.clock == "cpu" and (device.type != "cpu" or args.threads > 1):
+        raise ValueError(
+            f"--clock: got cpu on {device} with --threads {args.threads}, expected one thread of a CPU, whose seconds "
+            "these are. Leave it at wall."
+        )
+    network = {"backbone": args.backbone, "cnn": args.cnn, "px": args.px, "batch": args.batch}
+    one = Setting(device, args.precision, args.compile, **network, threads=args.loader, clock=args.clock)
     if args.suite == "cpu":
         return [one]
     gpu = replace(one, px=224)
@@ -173,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=Setting.batch)
     parser.add_argument("--loader", type=int, default=Setting.threads, help="threads that gather batches")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: of the thread, if others work")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak-tflops", type=float, help="of the device, where the table has it not")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
@@ -188,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure_all(args: argparse.Namespace) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     settings = settings_of(args)
-    rate = peak(settings[0].device, args.precision, args.peak_tflops)
+    one = settings[0]
+    rate = peak(one.device, args.precision, args.peak_tflops, one.now)
     rivals = args.rivals if args.rivals is not None else list(RIVALS) if args.device == "cpu" else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -199,9 +206,10 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, object]]:
                 show(rows[-1])
         for method in rivals if args.suite == "cpu" else []:
             for views in VIEWS:
-                rows.append(compare(method, views, settings[0], shards, folder / f"run{len(rows)}", args.rounds))
+                rows.append(compare(method, views, one, shards, folder / f"run{len(rows)}", args.rounds))
                 show(rows[-1])
-    rate = max(rate, peak(settings[0].device, args.precision, args.peak_tflops))  # others may have disturbed the first
+    # Others may have disturbed the first.
+    rate = max(rate, peak(one.device, args.precision, args.peak_tflops, one.now))
     return [row | utilisation(row, rate) for row in rows]
 
 

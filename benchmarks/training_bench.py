@@ -118,9 +118,14 @@ class Setting:
     px: int = 120
     batch: int = 16
     threads: int = 1  # of the loader
+    clock: str = "wall"
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def now(self) -> float:
+        """Seconds of the clock; those of the thread on the CPU do not count what other processes take."""
+        return time.thread_time() if self.clock == "cpu" else time.perf_counter()
 
     def wait(self) -> None:
         """Until the device has done what it was told."""
@@ -214,14 +219,14 @@ class Parts:
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self._run.setting.wait()
-            started = time.perf_counter()
+            started = self._run.setting.now()
             self._open.append(part)
             try:
                 return function(*args, **kwargs)
             finally:
                 self._run.setting.wait()
                 self._open.pop()
-                elapsed = time.perf_counter() - started
+                elapsed = self._run.setting.now() - started
                 self.seconds[part] += elapsed
                 if self._open:
                     self.seconds[self._open[-1]] -= elapsed

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+Clock = Callable[[], float]  # seconds
+
 # Dense bf16 operations a second, from the vendors' data sheets, by a part of the device's name; the first that fits.
 GPU_PEAKS = {
     "H100 PCIe": 756e12,
@@ -75,7 +77,7 @@ def formula(objective: nn.Module, batch: int) -> int | None:
     return total
 
 
-def peak(device: torch.device, precision: str, given_tflops: float | None) -> float:
+def peak(device: torch.device, precision: str, given_tflops: float | None, now: Clock = time.perf_counter) -> float:
     """Operations a second that the device can do at most: as given, from the table, or of matrix products on a CPU.
 
     ValueError for a GPU that the table does not have, or in float32, of which it says nothing.
@@ -83,7 +85,7 @@ def peak(device: torch.device, precision: str, given_tflops: float | None) -> fl
     if given_tflops is not None:
         return given_tflops * 1e12
     if device.type == "cpu":
-        return matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+        return matmul_rate(torch.bfloat16 if precision == "bf16" else torch.float32, now)
     return gpu_peak(torch.cuda.get_device_name(device), precision)
 
 
@@ -98,12 +100,12 @@ def gpu_peak(name: str, precision: str) -> float:
     )
 
 
-def matmul_rate(dtype: torch.dtype, repeats: int = 8) -> float:
+def matmul_rate(dtype: torch.dtype, now: Clock = time.perf_counter, repeats: int = 8) -> float:
     """Operations a second of the fastest of some large matrix products, in the threads that torch has now."""
     a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = now()
         a @ b
-        seconds.append(time.perf_counter() - started)
+        seconds.append(now() - started)
     return 2 * SIDE**3 / min(seconds)

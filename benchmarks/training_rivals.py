@@ -6,7 +6,6 @@ image by PIL, as its documentation has it in a DataLoader's worker; here in the 
 """
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,14 +150,14 @@ def step_of(run: Run, batch: Batch) -> float:
     return float(run.take(batch).loss)
 
 
-def fight(duel: Duel, rounds: int) -> dict[str, float]:
+def fight(duel: Duel, rounds: int, now: Callable[[], float]) -> dict[str, float]:
     """Seconds of both sides in alternating rounds, after one that does not count, whose losses are the first."""
     first = duel.ours(), duel.to_ours(duel.lightly())
     seconds: dict[str, list[float]] = {"ours": [], "lightly": []}
     for number in range(rounds):
         sides = [("ours", duel.ours), ("lightly", duel.lightly)]
         for name, step in sides if number % 2 else sides[::-1]:
-            started = time.perf_counter()
+            started = now()
             step()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(now() - started)
     return {**seconds, "loss_ours": first[0], "loss_lightly": first[1]}
