@@ -23,6 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from rspretrain.allocator import keep_large_tensors
+
+if __name__ == "__main__":
+    keep_large_tensors()  # as launchers/pretrain.py; for lightly, too
+
 import torch
 from results import FOLDER, write_results
 from training_bench import CASES, PARTS, Case, Parts, Run, Setting, build, make_job
@@ -155,7 +160,7 @@ def settings_of(args: argparse.Namespace) -> list[Setting]:
 
 def chosen(args: argparse.Namespace) -> list[Case]:
     default = ["simclr"] if args.suite == "gpu" else list(CASES)
-    names = args.only or default
+    names = default if args.only is None else args.only
     unknown = [name for name in names if name not in CASES]
     if unknown:
         raise ValueError(f"--only: got {unknown}, expected some of {list(CASES)}. Name one of these.")
@@ -165,7 +170,7 @@ def chosen(args: argparse.Namespace) -> list[Case]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=["cpu", "gpu"], default="cpu", help="gpu: four backbones at 224 px, simclr")
-    parser.add_argument("--only", nargs="+", default=[], metavar="OBJECTIVE", help=", ".join(CASES))
+    parser.add_argument("--only", nargs="*", default=None, metavar="OBJECTIVE", help=", ".join(CASES))
     parser.add_argument(
         "--rivals", nargs="*", default=None, metavar="METHOD", help="simclr, byol; none: leave them out"
     )
