@@ -10,9 +10,10 @@ A row is one objective as the product trains it: its job, strategy and meter (tr
 pixels. Rounds alternate between a whole step and the same calls of the same networks on ready tensors, forward and
 backward (training_networks.py); ratios are taken within a round, figures are medians. `overhead_pct` is all of the step
 but the networks and the optimizer, which both need, as a share of the networks; the parts are shares of the step.
-Health and the line of metrics belong to every tenth step (watch.every) and are spread over all. MFU is of counted
-operations (training_flops.py) and the whole step. lightly: training_rivals.py. What has not run on a GPU says so in
-docs/training.md.
+`overhead_by_parts_pct` is the sum of the parts that have a clock, without the loss's backward; it stays what it is where
+others disturb the difference of two long times. Health and the line of metrics belong to every tenth step (watch.every)
+and are spread over all. MFU is of counted operations (training_flops.py) and the whole step. lightly:
+training_rivals.py. What has not run on a GPU is named in docs/training.md.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def time_rounds(run: Run, rounds: int) -> dict[str, object]:
     setting, parts = run.setting, Parts(run)
     batch = next(run.batches)
     networks = Networks(run.job.objective, batch, setting.autocast)
-    steps, bare, overheads = list[float](), list[float](), list[float]()
+    steps, bare, overheads, by_parts = (list[float]() for _ in range(4))
     shares: dict[str, list[float]] = {part: [] for part in PARTS}
     for number in range(rounds + 1):
         bare.append(clock(networks.run, setting))
@@ -96,12 +97,14 @@ def time_rounds(run: Run, rounds: int) -> dict[str, object]:
         overheads.append(100 * ((steps[-1] - parts.seconds["optimizer"]) / bare[-1] - 1))
         for part, seconds in parts.seconds.items() if number else ():
             shares[part].append(100 * seconds / clocked)
+        by_parts.append(100 * (sum(parts.seconds.values()) - parts.seconds["optimizer"]) / bare[-1])
     step_s, networks_s, watching = median(steps[1:]), median(bare[1:]), time_watching(run, batch)
     as_it_runs = run.as_it_runs(max(2, rounds // 2))
     written = sum(watching.values()) / EVERY  # seconds a step
     return {
         "step_s": round(step_s, 4), "networks_s": round(networks_s, 4),
         "overhead_pct": round(median(overheads[1:]) + 100 * written / networks_s, 1),
+        "overhead_by_parts_pct": round(median(by_parts[1:]) + 100 * written / networks_s, 1),
         **{f"{part}_pct": round(median(values), 2) for part, values in shares.items() if part not in watching},
         **{f"{part}_ms": round(1e3 * seconds, 1) for part, seconds in watching.items()},
         "watching_pct": round(100 * written / step_s, 2),

@@ -203,7 +203,9 @@ class Run:
         return {"step_s": elapsed / steps, "data_wait_share": (self.job.loader.wait_s - waited) / elapsed}
 
 
-PARTS = ("views", "health", "clipping", "optimizer", "ema")
+PARTS = ("views", "loss", "health", "buffers", "clipping", "optimizer", "ema")
+# Of losses their forward: the backward is one pass with that of the networks.
+_LOSSES = ("nt_xent", "distance", "contrast", "distil", "cross_entropy", "masked_mse", "patchify", "directions")
 _HEALTH = ("view_health", "teacher_health", "feature_std", "effective_rank", "worst")
 
 
@@ -241,6 +243,8 @@ class Parts:
             *(("views", objective, name) for name in ("mask", "masks") if hasattr(objective, name)),
             ("views", getattr(objective, "sensor_views", None) or objective.views, "forward"),
             *(("health", module, name) for name in _HEALTH if hasattr(module, name)),
+            *(("loss", module, name) for name in _LOSSES if hasattr(module, name)),
+            ("buffers", strategy, "_copy_buffers"),
             ("clipping", strategy, "_clip_and_step"),
             ("optimizer", strategy.optimizer, "step"),
             ("ema", strategies, "follow_"),
