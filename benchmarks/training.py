@@ -10,7 +10,7 @@ A row is one objective as the product trains it: its job, strategy and meter (tr
 pixels. Rounds alternate between a whole step and the same calls of the same networks on ready tensors, forward and
 backward (training_networks.py); ratios are taken within a round, figures are medians. `overhead_pct` is all of the step
 but the networks and the optimizer, which both need, as a share of the networks; the parts are shares of the step.
-`overhead_by_parts_pct` is the sum of the parts that have a clock, without the loss's backward; it stays what it is where
+`overhead_by_parts_pct` is the sum of the parts that have a clock, without the loss's backward; it stays as it is where
 others disturb the difference of two long times. Health and the line of metrics belong to every tenth step (watch.every)
 and are spread over all. MFU is of counted operations (training_flops.py) and the whole step. lightly:
 training_rivals.py. What has not run on a GPU is named in docs/training.md.
