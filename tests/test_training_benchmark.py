@@ -106,3 +106,6 @@ def test_a_small_run_writes_its_rows(tmp_path, monkeypatch):
     assert (ready["rival"], images["rival"]) == VIEWS
     with pytest.raises(ValueError, match=r"^--only: got \['nobody'\], expected some of \['simclr', .*\]\. Name one of"):
         training.main(["--only", "nobody", *small])
+    with pytest.raises(ValueError, match=r"^--clock: got cpu on cpu with --threads 2, expected one thread.*at wall\.$"):
+        training.main(["--clock", "cpu", "--threads", "2", *small])
+    torch.set_num_threads(1)
