@@ -134,6 +134,7 @@ class _Loop:
         lr = self.job.lr(step)
         seed_torch(self.settings.run.seed, step, self.job.world.rank)
         self.job.objective.prepare(self.job.progress(step))
+        self.job.objective.is_watched = self.meter.is_due(step + 1)
         report = self.strategy.train_step(batch, lr, self.job.objective.momentum, self.job.weight_decay(step))
         if self.settings.data.ledger:
             keys = batch_keys(batch, self.job.sources)

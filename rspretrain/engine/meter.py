@@ -47,9 +47,13 @@ class Meter:
         """What is to be said of the run; on the first rank, whose word counts, of all lines also after a restart."""
         return self._watch.verdict
 
+    def is_due(self, step: int) -> bool:
+        """Whether there is a line of metrics after step number `step`."""
+        return step % self._job.settings.watch.every == 0 or step == self._job.total_steps
+
     def after(self, step: int, batch: Batch, report: StepReport, lr: float) -> None:
         """After step number `step`: nothing, or a line of metrics. Losses are of this one step, at full precision."""
-        if step % self._job.settings.watch.every and step != self._job.total_steps:
+        if not self.is_due(step):
             return
         shares, step_s = self._lap(step)
         numbers = {"train/loss": report.loss, **report.metrics, **self._input_health(batch), **shares}

@@ -44,6 +44,8 @@ class Objective(nn.Module, ABC):
     groups: tuple[str, ...]  # the groups that forward reads from a batch; nothing else is fetched from the shards
     # A step is more than the sum of its samples: losses that compare them, centers. Batch norms count by themselves.
     couples_samples: bool
+    # Whether somebody looks at the next forward's health, which waits for the device; losses are told always.
+    is_watched: bool = True
     # Of the teachers' coming update, teacher <- momentum * teacher + (1 - momentum) * student; set by `prepare`.
     momentum: float | None = None  # None: there are no teachers
 

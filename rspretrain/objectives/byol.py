@@ -86,7 +86,8 @@ class Byol(Taught[ByolSettings]):
                 target_a, target_b = (self.teacher[name](view) for view in views)  # [B 256]
             a, b = (self.predictor[name](self.student[name](view)) for view in views)
             losses[name] = distance(a, target_b) + distance(b, target_a)
-            health.append(view_health(target_a, target_b))
+            if self.is_watched:
+                health.append(view_health(target_a, target_b))
         return mean_loss("byol", losses, health, CHANCE)  # health of the teacher
 
 

@@ -75,5 +75,6 @@ def view_health(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
 
 
 def worst(measures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Of several measurements with the same names, the worst of each."""
-    return {name: _WORSE.get(name, torch.amin)(torch.stack([each[name] for each in measures])) for name in measures[0]}
+    """Of several measurements with the same names, the worst of each; nothing of none."""
+    names = measures[0] if measures else ()
+    return {name: _WORSE.get(name, torch.amin)(torch.stack([each[name] for each in measures])) for name in names}

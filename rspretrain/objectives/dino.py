@@ -130,9 +130,9 @@ class Dino(Taught[DinoSettings]):
             outputs = student.head(torch.cat(seen))  # [VB K]
             shape = (-1, len(batch))
             losses[name] = distil(targets.unflatten(0, shape), outputs.unflatten(0, shape), self.settings.temperature)
-            center = cast(Center, self.centers[name])
-            taught = teacher_health(targets, center, self.teacher_temperature)
-            health.append(view_health(*features.chunk(2)) | taught)
+            if self.is_watched:
+                taught = teacher_health(targets, cast(Center, self.centers[name]), self.teacher_temperature)
+                health.append(view_health(*features.chunk(2)) | taught)
         return mean_loss("dino", losses, health, math.log(self.settings.outputs))
 
     @torch.no_grad()

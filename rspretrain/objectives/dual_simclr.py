@@ -79,7 +79,7 @@ class DualSimclr(Stationary, Comparing):
             "loss/nt_xent": loss.detach(),
             CHANCE_RATIO: loss.detach() / chance_level(len(z1), self.settings.negatives),
         }
-        return Losses(loss, metrics | view_health(z1, z2))
+        return Losses(loss, metrics | (view_health(z1, z2) if self.is_watched else {}))
 
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""

@@ -178,9 +178,9 @@ class GscMim(Taught[GscMimSettings]):
             x = torch.cat(views)  # [VB C px px], the V = 2 views one behind the other
             cls, patch, lesson = self._distil(name, x, masks)
             terms.append(torch.stack([cls, patch]))
-            center = cast(Center, self.centers[name].cls)
-            taught = teacher_health(lesson.cls, center, self.cls_temperature)
-            health.append(view_health(*lesson.tokens.chunk(2)) | taught)
+            if self.is_watched:
+                taught = teacher_health(lesson.cls, cast(Center, self.centers[name].cls), self.cls_temperature)
+                health.append(view_health(*lesson.tokens.chunk(2)) | taught)
         cls_loss, patch_loss = torch.stack(terms).unbind(dim=1)  # [networks] each
         losses = self.settings.cls_weight * cls_loss + self.settings.patch_weight * patch_loss
         metrics = {"loss/gsc_mim": losses.detach().mean()}

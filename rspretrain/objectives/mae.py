@@ -99,7 +99,8 @@ class Mae(Stationary):
             losses[name] = masked_mse(painted, target, hidden, self.settings.normalise_patches)
             blank = torch.zeros_like(painted[:, :1])  # of every patch
             nothing.append(masked_mse(blank, target, hidden, self.settings.normalise_patches))
-            health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
+            if self.is_watched:
+                health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
         return mean_loss("mae", losses, health, torch.stack(nothing).mean())
 
     def mask(self, seeds: Tensor) -> Tensor:

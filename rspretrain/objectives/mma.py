@@ -75,7 +75,7 @@ class Mma(Stationary):
         # Rows of unit length at each of the n locations have length sqrt(n): NT-Xent's cosine is the mean of cosines.
         z1, z2 = (directions(one).flatten(1) for one in maps)
         loss = nt_xent(z1, z2, self.settings.temperature, "cross")
-        health = view_health(*[one.detach().mean(dim=(2, 3)) for one in maps])
+        health = view_health(*[one.detach().mean(dim=(2, 3)) for one in maps]) if self.is_watched else {}
         chance = loss.detach() / chance_level(len(z1), "cross")
         return Losses(loss, {"loss/mma": loss.detach(), CHANCE_RATIO: chance, **health})
 

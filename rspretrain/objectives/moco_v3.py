@@ -101,7 +101,8 @@ class MocoV3(Taught[MocoV3Settings]):
                 k1, k2 = (self.teacher[name](view) for view in views)  # [B 256]
             q1, q2 = (self.predictor[name](self.student[name](view)) for view in views)
             losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
-            health.append(view_health(k1, k2))
+            if self.is_watched:
+                health.append(view_health(k1, k2))
         return mean_loss("moco_v3", losses, health, 4.0 * temperature * chance_level(len(batch), "cross"))
 
 

@@ -77,7 +77,7 @@ class Simclr(Stationary, Comparing):
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.settings.temperature)
         metrics = {"loss/nt_xent": loss.detach(), CHANCE_RATIO: loss.detach() / chance_level(len(z1))}
-        return Losses(loss, metrics | view_health(z1, z2))
+        return Losses(loss, metrics | (view_health(z1, z2) if self.is_watched else {}))
 
     def views(self, batch: Batch) -> list[Tensor]:
         """Two [B C px px] float32, normalised."""

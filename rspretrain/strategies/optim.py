@@ -82,20 +82,25 @@ class Lars(torch.optim.Optimizer):
             self._move_([weight for weight in group["params"] if weight.grad is not None], group)
 
     def _move_(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        updates = [weight.grad.add(weight, alpha=group["weight_decay"]) for weight in weights]  # type: ignore[union-attr]
-        if group["adapt"] and weights:
+        """A few kernels for all weights together, where a GPU would wait for six starts of each weight."""
+        if not weights:
+            return
+        gradients = [weight.grad for weight in weights]
+        updates = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))  # type: ignore[arg-type]
+        if group["adapt"]:
             torch._foreach_mul_(updates, list(_trust_ratios(weights, updates, group["trust"])))
-        for weight, update in zip(weights, updates, strict=True):
-            state = self.state[weight]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(weight)
-            velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-            weight.sub_(velocity, alpha=group["lr"])
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, updates)
+        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
 
 
 def _trust_ratios(weights: list[Tensor], updates: list[Tensor], trust: float) -> Tensor:
     """[layers] trust * |w| / |g|, and 1 where either norm is 0; of whole layers, also where they are shards."""
-    norms = torch.stack([tensor.norm() for tensor in (*weights, *updates)])
+    norms = torch.stack(torch._foreach_norm([*weights, *updates]))
     if isinstance(norms, DTensor):
         norms = norms.full_tensor()  # one collective for all layers
     weight_norms, update_norms = norms.chunk(2)

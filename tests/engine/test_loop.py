@@ -45,6 +45,15 @@ def test_momentum_and_drift_of_teachers_are_among_the_metrics(tmp_path):
     assert not {"train/momentum", "health/teacher_drift"} & set(whole_lines(tmp_path / "plain" / "metrics.jsonl")[-1])
 
 
+def test_health_is_measured_in_the_steps_that_are_written(tmp_path):
+    watched, run = [], job(write_config(tmp_path, samples=32), "watch.every=5")
+    run.objective.encoders["s1"].register_forward_pre_hook(lambda *_: watched.append(run.objective.is_watched))
+    train(run, resume=False, say=print)
+    assert [step for step, seen in enumerate(watched, 1) if seen] == [5, 10, 12]  # the last of 12 always
+    lines = whole_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "health/feature_std" in line] == [5, 10, 12]
+
+
 def test_refused_steps_end_the_run_with_the_keys_written(tmp_path):
     path = write_config(tmp_path, samples=16)
     doomed = job(path, "optim.name=sgd", "optim.lr=1e38", "train.max_refused=3", "optim.warmup_epochs=0")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from fakes.batches import GROUPS, batch_of
 from pydantic import TypeAdapter, ValidationError
 
@@ -83,3 +84,41 @@ def test_guessing_has_a_chance_ratio_of_1(settings: dict[str, object]) -> None:
 def test_unknown_or_missing_settings_are_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(wrong)
+
+
+VIT = BackboneSettings(name="vit_tiny_patch16_224", args={"depth": 1, "embed_dim": 24, "num_heads": 2})
+CNN = BackboneSettings(name="test_resnet")
+SMALL = {
+    "byol": {"px": 32, "hidden": 8},
+    "dino": {"px": 32, "hidden": 8, "outputs": 16},
+    "dual_simclr": {"crop_px": 24},
+    "gsc_mim": {"px": 32, "hidden": 8, "outputs": 16},
+    "mae": {"px": 32, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "mma": {"crop_px": 24},
+    "moco_v3": {"px": 32, "hidden": 8},
+    "simclr": {"sensor": "s2", "px": 32},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_health_that_nobody_looks_at_is_left_out_and_changes_nothing(name: str) -> None:
+    settings = ADAPTER.validate_python({"name": name, **SMALL[name]})
+    sensors = {"s2": SENSORS["s2"]} if name == "simclr" else SENSORS
+    found = []
+    for watched in (True, False):
+        torch.manual_seed(0)
+        objective = build_objective(settings, sensors, CNN if "crop_px" in SMALL[name] else VIT, GROUPS)
+        assert objective.is_watched  # unless the loop says otherwise
+        objective.is_watched = watched
+        losses = objective(batch_of(np.arange(4)))
+        losses.loss.backward()
+        gradients = [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]
+        found.append((losses, gradients, list(objective.buffers())))
+    (seen, *moved), (unseen, *still) = found
+    assert torch.equal(seen.loss, unseen.loss)
+    assert all(
+        torch.equal(a, b) for one, other in zip(moved, still, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert set(seen.metrics) == set(objective.metric_names)
+    left_out = set(seen.metrics) - set(unseen.metrics)
+    assert left_out == {name for name in seen.metrics if name.startswith("health/")} - {"health/chance_ratio"}
