@@ -7,8 +7,8 @@ stack with those of 20 and 60 m interpolated cubically; LSTM nodes of 128; a lab
 
 The body of the first paper could not be read. Ours: the class attention is a 1 x 1 convolution to one map a class,
 whose pixels, in a row, are the class's step in the sequence; one Linear reads the labels from all nodes; the image is
-not cut into areas, and the branch has no FC layer; LSTM weights start uniform in [-0.1, 0.1] (K-Branch's paper says that the
-method has a start of its own, not which), all else by Xavier.
+not cut into areas, and the branch has no FC layer; LSTM weights start uniform in [-0.1, 0.1] (K-Branch's paper says
+that the method has a start of its own, not which), all else by Xavier.
 """
 
 from typing import Literal, final
