@@ -53,11 +53,18 @@ def test_parameters_of_the_paper_s_sizes() -> None:
     assert count(model) - count(shared) == 919_296
     heads = {block.attn.num_heads for block in model.backbones["s1"].model.blocks}
     assert heads == {8}
-    assert model(torch_images()).shape == (1, 19)
+    assert model({"s1": torch.randn(1, 2, 120, 120), "s2": torch.randn(1, 10, 120, 120)}).shape == (1, 19)
 
 
-def torch_images() -> dict[str, torch.Tensor]:
-    return {"s1": torch.randn(1, 2, 120, 120), "s2": torch.randn(1, 10, 120, 120)}
+def test_any_number_of_sensors_and_stacks_of_them() -> None:
+    names = {"s1": S1, "s2": ("B02",), "rgb": ("R", "G", "B")}
+    alone = [vit(sensor, bands, 16, **SMALL) for sensor, bands in names.items()]
+    stacked = [vit("s1+s2", (*S1, "B02"), 16, **SMALL), alone[2]]
+    x = {sensor: torch.randn(2, len(bands), 16, 16) for sensor, bands in names.items()}
+    three, two = SctFusion(SctSettings(), alone, 5), SctFusion(SctSettings(), stacked, 5, names)
+    assert [fusion.in_features for fusion in (three.fusions[0], two.fusions[0])] == [96, 64]
+    assert three(x).shape == two(x).shape == (2, 5)
+    assert three.bands == two.bands == names
 
 
 @pytest.mark.parametrize("args", [{}, {"reg_tokens": 2, "no_embed_class": True}], ids=str)
