@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
+import torch.nn.functional as F
 from gloo import run_ranks
 
 from rspretrain import world
 from rspretrain.archives.base import Archive, Entry
 from rspretrain.batch import Batch
-from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.backbones import Backbone, silence_drops_
+from rspretrain.nn.classifiers import Classifier
 from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.nn.tokens import MaskedViT
 from rspretrain.objectives.base import Objective, Progress
@@ -190,3 +192,29 @@ def check_archive(
 def _pixels(path: Path) -> bytes:
     with rasterio.open(path) as source:
         return source.read().tobytes()
+
+
+def check_classifier(
+    make: Callable[[], Classifier],
+    images_of: Callable[[int], dict[str, torch.Tensor]],
+    steps: int = 40,
+    lr: float = 3e-3,
+) -> None:
+    """Law 8: learns 16 samples by heart, labels of every class beside each other; every parameter has a gradient.
+
+    Dropout and stochastic depth are off: they are there to prevent just that. `images_of`: number of samples -> images.
+    """
+    classifier, images = make().train(), images_of(16)
+    silence_drops_(classifier)
+    labels = torch.randint(0, 2, (16, classifier.num_classes), generator=torch.Generator().manual_seed(0)).float()
+    optimizer = torch.optim.Adam(classifier.parameters(), lr)
+    for _ in range(steps):
+        logits = classifier(images)
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        missing = [name for name, parameter in classifier.named_parameters() if parameter.grad is None]
+        assert not missing, f"{missing} have no gradient"
+        optimizer.step()
+    assert logits.shape == labels.shape
+    assert torch.equal(logits > 0, labels > 0), f"loss {float(loss):.3f} after {steps} steps"

@@ -75,6 +75,14 @@ def silence_drops_(module: nn.Module) -> None:
             part.p = 0.0
 
 
+def with_drop_path(backbone: Backbone, rate: float) -> Backbone:
+    """A copy with the same weights; its stochastic depth rises from 0 at the first block to `rate` at the last."""
+    args = {**backbone.model_args, "drop_path_rate": rate}
+    copy = Backbone(backbone.sensor, backbone.bands, backbone.px, backbone.architecture, args)
+    copy.model.load_state_dict(backbone.model.state_dict())
+    return copy.to(next(backbone.parameters()).device).train(backbone.training)
+
+
 def has_fixed_size(architecture: str) -> bool:
     """Whether the network is built for one input size (position embeddings, windows), as ViT and Swin are."""
     cfg = get_pretrained_cfg(architecture, allow_unregistered=True)

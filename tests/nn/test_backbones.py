@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm
+from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm, with_drop_path
 
 torch.set_num_threads(1)
 
@@ -49,6 +49,20 @@ def test_drop_path_rises_linearly_to_its_setting() -> None:
     blocks = make("vit_sct", px=30, drop_path=0.25).model.blocks
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]  # type: ignore[union-attr]
     assert rates == pytest.approx([0.25 * block / 7 for block in range(8)])
+
+
+def test_another_drop_path_is_a_copy_with_the_same_weights() -> None:
+    torch.manual_seed(0)
+    backbone = make("vit_sct", px=30).train()  # no ResNet, whose residual branches start as 0
+    copy, x = with_drop_path(backbone, 0.9), torch.randn(8, 4, 30, 30)
+    assert copy.training
+    assert copy.model_args["drop_path_rate"] == 0.9
+    assert "drop_path_rate" not in backbone.model_args
+    assert torch.equal(copy.eval()(x), backbone.eval()(x))
+    assert not torch.allclose(copy.train()(x), backbone.train()(x), atol=0.1)
+    with torch.no_grad():
+        next(copy.parameters()).zero_()
+    assert next(backbone.parameters()).any()
 
 
 def test_channels_last_in_training_changes_no_value_but_rounding() -> None:

@@ -1,0 +1,66 @@
+"""CA-Conv-BiLSTM, which K-Branch is compared with: a map for every class, and an LSTM over the classes.
+
+Hua, Mou, Zhu 2019 (arXiv 1807.11245), by its abstract: a CNN extracts feature maps, a class attention learning layer
+takes class-specific features from them, a bidirectional LSTM models the dependency of classes in both directions. And
+as K-Branch's paper compared it (arXiv 1902.11274, section 3): the CNN is K-Branch's first branch, on all bands in one
+stack with those of 20 and 60 m interpolated cubically; LSTM nodes of 128; a label is decided by the node of its class.
+
+The body of the first paper could not be read. Ours: the class attention is a 1 x 1 convolution to one map a class,
+whose pixels, in a row, are the class's step in the sequence; one Linear reads the labels from all nodes; the image is
+not cut into areas, and the branch has no FC layer; LSTM weights start uniform in [-0.1, 0.1] (K-Branch's paper says
+that the method has a start of its own, not which), all else by Xavier.
+"""
+
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rspretrain.nn.classifiers import Classifier
+from rspretrain.nn.k_branch import NUM_POOLED, WIDTH, GridSettings, convolutions, xavier_
+from rspretrain.nn.norm import synchronise_norms
+
+LSTM_REACH = 0.1
+FINEST = "s2_10m"
+
+
+class CaConvBilstmSettings(GridSettings):
+    """Class attention on the first branch of K-Branch; `areas` says how large the image is, and nothing else."""
+
+    name: Literal["ca_conv_bilstm"] = "ca_conv_bilstm"
+
+
+@final
+class CaConvBilstm(Classifier):
+    """The groups s2_10m [B 4 120 120], s2_20m [B 6 60 60] and s2_60m [B 2 20 20] to logits [B K]. See Classifier."""
+
+    def __init__(self, settings: CaConvBilstmSettings, num_classes: int) -> None:
+        super().__init__(settings.bands(), settings.px(), num_classes)
+        self.convs, width = convolutions(sum(map(len, self.bands.values())), FINEST, settings.filters)
+        self.class_attention = nn.Conv2d(width, num_classes, 1)
+        side = self.px[FINEST] >> NUM_POOLED[FINEST]
+        self.lstm = nn.LSTM(side * side, WIDTH, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(2 * WIDTH, 1)
+        xavier_(self)
+        for name, parameter in self.lstm.named_parameters():
+            if name.startswith("weight"):
+                nn.init.uniform_(parameter, -LSTM_REACH, LSTM_REACH)
+        synchronise_norms(self)
+
+    def classify(self, images: dict[str, Tensor]) -> Tensor:
+        """See Classifier."""
+        nodes = self.lstm(self._maps(images).flatten(2))[0]  # [B K 256]
+        logits: Tensor = self.head(nodes).squeeze(2)
+        return logits
+
+    @torch.no_grad()
+    def attention_maps(self, images: dict[str, Tensor]) -> Tensor:
+        """[B K h w]: what every class takes from every place; not normalised."""
+        return self._maps(self.complete(images))
+
+    def _maps(self, images: dict[str, Tensor]) -> Tensor:
+        px = self.px[FINEST]
+        stack = [x if x.shape[-1] == px else F.interpolate(x, size=(px, px), mode="bicubic") for x in images.values()]
+        maps: Tensor = self.class_attention(self.convs(torch.cat(stack, dim=1)))
+        return maps

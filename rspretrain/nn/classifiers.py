@@ -1,0 +1,138 @@
+"""From the images of one place, by sensor, to a logit for every class; and the plainest way to do it, by features.
+
+A sensor that is missing when somebody predicts is one whose pixels are all 0 after normalisation, which is what
+`drop_sensors` shows a network in training. With standardised bands that is the band's mean.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.norm import synchronise_norms
+from rspretrain.settings import Settings
+
+
+class Classifier(nn.Module, ABC):
+    """Name of an input -> [B C px px], normalised, to logits [B K]; an absent input is zeros, all absent an error.
+
+    Names are sensors', or those of one sensor's groups where a network takes every pixel grid by itself (K-Branch).
+    `backbones` holds the networks that may have been pretrained, by name; whatever else there is, is the head.
+    """
+
+    def __init__(self, bands: Mapping[str, Sequence[str]], px: Mapping[str, int], num_classes: int) -> None:
+        super().__init__()
+        self.bands = {name: tuple(some) for name, some in bands.items()}
+        self.px = dict(px)
+        self.num_classes = num_classes
+        self.backbones = nn.ModuleDict()
+
+    def forward(self, images: Mapping[str, Tensor]) -> Tensor:
+        """See the class. ValueError where an image is of another shape, of no input, or there is none at all."""
+        return self.classify(self.complete(images))
+
+    @abstractmethod
+    def classify(self, images: dict[str, Tensor]) -> Tensor:
+        """Every input [B C px px] to logits [B K]."""
+
+    @final
+    def complete(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every input in the order of `bands`, zeros where it is absent."""
+        if unknown := [name for name in images if name not in self.bands]:
+            raise ValueError(
+                f"The classifier got images of {unknown}, expected some of {list(self.bands)}. Leave them out, or "
+                "build a classifier that has these sensors."
+            )
+        if not images:
+            raise ValueError(
+                f"The classifier got images of no sensor, expected at least one of {list(self.bands)}. Give one of "
+                "them; only others may be missing."
+            )
+        given = next(iter(images.values()))
+        shapes = {name: (len(given), len(bands), self.px[name], self.px[name]) for name, bands in self.bands.items()}
+        for name, x in images.items():
+            if x.shape != shapes[name]:
+                raise ValueError(
+                    f"Images of {name!r} have shape {list(x.shape)}, expected {list(shapes[name])} for bands "
+                    f"{list(self.bands[name])}. Resample them to px={self.px[name]} with these bands in this order."
+                )
+        return {name: images[name] if name in images else given.new_zeros(shape) for name, shape in shapes.items()}
+
+
+class LinearSettings(Settings):
+    """One Linear on pooled features."""
+
+    name: Literal["linear"] = "linear"
+
+
+@final
+class LinearClassifier(Classifier):
+    """The pooled features of one or several backbones, one behind the other, to one Linear (methods.md A.6, A.7).
+
+    One backbone of one sensor: a single-sensor classifier (OnlySen-1, OnlySen-2). One of several sensors, "s1+s2":
+    early fusion. Several: late fusion, concat(I1, I2) -> Linear(2D, K). The seeds name no mean of logits.
+    """
+
+    def __init__(
+        self, backbones: Sequence[Backbone], num_classes: int, bands: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """`bands`: sensor -> its bands, needed where a backbone takes several; ValueError as `input_bands` says."""
+        super().__init__(input_bands(backbones, bands), input_px(backbones), num_classes)
+        self.backbones.update({backbone.sensor: backbone for backbone in backbones})
+        self.head = nn.Linear(sum(backbone.num_features for backbone in backbones), num_classes)
+        synchronise_norms(self)
+
+    def classify(self, images: dict[str, Tensor]) -> Tensor:
+        """See Classifier."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: dict[str, Tensor]) -> Tensor:
+        """Every input to [B D], D over all backbones."""
+        return torch.cat([one(stack_of(name, images)) for name, one in self.backbones.items()], dim=1)
+
+
+def sensors_of(network: str) -> list[str]:
+    """The sensors of a network by its name: "s1+s2" has two, whose bands are stacked in this order."""
+    return network.split("+")
+
+
+def stack_of(network: str, images: Mapping[str, Tensor]) -> Tensor:
+    """[B C px px] of the network's sensors, one behind the other."""
+    parts = [images[sensor] for sensor in sensors_of(network)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def input_px(backbones: Sequence[Backbone]) -> dict[str, int]:
+    """Sensor -> side of its images in pixels."""
+    return {sensor: backbone.px for backbone in backbones for sensor in sensors_of(backbone.sensor)}
+
+
+def input_bands(
+    backbones: Sequence[Backbone], bands: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Sensor -> bands, from the backbones where each has one sensor, else from `bands`, which must agree with them.
+
+    ValueError where there is no backbone, a sensor is in two of them, or the bands are not a backbone's channels.
+    """
+    sensors = list(chain.from_iterable(sensors_of(backbone.sensor) for backbone in backbones))
+    if not sensors or len(set(sensors)) < len(sensors):
+        raise ValueError(
+            f"The classifier got backbones of {[backbone.sensor for backbone in backbones]}, expected at least one, "
+            "and every sensor in one of them. Give one backbone for each sensor, or one for the stack of all."
+        )
+    given = bands or {backbone.sensor: backbone.bands for backbone in backbones}
+    found = {sensor: tuple(given.get(sensor, ())) for sensor in sensors}
+    for backbone in backbones:
+        stacked = tuple(chain.from_iterable(found[sensor] for sensor in sensors_of(backbone.sensor)))
+        if stacked != tuple(backbone.bands) or not all(found.values()):
+            raise ValueError(
+                f"The backbone {backbone.sensor!r} has the channels {list(backbone.bands)}, the bands by sensor are "
+                f"{ {sensor: list(some) for sensor, some in found.items()} }. Give the bands of each of its sensors, "
+                "in the order of its channels, as its contract's `inputs` list them."
+            )
+    return found

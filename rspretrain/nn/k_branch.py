@@ -1,0 +1,195 @@
+"""K-Branch CNN, BiLSTM and multi-attention: Sentinel-2 classified without resampling a band.
+
+Sumbul, Demir 2019 (arXiv 1902.11274, first version); methods.md E. The image is cut into R local areas of 300 m, each
+in three pixel grids. With psi_r the descriptor of area r by the branches, which all areas share:
+
+    phi_r = [h_forward_r ; h_backward_r]                          LSTM over the areas, row by row, and back
+    A     = softmax(W2 tanh(W1 Omega))                            Omega [256 R] has the phi_r as columns; A [T R]
+    z     = Wc vec(max(0, Omega A^T)) + bc                        K logits
+
+Where the paper is silent or at odds with itself: 32-64-128-64 filters (it says 32, doubled, then halved, ending with 64
+in all branches; the authors' code of the CNN alone has `released`); pooling, BatchNorm, dropouts and the widths of FC
+layers from that code; six 20 m bands (the paper's list forgets B11 and B12); one LSTM a direction for all areas; the
+softmax over areas, so that each of the T hops is their weighted mean; T = K, W1 with 128 rows.
+`attention: none` is our comparison: A is the identity, so every area keeps a place of its own before the classifier.
+"""
+
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rspretrain.nn.classifiers import Classifier
+from rspretrain.nn.norm import synchronise_norms
+from rspretrain.settings import Settings
+
+SENSOR = "s2"  # whose groups, as BigEarthNet has them, are the inputs
+BANDS_10M = ("B04", "B03", "B02", "B08")
+BANDS_20M = ("B05", "B06", "B07", "B8A", "B11", "B12")
+BANDS_60M = ("B01", "B09")
+AREA_PX = {"s2_10m": 30, "s2_20m": 15, "s2_60m": 5}
+KERNELS = {"s2_10m": (5, 5, 3, 3), "s2_20m": (3, 3, 3, 3), "s2_60m": (2, 2, 2, 2)}
+NUM_POOLED = {"s2_10m": 2, "s2_20m": 1, "s2_60m": 0}  # of the first layers
+PAPER_FILTERS = (32, 64, 128, 64)
+RELEASED_FILTERS = {"s2_10m": (32, 32, 64), "s2_20m": (32, 32, 64), "s2_60m": (32, 32, 32)}
+WIDTH = 128  # of branches, of psi, and of the LSTM in each direction
+
+Filters = Literal["paper", "released"]
+
+
+class GridSettings(Settings):
+    """Sentinel-2 in its three pixel grids, and the convolutions on them."""
+
+    filters: Filters = Field(
+        default="paper", description="numbers of filters: the paper's, or those of the released CNN"
+    )
+    bands_20m: tuple[str, ...] = Field(
+        default=BANDS_20M, min_length=1, description="bands of the 20 m grid; the paper's list has the first four only"
+    )
+    areas: int = Field(
+        default=4, ge=1, description="local areas a side, each of 300 m: 30, 15 and 5 pixels; R = areas^2"
+    )
+
+    def bands(self) -> dict[str, tuple[str, ...]]:
+        """Input -> its bands."""
+        return {"s2_10m": BANDS_10M, "s2_20m": self.bands_20m, "s2_60m": BANDS_60M}
+
+    def px(self) -> dict[str, int]:
+        """Input -> side of its images in pixels."""
+        return {name: self.areas * px for name, px in AREA_PX.items()}
+
+
+class KBranchSettings(GridSettings):
+    """The K-Branch CNN with what follows it."""
+
+    name: Literal["k_branch"] = "k_branch"
+    attention: Literal["multi", "none"] = Field(
+        default="multi", description="none: every area by itself, the comparison"
+    )
+    hops: int | None = Field(default=None, ge=1, description="T, attention scores an area; None: one for every class")
+    attention_width: int = Field(default=128, ge=1, description="rows of W1")
+    softmax_over: Literal["areas", "hops"] = Field(default="areas", description="what an attention map sums to 1 over")
+    dropout: float = Field(default=0.5, ge=0.0, lt=1.0, description="before the classifier")
+
+
+@final
+class KBranch(Classifier):
+    """The groups s2_10m [B 4 120 120], s2_20m [B 6 60 60] and s2_60m [B 2 20 20] to logits [B K]. See Classifier.
+
+    Sizes are those of areas = 4. Nothing is pretrained, so `backbones` is empty.
+    """
+
+    def __init__(self, settings: KBranchSettings, num_classes: int) -> None:
+        super().__init__(settings.bands(), settings.px(), num_classes)
+        self.areas = settings.areas
+        self.branches = nn.ModuleDict({name: _branch(name, bands, settings) for name, bands in self.bands.items()})
+        self.fusion = nn.Sequential(*_dense(len(self.branches) * WIDTH, 0.25))
+        self.lstm = nn.LSTM(WIDTH, WIDTH, bidirectional=True, batch_first=True)
+        self.attention: MultiAttention | None = None
+        hops = settings.areas**2
+        if settings.attention == "multi":
+            hops = settings.hops or num_classes
+            self.attention = MultiAttention(2 * WIDTH, settings.attention_width, hops, settings.softmax_over)
+        self.head = nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(2 * WIDTH * hops, num_classes))
+        xavier_(self)
+        synchronise_norms(self)
+
+    def classify(self, images: dict[str, Tensor]) -> Tensor:
+        """See Classifier."""
+        omega = self.relate(self.describe(images))
+        mixed = torch.relu(self._attend(omega) @ omega)  # [B T 256]
+        logits: Tensor = self.head(mixed.flatten(1))
+        return logits
+
+    @torch.no_grad()
+    def attention_maps(self, images: dict[str, Tensor]) -> Tensor:
+        """[B T R]: how much each hop looks at each area, areas row by row; the identity without attention."""
+        omega = self.relate(self.describe(self.complete(images)))
+        return self._attend(omega)
+
+    def describe(self, images: dict[str, Tensor]) -> Tensor:
+        """Every input to psi [B R 128]."""
+        num = len(next(iter(images.values())))
+        parts = [self.branches[name](cut_areas(x, self.areas).flatten(0, 1)) for name, x in images.items()]
+        psi: Tensor = self.fusion(torch.cat(parts, dim=1))
+        return psi.view(num, self.areas**2, WIDTH)
+
+    def relate(self, psi: Tensor) -> Tensor:
+        """Psi [B R 128] to Omega, transposed: phi [B R 256]."""
+        omega: Tensor = self.lstm(psi)[0]
+        return omega
+
+    def _attend(self, omega: Tensor) -> Tensor:
+        """Phi [B R 256] to A [B T R]."""
+        if self.attention is None:
+            eye = torch.eye(omega.shape[1], dtype=omega.dtype, device=omega.device)
+            return eye.expand(len(omega), -1, -1)
+        maps: Tensor = self.attention(omega)
+        return maps
+
+
+@final
+class MultiAttention(nn.Module):
+    """Phi [B R D] to T scores for every area, A [B T R]: softmax(W2 tanh(W1 Omega)), without biases (eq. 3)."""
+
+    def __init__(self, width: int, hidden: int, hops: int, softmax_over: Literal["areas", "hops"]) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, hidden, bias=False)
+        self.second = nn.Linear(hidden, hops, bias=False)
+        self.dim = 1 if softmax_over == "areas" else 2
+
+    def forward(self, omega: Tensor) -> Tensor:
+        """See the class."""
+        scores: Tensor = self.second(torch.tanh(self.first(omega)))  # [B R T]
+        return scores.softmax(dim=self.dim).transpose(1, 2)
+
+
+def cut_areas(images: Tensor, areas: int) -> Tensor:
+    """[B C P P] to [B R C p p]: areas x areas squares of p = P / areas pixels, row by row."""
+    num, bands, side, _ = images.shape
+    cut = images.reshape(num, bands, areas, side // areas, areas, side // areas)  # [B C rows p columns p]
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
+def convolutions(channels: int, name: str, filters: Filters) -> tuple[nn.Sequential, int]:
+    """The convolutions of an input's branch, which keep the size but where they pool; and their filters at the end.
+
+    [B C P P] to [B F p p]: Conv, BatchNorm, ReLU, in the first layers a maximum over 2 x 2, dropout 0.25.
+    """
+    sizes = PAPER_FILTERS if filters == "paper" else RELEASED_FILTERS[name]
+    layers: list[nn.Module] = []
+    for level, (width, kernel) in enumerate(zip(sizes, KERNELS[name], strict=False)):
+        # As padding="same" and TensorFlow pad, by 0 before and 1 after where a kernel is even: but torch warns of that.
+        before, after = (kernel - 1) // 2, kernel // 2
+        layers += [nn.ZeroPad2d((before, after, before, after)), nn.Conv2d(channels, width, kernel)]
+        layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if level < NUM_POOLED[name] else []
+        layers.append(nn.Dropout(0.25))
+        channels = width
+    return nn.Sequential(*layers), channels
+
+
+def _branch(name: str, bands: tuple[str, ...], settings: GridSettings) -> nn.Sequential:
+    """An area [B C p p] to its descriptor [B 128] in one grid."""
+    convs, width = convolutions(len(bands), name, settings.filters)
+    side = AREA_PX[name] >> NUM_POOLED[name]
+    return nn.Sequential(convs, nn.Flatten(), *_dense(width * side * side, 0.5))
+
+
+def _dense(width: int, dropout: float) -> list[nn.Module]:
+    return [nn.Linear(width, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Dropout(dropout)]
+
+
+@torch.no_grad()
+def xavier_(module: nn.Module) -> None:
+    """Glorot's uniform weights and zero biases for every layer that has some; in LSTMs every gate by itself."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LSTM):
+            for name, parameter in part.named_parameters():
+                for gate in parameter.chunk(4):
+                    nn.init.zeros_(gate) if name.startswith("bias") else nn.init.xavier_uniform_(gate)
