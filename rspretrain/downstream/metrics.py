@@ -36,8 +36,8 @@ from torchmetrics.functional.classification import (
 class MultiLabelScores:
     """Averages over K classes (macro), over all N x K decisions (micro), and over N images (samples).
 
-    `…_samples` are the example-based figures of the K-Branch paper (methods.md E.7): computed for every image by itself,
-    0 where 0/0, then averaged. F2 weighs recall four times as much as precision.
+    `…_samples` are the example-based figures of the K-Branch paper (methods.md E.7): of every image by itself, 0 where
+    0/0, then averaged. F2 weighs recall four times as much as precision.
     """
 
     ap_macro: float

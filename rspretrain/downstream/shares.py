@@ -40,4 +40,4 @@ def gather_samples(rows: Rows, *values: Tensor) -> tuple[Rows, tuple[Tensor, ...
             f"Gathering samples got rows {twice[:10]}{' and more' if len(twice) > 10 else ''} more than once from "
             f"{world.size()} ranks; expected every sample once. Give the ranks disjoint shares, without padding."
         )
-    return every.cpu().numpy(), tuple(world.gather_rows(value)[ascending] for value in values)
+    return every.cpu().numpy(), tuple(world.gather_rows(value)[ascending.to(value.device)] for value in values)
