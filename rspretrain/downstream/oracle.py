@@ -101,9 +101,9 @@ class CsvOracle(Oracle):
             names = "names" if self.classes.multi else "one name"
             told = "".join(f"\n  {fault}" for fault in faults)
             raise ValueError(
-                f"{path} has {len(faults)} faults:{told}\nExpected one row for each of the {len(keys)} images, with {names} "
-                f"out of {path.parent / 'README.txt'} in its column `labels`. Correct the file and go on; its other "
-                "labels stay as they are."
+                f"{path} has {len(faults)} faults:{told}\nExpected one row for each of the {len(keys)} images, with "
+                f"{names} out of {path.parent / 'README.txt'} in its column `labels`. Correct the file and go on; its "
+                "other labels stay as they are."
             )
         return answers
 
@@ -131,9 +131,9 @@ class CsvOracle(Oracle):
             rule = "the one class that fits best"
         names = "\n".join(f"  {name}" for name in self.classes.names)
         return (
-            f"Open labels.csv, look at each picture, and write into the column `labels` {rule}. Small and capital\n"
-            "letters do not matter. Save it as CSV under the same name, and start the loop again.\n\n"
-            f"Classes:\n{names}\n"
+            f"Open labels.csv, look at each picture, and write into the column `labels`\n{rule}.\n"
+            "Small and capital letters do not matter. Save it as CSV under the same name, and start the loop again.\n"
+            f"\nClasses:\n{names}\n"
         )
 
     def _read(self, keys: Sequence[str], lines: list[tuple[int, str, str]], faults: list[str]) -> dict[str, Keys]:

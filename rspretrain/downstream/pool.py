@@ -67,7 +67,7 @@ class LabelPool(Settings):
             self.split.pool
         ):
             raise ValueError("an image is labelled twice, or is labelled without being in the pool")
-        sizes = [len(labels) for labels in (*self.rounds, self.pending) if labels]
+        sizes = [*map(len, self.rounds), *([len(self.pending)] if self.pending else [])]
         expected = [self.settings.first, *[self.settings.per_round] * self.settings.rounds][: len(sizes)]
         if sizes != expected:
             raise ValueError(f"rounds of {sizes} labels; expected {expected}")
