@@ -84,17 +84,21 @@ def test_people_get_a_table_pictures_and_the_rules(written: Path) -> None:
     assert rules.endswith("Classes:\n  field\n  forest\n  water\n")
 
 
-def test_pictures_do_not_tell_the_labels(shards: ShardSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pictures_do_not_tell_the_labels(
+    shards: ShardSet, written: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     captions = []
+    caption = preview._caption
     monkeypatch.setattr(preview, "_caption", lambda *args: captions.append(caption(*args)) or captions[-1])
-    preview.draw_sample(shards, 0, tmp_path / "with.png")
-    preview.draw_sample(shards, 0, tmp_path / "without.png", labels=False)
-    assert any(name in captions[0] for name in CLASSES)
-    assert not any(name in captions[1] for name in CLASSES)
-    assert shards.keys()[0] in captions[1]
-
-
-caption = preview._caption
+    row = shards.row_of_key[KEYS[0]]
+    preview.draw_sample(shards, row, tmp_path / "with.png")
+    preview.draw_sample(shards, row, tmp_path / "without.png", labels=False)
+    told, hidden = captions
+    assert shards[row].labels["class"][0] in told
+    assert not any(name in hidden for name in CLASSES)
+    assert KEYS[0] in hidden
+    shown = (written / "round_03" / "pictures" / f"{KEYS[0]}.png").read_bytes()
+    assert shown == (tmp_path / "without.png").read_bytes() != (tmp_path / "with.png").read_bytes()
 
 
 def test_the_filled_table_is_the_answer(shards: ShardSet, folder: Path) -> None:

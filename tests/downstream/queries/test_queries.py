@@ -7,7 +7,7 @@ from gloo import run_ranks
 
 from downstream.queries.cases import candidates, table
 from rspretrain import world
-from rspretrain.downstream.queries import QUERIES, QuerySettings, choose
+from rspretrain.downstream.queries import QUERIES, QuerySettings, choose, mge
 from rspretrain.downstream.queries.candidates import Candidates, gather_candidates
 
 NAMES = list(QUERIES)
@@ -45,12 +45,21 @@ def chosen_of_rank() -> dict[str, list[int]]:
     order = np.random.default_rng(0).permutation(len(rows))
     mine = order[41:] if world.rank() else order[:41]  # unequal shares in disorder, labelled images in both
     pool = gather_candidates(rows[mine], x[mine], p[mine], labelled[mine])
-    return {name: choose(QuerySettings(name=name), pool, 9, seed=3).tolist() for name in NAMES}
+    chosen = {name: choose(QuerySettings(name=name), pool, 9, seed=3).tolist() for name in NAMES}
+    return chosen | {"of the first rank": choose(QuerySettings(name="random"), pool, 9, seed=world.rank()).tolist()}
 
 
 def test_two_ranks_choose_what_one_process_does() -> None:
     alone = {name: choose(QuerySettings(name=name), candidates(), 9, seed=3).tolist() for name in NAMES}
+    alone["of the first rank"] = choose(QuerySettings(name="random"), candidates(), 9, seed=0).tolist()
     assert run_ranks(2, chosen_of_rank) == [alone, alone]
+
+
+def test_how_many_uncertain_images_are_clustered_is_a_setting() -> None:
+    pool = candidates()
+    rows = choose(QuerySettings(name="mge", uncertain=1), pool, 12, seed=3)
+    assert rows.tolist() == pool.rows[mge.query(pool, 12, seed=3, uncertain=1)].tolist()
+    assert rows.tolist() != choose(QuerySettings(name="mge"), pool, 12, seed=3).tolist()
 
 
 def test_a_budget_that_cannot_be_met_is_refused() -> None:
