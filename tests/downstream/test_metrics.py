@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from gloo import run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
@@ -15,9 +14,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from rspretrain import world
 from rspretrain.downstream.metrics import MultiLabelScores, multi_label_scores, single_label_scores
-from rspretrain.downstream.shares import gather_samples, share
 
 
 def random_scores(num: int, num_classes: int, seed: int, steps: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,21 +70,6 @@ def test_without_any_label_every_figure_is_zero() -> None:
     ours = multi_label_scores(p, y & False)
     assert set(averages(ours).values()) == {0.0}
     assert ours.num_without_positives == 3
-
-
-def scores_of_rank() -> tuple[MultiLabelScores, list[int]]:
-    p, y = random_scores(11, 4, seed=3)  # of two ranks one has 6 and one 5
-    mine = share(np.arange(11))
-    rows, (scores, targets) = gather_samples(mine, p[mine], y[mine])
-    assert len(mine) == (6, 5)[world.rank()]
-    return multi_label_scores(scores, targets), rows.tolist()
-
-
-def test_ranks_with_unequal_shares_have_the_figures_of_one_process() -> None:
-    alone = multi_label_scores(*random_scores(11, 4, seed=3))
-    for scores, rows in run_ranks(2, scores_of_rank):
-        assert rows == list(range(11))
-        assert scores == alone
 
 
 def test_one_label_equals_scikit_learn() -> None:
