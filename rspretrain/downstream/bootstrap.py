@@ -31,13 +31,14 @@ class Interval:
 
 def intervals(
     probabilities: Tensor, targets: Tensor, *, seed: int, resamples: int = 1000, level: float = 0.95
-) -> dict[str, Interval]:
-    """Of every averaged figure of `metrics`, by its name there.
+) -> dict[str, Interval | tuple[Interval, ...]]:
+    """Of every figure of `metrics`, by its name there; one a class of figures that are per class.
 
     probabilities [N K]; targets bool [N K] (several labels) or int64 [N] (one label). As in `metrics`, a class without
     positives adds 0 to macro averages, also in a resample that happens to miss it. ValueError for unfit scores.
     """
     check_scores(probabilities, (len(targets), probabilities.shape[1]))
+    probabilities, targets = probabilities.cpu(), targets.cpu()
     figures = _MultiLabel(probabilities, targets) if targets.ndim == 2 else _SingleLabel(probabilities, targets)
     at_once = max(1, _ELEMENTS // probabilities.numel())
     parts: dict[str, list[Tensor]] = {}
@@ -46,7 +47,11 @@ def intervals(
         for name, values in figures(weights).items():
             parts.setdefault(name, []).append(values)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    return {name: Interval(*torch.quantile(torch.cat(each), ends).tolist()) for name, each in parts.items()}
+    limits = {name: torch.quantile(torch.cat(each), ends, dim=0) for name, each in parts.items()}  # [2] or [2 K]
+    return {
+        name: Interval(*each.tolist()) if each.ndim == 1 else tuple(Interval(*pair) for pair in each.T.tolist())
+        for name, each in limits.items()
+    }
 
 
 def drawn(num: int, seed: int, resamples: range) -> Tensor:
@@ -72,13 +77,14 @@ class _MultiLabel:
         self.all = _Ranking(probabilities.flatten(), targets.flatten(), decisions)
 
     def __call__(self, weights: Tensor) -> dict[str, Tensor]:
-        """weights [R N] float64 to name -> [R]."""
-        per_class = torch.stack([ranking.average_precision(weights) for ranking in self.classes])  # [K R]
+        """weights [R N] float64 to name -> [R], or [R K] per class."""
+        per_class = torch.stack([ranking.average_precision(weights) for ranking in self.classes], dim=1)  # [R K]
         counts = [weights @ count for count in self.counts]  # [R K]
         macro, micro = _from_counts(*counts), _from_counts(*(count.sum(dim=1) for count in counts))
         num = weights.sum(dim=1)
         return (
-            {"ap_macro": per_class.mean(dim=0), "ap_micro": self.all.average_precision(weights)}
+            {"ap_macro": per_class.mean(dim=1), "ap_micro": self.all.average_precision(weights)}
+            | {"ap_per_class": per_class, "f1_per_class": macro["f1"]}
             | {f"{name}_macro": value.mean(dim=1) for name, value in macro.items()}
             | {f"{name}_micro": value for name, value in micro.items()}
             | {f"{name}_samples": weights @ value / num for name, value in self.by_image.items()}
@@ -99,6 +105,7 @@ class _SingleLabel:
         return {
             "top1": weights @ self.right / weights.sum(dim=1),
             "average_accuracy": recall.sum(dim=1) / (support > 0).sum(dim=1),
+            "recall_per_class": recall,
         }
 
 
