@@ -1,7 +1,8 @@
 """The ranks of a run and the few collectives that cross them. Alone, every collective is an identity.
 
 Objectives and norms use nothing of torch.distributed but `gather_with_grad`, `gather_stack`, `mean_over_ranks` and
-`sum_over_ranks`; nobody else in the package calls a collective except the strategies.
+`sum_over_ranks`, evaluation nothing but `gather_rows`; nobody else in the package calls a collective except the
+strategies.
 """
 
 import os
@@ -120,6 +121,16 @@ def gather_stack(local: Tensor) -> Tensor:
     parts = [torch.empty_like(local) for _ in range(size())]
     dist.all_gather(parts, local.detach().contiguous())
     return torch.stack(parts)
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """[n …] of every rank as [N …] in rank order, without gradient; n may differ between ranks, and be 0."""
+    if size() == 1:
+        return local.detach()
+    counts = gather_stack(torch.tensor(len(local), device=local.device)).tolist()
+    padded = local.new_zeros(max(counts), *local.shape[1:])  # collectives want equal shapes
+    padded[: len(local)] = local.detach()
+    return torch.cat([rows[:count] for rows, count in zip(gather_stack(padded), counts, strict=True)])
 
 
 def mean_over_ranks(local: Tensor) -> Tensor:

@@ -131,14 +131,14 @@ def place(metadata: Metadata) -> str | None:
     return f"{country}, {where}" if country else where
 
 
-def draw_sample(shards: ShardSet, row: int, path: Path) -> None:
-    """A PNG of one sample: all its pictures, with key, labels, date and place."""
+def draw_sample(shards: ShardSet, row: int, path: Path, *, labels: bool = True) -> None:
+    """A PNG of one sample: all its pictures, with key, labels (unless they are to be guessed), date and place."""
     images, metadata = shards.read(row)
     shown = pictures_of(list(shards.groups.values()), images)
     columns = min(_COLUMNS, len(shown))
     lines = math.ceil(len(shown) / columns)
     width = max(3.1 * columns, 3.6)
-    caption = _caption(shards, metadata, characters=int(15 * width))
+    caption = _caption(shards, metadata, int(15 * width), labels)
     legends = sum(_legend_inches(shown[line * columns : (line + 1) * columns], _CODES) for line in range(lines))
     height = 3.2 * lines + legends + 0.3 + 0.22 * (caption.count("\n") + 1)
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
@@ -263,9 +263,10 @@ def _dates(metadata: Metadata) -> str:
     return ", ".join(f"{name.removesuffix('_date').upper()} {day}" for name, day in dated.items())
 
 
-def _caption(shards: ShardSet, metadata: Metadata, characters: int) -> str:
+def _caption(shards: ShardSet, metadata: Metadata, characters: int, labels: bool) -> str:
     facts = (_dates(metadata), place(metadata), f"split {metadata['split']}" if metadata["split"] else None)
-    lines = (metadata["key"], ", ".join(_labels(shards, metadata)), "  ·  ".join(filter(None, facts)))
+    names = _labels(shards, metadata) if labels else []
+    lines = (metadata["key"], ", ".join(names), "  ·  ".join(filter(None, facts)))
     return "\n".join(textwrap.fill(line, characters) for line in lines if line)
 
 
