@@ -11,8 +11,6 @@ On CPUs every rank takes its share of the cores, unless OMP_NUM_THREADS says oth
 accord, and that 1 is not taken for yours).
 """
 
-import argparse
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -24,8 +22,7 @@ from rspretrain.allocator import keep_large_tensors
 if __name__ == "__main__":
     keep_large_tensors()
 
-import torch
-
+from launchers.common import refuse, share_cores, training_parser
 from rspretrain import config, world
 from rspretrain.engine.job import describe, prepare
 from rspretrain.engine.loop import Finish, train
@@ -33,7 +30,7 @@ from rspretrain.engine.loop import Finish, train
 
 def main() -> int:
     """Parse the command line, run, and say where everything lies."""
-    arguments = parse()
+    arguments = training_parser(__doc__, "configs/pretrain/").parse_intermixed_args()
     here = world.start()
     share_cores(here)
     try:
@@ -53,33 +50,6 @@ def main() -> int:
     if here.is_first:
         tell(finish, settings)
     return 0
-
-
-def refuse(error: ValueError, here: world.World) -> int:
-    """One paragraph from every machine, whose disks may differ, and exit status 2."""
-    if here.local_rank == 0:
-        print(f"error: {error}" if here.is_first else f"error on rank {here.rank}: {error}", file=sys.stderr)
-    world.stop()
-    return 2
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file; configs/pretrain/ has some")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
-    parser.add_argument("--dry-run", action="store_true", help="print configuration, parameters, plan; write nothing")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in optim.lr=3e-4")
-    return parser.parse_intermixed_args()
-
-
-def share_cores(here: world.World) -> None:
-    """Give a CPU rank its share of this machine's cores."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    by_torchrun = threads == "1" and "TORCHELASTIC_RUN_ID" in os.environ
-    if here.device.type == "cpu" and (threads is None or by_torchrun):
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size()))
 
 
 def tell(finish: Finish, settings: config.RunSettings) -> None:

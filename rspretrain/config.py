@@ -9,12 +9,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from rspretrain.downstream.finetune import NetworkSettings, ValidationSettings
+from rspretrain.downstream.labels import LabelSettings
+from rspretrain.downstream.train_views import TrainViewSettings
 from rspretrain.nn.backbones import BackboneSettings
+from rspretrain.nn.classifiers import ClassifierSettings, LinearSettings
+from rspretrain.nn.tuning import TuneSettings
 from rspretrain.objectives import ObjectiveSettings
 from rspretrain.objectives.views import SensorSettings
 from rspretrain.observe.sinks import WatchSettings
@@ -25,6 +30,7 @@ from rspretrain.strategies.optim import OptimSettings
 from rspretrain.streaming.settings import DataSettings
 
 Tree = dict[str, Any]
+Kind = TypeVar("Kind", bound=Settings)
 
 
 class ConfigError(ValueError):
@@ -51,24 +57,45 @@ class TrainSection(Settings):
     max_refused: int = Field(default=10, gt=0)  # steps in a row with a loss or gradient not finite that end the run
 
 
-class RunSettings(Settings):
-    """Everything that decides a pretraining run."""
+class CommonSettings(Settings):
+    """What every run has, whatever it trains."""
 
     run: RunSection
     data: DataSettings
-    sensors: dict[str, SensorSettings]  # sensor name -> what of it a backbone sees
-    backbone: BackboneSettings = BackboneSettings()  # one of this kind for every sensor
-    objective: ObjectiveSettings
     strategy: StrategySettings = StrategySettings()
     optim: OptimSettings = OptimSettings()
     train: TrainSection
     watch: WatchSettings = WatchSettings()
     health: HealthSettings = HealthSettings()
+    sensors: dict[str, SensorSettings]  # sensor name -> what of it a network sees
+
+
+class RunSettings(CommonSettings):
+    """Everything that decides a pretraining run."""
+
+    backbone: BackboneSettings = BackboneSettings()  # one of this kind for every sensor
+    objective: ObjectiveSettings
+
+
+class FinetuneSettings(CommonSettings):
+    """Everything that decides a fine-tuning run: labels, networks that may be pretrained, and what of them trains."""
+
+    sensors: dict[str, SensorSettings] = {}  # of networks that start at random; exported ones know their bands
+    backbone: dict[str, Path] = {}  # sensor (or "s1+s2") -> folder of an exported backbone
+    network: NetworkSettings = NetworkSettings()
+    classifier: ClassifierSettings = LinearSettings()
+    tune: TuneSettings = TuneSettings()
+    labels: LabelSettings = LabelSettings()
+    views: TrainViewSettings = TrainViewSettings()
+    validation: ValidationSettings = ValidationSettings()
 
 
 # Where a resumed run must be what it was, because the mathematics would change; and the keys in there that may differ.
 # The shard set itself is compared by the SHA-256 of its manifest, so its folder may have moved.
-BINDING = ("run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch")
+BINDING = (
+    "run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch",
+    "network", "classifier", "tune", "labels", "views", "validation",
+)  # fmt: skip
 FREE = {
     "data.shards", "data.sources.*.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger",
     "data.on_corrupt", "data.quarantine_limit", "data.cache_dir", "data.cache_gb", "data.fetches",
@@ -95,26 +122,38 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     return parse(_read_tree(path), overrides, str(path))
 
 
+def load_finetune(path: Path, overrides: Sequence[str] = ()) -> FinetuneSettings:
+    """As `load`, of a fine-tuning run."""
+    return parse_as(FinetuneSettings, _read_tree(path), overrides, str(path))
+
+
 def parse(tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> RunSettings:
     """Settings from a tree of plain values; `source` is named in errors."""
+    return parse_as(RunSettings, tree, overrides, source)
+
+
+def parse_as(
+    kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration"
+) -> Kind:
+    """As `parse`, of a run of any kind."""
     for override in overrides:
         _override(tree, override)
     try:
-        return RunSettings.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        told = " ".join(_explain(item, tree) for item in error.errors())
+        told = " ".join(_explain(item, tree, kind) for item in error.errors())
         raise ConfigError(f"{source}: {told}") from None
 
 
-def dump(settings: RunSettings) -> str:
+def dump(settings: Settings) -> str:
     """The resolved configuration as YAML; `load` reads it back as the same settings."""
     return str(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-def check_same(saved: Path, settings: RunSettings) -> None:
+def check_same(saved: Path, settings: CommonSettings) -> None:
     """ConfigError where going on with `settings` would not be the run whose configuration was saved."""
     # Parsed, so that what was saved before a field existed has its default.
-    before, now = (dict(_flatten(each.model_dump(mode="json"))) for each in (load(saved), settings))
+    before, now = (dict(_flatten(each.model_dump(mode="json"))) for each in (parse_as(type(settings), _read_tree(saved)), settings))
     bound = [key for key in {**before, **now} if key.startswith(BINDING) and re.sub(r"\.\d+\.", ".*.", key) not in FREE]
     differing = [key for key in bound if before.get(key) != now.get(key)]
     if differing:
@@ -153,12 +192,12 @@ def _override(tree: Tree, text: str) -> None:
         tree[last] = value  # a text with quotes of its own: data.filter='Pastures' in labels_19
 
 
-def _explain(item: Mapping[str, Any], tree: Tree) -> str:
+def _explain(item: Mapping[str, Any], tree: Tree, kind: type[Settings]) -> str:
     """One sentence or two about one error of pydantic: the value, the expectation, the remedy."""
     path = _path_in(tree, item["loc"])
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
-        return f"Unknown key {key!r}. {_nearest(path)}"
+        return f"Unknown key {key!r}. {_nearest(path, kind)}"
     if item["type"] == "missing":
         return f"{key!r} is missing and has no default. Set it in the file or as {key}=…."
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -176,8 +215,8 @@ def _path_in(tree: Tree, place: Sequence[int | str]) -> list[str]:
     return path
 
 
-def _nearest(path: list[str]) -> str:
-    known = sorted(set(known_keys(RunSettings)))
+def _nearest(path: list[str], kind: type[Settings]) -> str:
+    known = sorted(set(known_keys(kind)))
     parent, key = path[:-1], ".".join(path)
     siblings = sorted({name for *above, name in (k.split(".") for k in known) if _same(above, parent)})
     close = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6)

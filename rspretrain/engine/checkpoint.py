@@ -57,16 +57,21 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self._keep = folder, keep
 
-    def save(self, strategy: Strategy, state: RunState) -> None:
-        """Write the checkpoint of `state.step`; on return all ranks know that it is on the disk."""
+    def save(self, strategy: Strategy, state: RunState, treasured: int | None = None) -> None:
+        """Write the checkpoint of `state.step`; on return all ranks know that it is on the disk.
+
+        The one of step `treasured` stays beside the newest ones; the first rank's word counts.
+        """
         first = strategy.world.is_first
         weights = gather(strategy.weights(), first)
         optimizer = gather(strategy.optimizer_state(), first)
         if first:
-            self._write(weights, optimizer, state)
+            self._write(weights, optimizer, state, treasured)
         world.barrier()
 
-    def _write(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: RunState) -> None:
+    def _write(
+        self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: RunState, treasured: int | None
+    ) -> None:
         name = _name(state.step)
         temporary = self.folder / f".tmp_{name}"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -84,12 +89,16 @@ class Checkpoints:
         sync(self.folder)
         with atomic(self.folder / LATEST, temporary=self.folder / f".tmp_{LATEST}") as pointer:
             pointer.write(f"{name}\n".encode())
-        self._prune(name)
+        self._prune({name, _name(state.step if treasured is None else treasured)})
 
-    def _prune(self, newest: str) -> None:
-        others = sorted(path for path in self.folder.glob("step_*") if path.name != newest)
+    def _prune(self, kept: set[str]) -> None:
+        others = sorted(path for path in self.folder.glob("step_*") if path.name not in kept)
         for path in others[: max(0, len(others) + 1 - self._keep)]:
             _discard(path)
+
+    def weights(self, step: int) -> dict[str, Tensor]:
+        """The whole weights of a step's checkpoint. DamagedCheckpointError where they are not what was written."""
+        return read(self.folder / _name(step))[1]
 
     def load_latest(self, strategy: Strategy) -> RunState | None:
         """Load the newest whole checkpoint into the strategy; None where there is none.

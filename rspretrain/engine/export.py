@@ -9,7 +9,6 @@ from torch import Tensor
 from rspretrain import config
 from rspretrain.config import ConfigError, RunSettings
 from rspretrain.engine.checkpoint import Checkpoints, read
-from rspretrain.engine.job import Job
 from rspretrain.nn.weights import export_backbone
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective
@@ -31,12 +30,8 @@ def export_all(
     return folders
 
 
-def provenance(job: Job, step: int) -> dict[str, Any]:
-    """Where the weights of a running job come from."""
-    return _provenance(job.settings, step, job.sources.sha256)
-
-
-def _provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[str, Any]:
+def provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[str, Any]:
+    """Where the weights of a run come from."""
     return {
         "run": settings.run.name or settings.run.dir.name,
         "objective": settings.objective.model_dump(mode="json"),
@@ -60,7 +55,7 @@ def export_checkpoint(run_dir: Path, step: int | None, out: Path | None) -> dict
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, groups)
     objective.load_state_dict(weights)
     folder = out or run_dir / f"export_{path.name}"
-    return export_all(objective, weights, folder, _provenance(settings, state.step, state.shards_sha256))
+    return export_all(objective, weights, folder, provenance(settings, state.step, state.shards_sha256))
 
 
 def _find(run_dir: Path, step: int | None) -> Path:

@@ -1,12 +1,14 @@
 """From a configuration to everything that a run needs, and what a person wants to know before it starts."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from rspretrain import config
-from rspretrain.config import ConfigError, RunSettings
+from rspretrain.config import CommonSettings, ConfigError, RunSettings
 from rspretrain.draws import purpose_id
+from rspretrain.engine.purpose import Pretraining, Purpose
 from rspretrain.keyed import mix
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective, Progress
@@ -15,21 +17,24 @@ from rspretrain.schedules import cosine, warmup_cosine
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.glance import glance
 from rspretrain.strategies import check_network, resolve
-from rspretrain.streaming.loader import Loader
+from rspretrain.streaming.loader import Ints, Loader
 from rspretrain.streaming.sources import Sources, open_sources
 from rspretrain.world import World, local_size
+
+Kind = TypeVar("Kind", bound=CommonSettings)
 
 
 @dataclass(frozen=True)
 class Job:
     """A run that can start: settings resolved, shards open, the objective built and not yet in a strategy's hands."""
 
-    settings: RunSettings
+    settings: CommonSettings
     world: World
     sources: Sources
     objective: Objective
     loader: Loader
     total_steps: int
+    purpose: Purpose
 
     def lr(self, step: int) -> float:
         """The learning rate of the step after `step` finished ones."""
@@ -49,7 +54,14 @@ class Job:
 
 def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Job:
     """Check everything that can be checked before training. ValueError in one paragraph where something cannot be."""
-    _check_batch(settings, world)
+    settings, sources = resolved(settings, world, deepspeed_launcher)
+    objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
+    return ready(settings, world, sources, objective, Pretraining(settings, objective, sources.sha256))
+
+
+def resolved(settings: Kind, world: World, deepspeed_launcher: bool) -> tuple[Kind, Sources]:
+    """Settings with nothing left open, and the shards; torch is seeded for initial weights. ValueError as in prepare."""
+    check_batch(settings, world)
     settings = settings.model_copy(
         update={"strategy": resolve(settings.strategy, world, settings.optim, deepspeed_launcher)}
     )
@@ -58,15 +70,33 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
         update={"sensors": {name: _measured(name, sensor, sources) for name, sensor in settings.sensors.items()}}
     )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
-    objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
+    return settings, sources
+
+
+def ready(
+    settings: CommonSettings,
+    world: World,
+    sources: Sources,
+    objective: Objective,
+    purpose: Purpose,
+    rows: Ints | None = None,
+) -> Job:
+    """The job of an objective. `rows`: what an epoch goes through, instead of the split and filter in `data`."""
     check_network(settings.strategy, objective, objective.couples_samples)
-    train = settings.train
+    train, data = settings.train, settings.data
     loader = Loader(
-        sources, settings.data, objective.groups, global_batch=train.global_batch, seed=settings.run.seed, world=world
+        sources,
+        data,
+        objective.groups,
+        global_batch=train.global_batch,
+        seed=settings.run.seed,
+        world=world,
+        rows=rows,
     )
     for shards, needed in zip(sources.sets.values(), loader.shards_needed, strict=True):
-        glance(shards, needed, forgiving=settings.data.on_corrupt == "quarantine")
-    return Job(settings, world, sources, objective, loader, train.steps or train.epochs * loader.steps_per_epoch)
+        glance(shards, needed, forgiving=data.on_corrupt == "quarantine")
+    total = train.steps or train.epochs * loader.steps_per_epoch
+    return Job(settings, world, sources, objective, loader, total, purpose)
 
 
 def _measured(name: str, settings: SensorSettings, sources: Sources) -> SensorSettings:
@@ -88,7 +118,8 @@ def seed_torch(*words: int) -> None:
     torch.manual_seed(mix(*words) >> 1)  # 63 bits: the seed of a CUDA generator is signed
 
 
-def _check_batch(settings: RunSettings, world: World) -> None:
+def check_batch(settings: CommonSettings, world: World) -> None:
+    """ConfigError where the global batch cannot be shared out evenly."""
     batch, pieces = settings.train.global_batch, world.size * settings.strategy.accumulate
     if batch % world.size == 0 and batch % pieces:
         raise ConfigError(

@@ -14,8 +14,7 @@ import torch
 
 from rspretrain import config, world
 from rspretrain.batch import Batch
-from rspretrain.engine.checkpoint import Checkpoints, RunState, gather
-from rspretrain.engine.export import export_all, provenance
+from rspretrain.engine.checkpoint import Checkpoints, RunState
 from rspretrain.engine.interrupt import StopRequest
 from rspretrain.engine.job import Job, seed_torch
 from rspretrain.engine.meter import Meter, SaveClock
@@ -35,12 +34,13 @@ class Finish:
 
     step: int  # finished steps
     total_steps: int
-    exports: dict[str, Path]  # sensor -> folder; empty where the run was stopped early
+    exports: dict[str, Path]  # name -> folder; empty where the run was stopped early
+    is_reached: bool = False  # the run's purpose, before all steps were taken
 
     @property
     def is_complete(self) -> bool:
-        """Whether all steps were taken; otherwise a signal asked to stop."""
-        return self.step == self.total_steps
+        """Whether the run came to its end; otherwise a signal asked to stop."""
+        return self.is_reached or self.step == self.total_steps
 
 
 def train(job: Job, *, resume: bool, say: Say) -> Finish:
@@ -94,6 +94,7 @@ class _Loop:
             sinks = Sinks(
                 self.run_dir, settings.watch, settings.model_dump(mode="json"), first, first_step if in_use else None
             )
+            self.job.purpose.recall(sinks.lines)
             stack.callback(lambda: sinks.close(dict(self.meter.latest)))
             if settings.data.ledger and first:
                 self.ledger = Ledger(self.run_dir / "ledger.jsonl", first_step)
@@ -107,17 +108,23 @@ class _Loop:
         """All steps after the first `step`, and the end of the run."""
         clock = SaveClock(self.settings.train.checkpoint_every, self.settings.train.checkpoint_minutes)
         batches = self.job.loader.batches(step)
-        stopping = collapsed = False
+        collapsed, reached = False, self._agree(self.job.purpose.is_reached)[0]
+        stopping = reached
         while step < self.job.total_steps and not stopping:
             self._take(step, next(batches))
             step += 1
-            due, stopped, collapsed = self._agree(clock.is_due(step), stop.received is not None, self._must_end())
-            stopping = stopped or collapsed
+            due, collapsed, reached, stopped = self._agree(
+                clock.is_due(step) or self.job.purpose.treasured == step,
+                self._must_end(),
+                self.job.purpose.is_reached,
+                stopped=stop.received is not None,
+            )
+            stopping = stopped or collapsed or reached
             if due or stopping or step == self.job.total_steps:
                 self.save(step)
                 clock.restart()
         batches.close()  # type: ignore[attr-defined]
-        finish = self._finish(step)
+        finish = self._finish(step, reached)
         if collapsed and not finish.is_complete:
             raise RuntimeError(
                 f"The run was ended after step {step} because health.on_collapse is stop. {self.meter.verdict.text()} "
@@ -134,13 +141,15 @@ class _Loop:
         lr = self.job.lr(step)
         seed_torch(self.settings.run.seed, step, self.job.world.rank)
         self.job.objective.prepare(self.job.progress(step))
-        self.job.objective.is_watched = self.meter.is_due(step + 1)
+        examined = self.job.purpose.is_examined(step + 1)
+        self.job.objective.is_watched = self.meter.is_due(step + 1) or examined
         report = self.strategy.train_step(batch, lr, self.job.objective.momentum, self.job.weight_decay(step))
         if self.settings.data.ledger:
             keys = batch_keys(batch, self.job.sources)
             if self.ledger is not None:
                 self.ledger.write(step + 1, keys)
-        self.meter.after(step + 1, batch, report, lr)
+        found = self.job.purpose.examine(step + 1, self.strategy.weights()) if examined else {}
+        self.meter.after(step + 1, batch, report, lr, found)
         self._count_refused(step + 1, batch, report)
 
     def _count_refused(self, step: int, batch: Batch, report: StepReport) -> None:
@@ -157,11 +166,11 @@ class _Loop:
             f"optim.lr, set optim.clip_norm, or use strategy.precision=fp32; then --resume."
         )
 
-    def _agree(self, due: bool, stop: bool, collapsed: bool) -> tuple[bool, bool, bool]:
-        """The first rank says when to save and what has collapsed, any rank's signal when to stop: one sum."""
-        first = self.job.world.is_first
-        votes = world.sum_over_ranks(torch.tensor([due and first, stop, collapsed and first], dtype=torch.int32))
-        return bool(votes[0]), bool(votes[1]), bool(votes[2])
+    def _agree(self, *questions: bool, stopped: bool = False) -> list[bool]:
+        """The first rank's answers to `questions`; then whether any rank was asked to stop. One sum."""
+        answers = [one and self.job.world.is_first for one in questions]
+        votes = world.sum_over_ranks(torch.tensor([*answers, stopped], dtype=torch.int32))
+        return [bool(vote) for vote in votes]
 
     def save(self, step: int) -> None:
         """A checkpoint after `step` finished steps."""
@@ -175,12 +184,13 @@ class _Loop:
             config_sha256=hashlib.sha256(settings).hexdigest(),
             shards_sha256=self.job.sources.sha256,
         )
-        self.checkpoints.save(self.strategy, state)
+        self.checkpoints.save(self.strategy, state, self.job.purpose.treasured)
 
-    def _finish(self, step: int) -> Finish:
-        finish = Finish(step, self.job.total_steps, {})
+    def _finish(self, step: int, reached: bool) -> Finish:
+        finish = Finish(step, self.job.total_steps, {}, reached)
         if finish.is_complete:
-            finish = Finish(step, self.job.total_steps, self._export(step))
+            exports = self.job.purpose.conclude(step, self.strategy.weights())
+            finish = Finish(step, self.job.total_steps, exports, reached)
         quarantined = self._quarantined()
         if self.job.world.is_first:
             write_json(
@@ -211,10 +221,3 @@ class _Loop:
         if damaged:
             self.say(f"{len(damaged)} damaged samples were quarantined; summary.json names them.")
         return told(self.job.sources, damaged)
-
-    def _export(self, step: int) -> dict[str, Path]:
-        weights = gather(self.strategy.weights(), self.job.world.is_first)
-        if self.job.world.is_first:
-            export_all(self.job.objective, weights, self.run_dir / "export", provenance(self.job, step))
-        world.barrier()
-        return {sensor: self.run_dir / "export" / sensor for sensor in self.job.objective.backbones()}

@@ -1,7 +1,7 @@
 """From steps to numbers: every `watch.every` steps, averaged over ranks, to the sinks and to the person who watches."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -51,9 +51,12 @@ class Meter:
         """Whether there is a line of metrics after step number `step`."""
         return step % self._job.settings.watch.every == 0 or step == self._job.total_steps
 
-    def after(self, step: int, batch: Batch, report: StepReport, lr: float) -> None:
-        """After step number `step`: nothing, or a line of metrics. Losses are of this one step, at full precision."""
-        if not self.is_due(step):
+    def after(self, step: int, batch: Batch, report: StepReport, lr: float, found: Mapping[str, float] = {}) -> None:
+        """After step number `step`: nothing, or a line of metrics. Losses are of this one step, at full precision.
+
+        `found`: what was found out about the weights beside training; it always makes a line.
+        """
+        if not found and not self.is_due(step):
             return
         shares, step_s = self._lap(step)
         numbers = {"train/loss": report.loss, **report.metrics, **self._input_health(batch), **shares}
@@ -67,7 +70,7 @@ class Meter:
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
-        self.latest |= self._teachers() | self._data(step)
+        self.latest |= self._teachers() | self._data(step) | found
         self._judge(step)
         self._sinks.write(step, self.latest)
         self._progress.update(

@@ -12,7 +12,7 @@ from rspretrain.streaming.sources import Sources
 from rspretrain.world import World
 
 
-def claim_run_dir(settings: config.RunSettings, world_: World, resume: bool) -> bool:
+def claim_run_dir(settings: config.CommonSettings, world_: World, resume: bool) -> bool:
     """Make the run's folder, or go on in it, and save the resolved configuration there. True where it was in use.
 
     ConfigError where it is in use without `resume`, or by a run of other mathematics.

@@ -19,6 +19,14 @@ from rspretrain.objectives.resample import Geometry, full_geometry, resample
 from rspretrain.sensors import MEASURED, Group, Scaling, standard
 from rspretrain.settings import Settings
 
+# Whether a view may be turned upside down, left to right, and about its diagonal: all three are 8 flips and rotations.
+SYMMETRIES = {
+    "none": (False, False, False),
+    "horizontal": (False, True, False),
+    "flips": (True, True, False),
+    "dihedral": (True, True, True),
+}
+
 
 class SensorSettings(Settings):
     """What of a sensor a backbone sees."""
@@ -226,8 +234,7 @@ def centre_crop(finest: Tensor, crop_px: int, num: int) -> Geometry:
 
 
 def with_symmetry(boxes: Tensor, seeds: Tensor, purpose: str, symmetry: str) -> Geometry:
-    """Boxes and a random symmetry: `none`, `horizontal` (photographs), `dihedral` (overhead: 8 flips and rotations)."""
+    """Boxes and a random symmetry of SYMMETRIES, such as `horizontal` (photographs) or `dihedral` (overhead)."""
     bits = uniform(seeds, purpose, (3,)) < 0.5
-    use = {"none": (False, False, False), "horizontal": (False, True, False), "dihedral": (True, True, True)}[symmetry]
-    bits = bits & torch.tensor(use, device=bits.device)
+    bits = bits & torch.tensor(SYMMETRIES[symmetry], device=bits.device)
     return Geometry(boxes.expand(len(seeds), 4), bits[:, :2], bits[:, 2])

@@ -32,7 +32,8 @@ _SOURCE = 5  # a purpose of keys: what is random about a further source of a mix
 class Loader:
     """The endless stream of one rank's batches, a pure function of (shard sets, settings, seed, global batch, step).
 
-    ValueError where a set has too few samples or shards, or the cache of remote sets too little room.
+    `rows`: what an epoch of a single set goes through, ascending, some perhaps several times; None: what `settings`
+    choose. ValueError where a set has too few samples or shards, or the cache of remote sets too little room.
     """
 
     def __init__(
@@ -44,24 +45,26 @@ class Loader:
         global_batch: int,
         seed: int,
         world: World,
+        rows: Ints | None = None,
     ) -> None:
         self.sources = sources if isinstance(sources, Sources) else Sources({sources.path.name: sources})
         self._settings, self._world, self._global_batch = settings, world, global_batch
         self._slice = rank_slice(global_batch, world.rank, world.size)
         sets = list(self.sources.sets.values())
         # Rows of every set are sorted by shard, as those of its index are.
-        self._rows = [
+        self._rows = [rows] if rows is not None else [
             shards.select(source.split, source.filter)
             for shards, source in zip(sets, settings.all_sources(), strict=True)
-        ]
+        ]  # fmt: skip
         self._seeds = [mix(seed, _SOURCE, number) if number else seed for number in range(len(sets))]
         self._batches = self._plan_batches(seed)
         self.num_samples = sum(len(rows) for rows in self._rows)
         self.steps_per_epoch, self.dropped = self._batches.steps_per_epoch, self._batches.dropped
         if not self.steps_per_epoch:
             raise ValueError(
-                f"{self.sources.name} has {self.num_samples} samples in split {settings.split!r} with the filter "
-                f"{settings.filter!r}, fewer than one global batch of {global_batch}. Lower train.global_batch."
+                f"{self.sources.name} has {self.num_samples} samples "
+                + (f"in split {settings.split!r} with the filter {settings.filter!r}" if rows is None else "chosen")
+                + f", fewer than one global batch of {global_batch}. Lower train.global_batch."
             )
         self._check_cache()
         self._reader = JointReader(self.sources, [self._reader_of(number, groups) for number in range(len(sets))])

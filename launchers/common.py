@@ -1,0 +1,37 @@
+"""What the launchers of training runs share: their command line, how they refuse, and cores for CPU ranks."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from rspretrain import world
+
+
+def training_parser(description: str | None, configs: str) -> argparse.ArgumentParser:
+    """The command line of every training run."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help=f"YAML file; {configs} has some")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
+    parser.add_argument("--dry-run", action="store_true", help="print configuration, parameters, plan; write nothing")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in optim.lr=3e-4")
+    return parser
+
+
+def refuse(error: Exception, here: world.World) -> int:
+    """One paragraph from every machine, whose disks may differ, and exit status 2."""
+    if here.local_rank == 0:
+        print(f"error: {error}" if here.is_first else f"error on rank {here.rank}: {error}", file=sys.stderr)
+    world.stop()
+    return 2
+
+
+def share_cores(here: world.World) -> None:
+    """Give a CPU rank its share of this machine's cores."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    by_torchrun = threads == "1" and "TORCHELASTIC_RUN_ID" in os.environ
+    if here.device.type == "cpu" and (threads is None or by_torchrun):
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size()))

@@ -1,0 +1,106 @@
+"""Fine-tune exported backbones, or train networks from scratch, on the labels of a shard set.
+
+    python launchers/finetune.py --config configs/finetune/linear.yaml backbone.rgb=runs/a/export/rgb \\
+        data.shards=shards/ucm run.dir=runs/ucm_linear
+    deepspeed launchers/finetune.py --config configs/finetune/sct_fusion_bigearthnet.yaml backbone.s1=runs/a/export/s1 \\
+        backbone.s2=runs/a/export/s2 data.shards=shards/ben run.dir=runs/sct
+    python launchers/finetune.py --config … --fractions 0.01 0.1 0.5 1 --seeds 3      # a table and a plot, docs/finetuning.md
+
+Writes into run.dir: results.json (test figures with intervals, every class), export/classifier (weights, classes, bands;
+launchers/predict.py takes it), checkpoints, metrics.jsonl. Exit status as of launchers/pretrain.py: 0 done, or stopped
+by a signal with a checkpoint written; 2 something cannot be meant; 1 the run failed.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
+
+from rspretrain.allocator import keep_large_tensors
+
+if __name__ == "__main__":
+    keep_large_tensors()
+
+import json
+import warnings
+from typing import Any
+
+from safetensors import SafetensorError
+
+from launchers.common import refuse, share_cores, training_parser
+from rspretrain import config, world
+from rspretrain.engine.finetune import prepare_finetune
+from rspretrain.engine.job import describe
+from rspretrain.engine.loop import Finish, train
+
+TITLES = {
+    "ap_macro": "AP macro", "ap_micro": "AP micro", "f1_macro": "F1 macro", "f1_micro": "F1 micro",
+    "f2_macro": "F2 macro", "top1": "accuracy", "average_accuracy": "mean recall",
+}  # fmt: skip
+
+
+def main() -> int:
+    """Parse the command line, run, and say what was found and where it lies."""
+    arguments = training_parser(__doc__, "configs/finetune/").parse_intermixed_args()
+    here = world.start()
+    share_cores(here)
+    try:
+        settings = config.load_finetune(arguments.config, arguments.overrides)
+        job = prepare_finetune(settings, here, deepspeed_launcher=arguments.local_rank is not None)
+        if arguments.dry_run:
+            if here.is_first:
+                print(describe(job))
+            return 0
+    except (ValueError, OSError, SafetensorError) as error:
+        return refuse(error, here)
+    try:
+        finish = train(job, resume=arguments.resume, say=lambda line: print(line, flush=True))
+    except config.ConfigError as error:  # of run.dir; anything else is a failure and shows where
+        return refuse(error, here)
+    world.stop()
+    if here.is_first:
+        tell(finish, settings)
+    return 0
+
+
+def tell(finish: Finish, settings: config.FinetuneSettings) -> None:
+    """The closing lines."""
+    folder = settings.run.dir
+    if not finish.is_complete:
+        print(f"Stopped by a signal after step {finish.step} of {finish.total_steps}; go on with --resume.")
+        print(f"checkpoints  {folder}/checkpoints/step_{finish.step:08d}")
+        return
+    print(table(json.loads((folder / "results.json").read_text())))
+    print(f"metrics      {folder}/metrics.jsonl, {folder}/summary.json")
+    print(f"results      {folder}/results.json")
+    print(f"classifier   {finish.exports['classifier']}")
+
+
+def table(results: dict[str, Any]) -> str:
+    """Test figures with their intervals, then every class."""
+    test, sure = results["test"], results["intervals_95"]
+    lines = [
+        f"trained on {results['n_train']:,} images, weights of step {results['step']:,} chosen on {results['n_val']:,}, "
+        f"tested on {results['n_test']:,}; percent, with 95 % intervals",
+        "",
+    ]
+    for name in (name for name in TITLES if name in test):
+        interval = f"   {100 * sure[name]['low']:5.1f} to {100 * sure[name]['high']:5.1f}" if name in sure else ""
+        lines.append(f"  {TITLES[name]:<14}{100 * test[name]:5.1f}{interval}")
+    columns = {"AP": "ap_per_class", "F1": "f1_per_class"} if results["multi"] else {"recall": "recall_per_class"}
+    width = max(map(len, results["classes"])) + 2
+    lines += ["", "  " + "class".ljust(width) + "".join(f"{title:>8}" for title in columns) + "    images"]
+    for number, name in enumerate(results["classes"]):
+        cells = "".join(f"{100 * test[column][number]:8.1f}" for column in columns.values())
+        lines.append(f"  {name:<{width}}{cells}{test['support_per_class'][number]:>10,}")
+    absent = results["classes"] and sum(support == 0 for support in test["support_per_class"])
+    if absent:
+        effect = "; each counts as 0 in the macro figures" if results["multi"] else ""
+        lines.append(f"  {absent} of {len(results['classes'])} classes have no test image{effect}")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
+    sys.exit(main())

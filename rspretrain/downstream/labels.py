@@ -1,0 +1,110 @@
+"""Which labelled samples a fine-tuning run trains on, is stopped by and is tested on: the section `labels`.
+
+Smaller label fractions are parts of larger ones of the same seed, and the validation samples are the same for all of
+them, so that the points of an ablation differ in nothing but the number of labels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from rspretrain.downstream.samples import ProbeData, Rows, choose_data
+from rspretrain.keyed import permutation
+from rspretrain.settings import Settings
+from rspretrain.shardset.filter import matching_rows
+from rspretrain.shardset.index import ShardSet
+
+_FRACTION, _VALIDATION = 0x66726163, 0x76616C69  # of the permutations
+
+
+class LabelSettings(Settings):
+    """Which labels, and of how many images."""
+
+    nomenclature: str | None = Field(None, description="which labels; none: one an image before several, fewest classes")
+    train_split: str | None = Field(None, description="none: train, or holdout:train where the archive has no splits")
+    test_split: str | None = Field(None, description="none: test (or val), or holdout:test where it has no splits")
+    fraction: float = Field(1.0, gt=0.0, le=1.0, description="share of the training images whose labels are used")
+    per_class: bool = Field(False, description="that share of every class by itself, one image of each at least")
+    balanced: bool = Field(False, description="images of rare classes come several times an epoch (methods.md A.7)")
+    val_share: float = Field(
+        0.2,
+        ge=0.0,
+        lt=1.0,
+        description="of the training images, set apart for validation where the archive has no val split; 0: none",
+    )
+    seed: int = Field(0, ge=0, description="of the choice of images; another one is another draw of the same fraction")
+
+
+@dataclass(frozen=True)
+class FinetuneData:
+    """Rows of a shard set, ascending, three disjoint sets; and what they are labelled with."""
+
+    nomenclature: str
+    classes: tuple[str, ...]
+    multi: bool
+    train: Rows
+    val: Rows  # may be empty
+    test: Rows
+    draws: Rows  # `train`, rows repeated where classes are balanced: what an epoch goes through
+
+    def targets(self, shards: ShardSet) -> NDArray[np.bool_]:
+        """Multi-hot [rows of the shard set, K]."""
+        return shards.labels(self.nomenclature)
+
+
+def choose_labels(shards: ShardSet, settings: LabelSettings, filter: str | None = None) -> FinetuneData:
+    """Pick the samples, of those that `filter` keeps. ValueError as in `choose_data`, and for a share of nothing."""
+    data = choose_data(shards, settings.nomenclature, settings.train_split, settings.test_split)
+    kept = np.ones(len(shards), dtype=np.bool_) if filter is None else matching_rows(shards, filter)
+    train, test = (_not_empty(rows[kept[rows]], filter) for rows in (data.train, data.test))
+    if data.val is not None:
+        val = data.val[kept[data.val]]
+    else:
+        shuffled = train[permutation(len(train), settings.seed, _VALIDATION)]
+        num_val = round(settings.val_share * len(train))
+        val, train = shuffled[:num_val], shuffled[num_val:]
+    hot = shards.labels(data.nomenclature)
+    chosen = np.sort(_fraction(train, hot, data, settings))
+    draws = np.sort(np.repeat(chosen, copies(hot[chosen]))) if settings.balanced else chosen
+    return FinetuneData(data.nomenclature, data.classes, data.multi, chosen, np.sort(val), np.sort(test), draws)
+
+
+def _not_empty(rows: Rows, filter: str | None) -> Rows:
+    if not len(rows):
+        raise ValueError(
+            f"data.filter: {filter!r} keeps no labelled sample of the training or of the test split, expected some of "
+            "both. Correct the expression, or choose other splits in labels.train_split and labels.test_split."
+        )
+    return rows
+
+
+def _fraction(train: Rows, hot: NDArray[np.bool_], data: ProbeData, settings: LabelSettings) -> Rows:
+    """The first of a permutation that is the same for every fraction; `train` in an order that no build changes."""
+    shuffled = train[permutation(len(train), settings.seed, _FRACTION)]
+    if not settings.per_class:
+        return shuffled[: math.ceil(settings.fraction * len(train))]
+    if data.multi:
+        raise ValueError(
+            f"labels.per_class: got true for {data.nomenclature!r}, which has several labels an image, expected one. "
+            "Leave it out to choose by image, or set labels.nomenclature to one with a label an image."
+        )
+    class_of = hot[shuffled].argmax(axis=1)
+    parts = []
+    for number in np.unique(class_of):
+        mine = shuffled[class_of == number]
+        parts.append(mine[: max(1, round(settings.fraction * len(mine)))])
+    return np.concatenate(parts)
+
+
+def copies(hot: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[N] how often every sample comes in an epoch so that classes come about equally often, from labels [N K].
+
+    The most frequent class's count over that of the rarest class that a sample has, rounded: DFC2020's class-balanced
+    list (methods.md A.7), as repetitions in the order instead of a random sampler's, so that an epoch stays exact.
+    """
+    counts = hot.sum(axis=0)
+    rarest = np.where(hot, counts, counts.max(initial=1)).min(axis=1)
+    return np.maximum(1, np.rint(counts.max(initial=1) / np.maximum(rarest, 1))).astype(np.int64)

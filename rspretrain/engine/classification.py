@@ -1,0 +1,180 @@
+"""Fine-tuning's purpose: a classifier that is examined on held-out images, stopped in time, tested and exported.
+
+Every examination copies the whole weights into a plain float32 network beside the strategy's, in evaluation mode, and
+every rank scores its share of the images once. So scores depend on the weights alone, not on strategy or ranks, and are
+those that launchers/predict.py finds later. The weights that were best in validation are a checkpoint like any other.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from rspretrain import world
+from rspretrain.config import FinetuneSettings
+from rspretrain.downstream.bootstrap import intervals
+from rspretrain.downstream.labels import FinetuneData
+from rspretrain.downstream.metrics import Scores
+from rspretrain.downstream.predict import predict
+from rspretrain.downstream.probe import headline, scores_of
+from rspretrain.downstream.samples import Rows
+from rspretrain.downstream.supervised import Supervised
+from rspretrain.engine.checkpoint import Checkpoints
+from rspretrain.engine.purpose import Purpose, Weights
+from rspretrain.engine.records import write_json
+from rspretrain.nn.tuning import merge_
+from rspretrain.shardset.index import ShardSet
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a classifier learns: which samples of which shards, called what."""
+
+    shards: ShardSet
+    data: FinetuneData
+    hot: Tensor  # [rows K] bool
+
+
+@final
+class Classification(Purpose):
+    """See the module."""
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        task: Task,
+        objective: Supervised,
+        initial: Mapping[str, str],
+        *,
+        every: int,
+        total_steps: int,
+        device: torch.device,
+    ) -> None:
+        """`initial`: backbone -> where its weights come from. Examined after each `every` steps, and the last one."""
+        self._settings, self._task, self._initial = settings, task, dict(initial)
+        self._every, self._total = every, total_steps
+        self._network = copy.deepcopy(objective).eval().requires_grad_(False).to(device)
+        self._metric = settings.validation.metric or ("ap_macro" if task.data.multi else "top1")
+        self._history: list[tuple[int, float]] = []  # (step, score) of every examination
+
+    def is_examined(self, step: int) -> bool:
+        """See Purpose."""
+        return bool(len(self._task.data.val)) and (step % self._every == 0 or step == self._total)
+
+    def examine(self, step: int, weights: Weights) -> dict[str, float]:
+        """See Purpose."""
+        self._fill(weights)
+        scores, _ = self._score(self._task.data.val)
+        self._remember(step, getattr(scores, self._metric))
+        return {f"val/{name}": value for name, value in headline(scores)} | {f"val/{self._metric}": self._history[-1][1]}
+
+    def recall(self, lines: Sequence[Mapping[str, float]]) -> None:
+        """See Purpose."""
+        for line in lines:
+            if (score := line.get(f"val/{self._metric}")) is not None:
+                self._remember(int(line["step"]), score)
+
+    def _remember(self, step: int, score: float) -> None:
+        self._history.append((step, score))
+
+    @property
+    def treasured(self) -> int | None:
+        """The step that was best so far, the earliest of equals; None where the last one is wanted."""
+        if self._settings.validation.keep == "last" or not self._history:
+            return None
+        return max(self._history, key=lambda one: (one[1], -one[0]))[0]
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether patience is at its end."""
+        patience = self._settings.validation.patience
+        if patience is None or not self._history:
+            return False
+        best = max(range(len(self._history)), key=lambda i: (self._history[i][1], -i))
+        return len(self._history) - 1 - best >= patience
+
+    def conclude(self, step: int, weights: Weights) -> dict[str, Path]:
+        """Test the chosen weights, write results.json and export/classifier."""
+        chosen = int(world.max_over_ranks(torch.tensor(self.treasured or 0)))  # other ranks have no lines to recall
+        run_dir = self._settings.run.dir
+        self._fill(weights if not chosen else Checkpoints(run_dir / "checkpoints", 1).weights(chosen).items())
+        results = self._results(chosen or step)
+        if world.rank() == 0:
+            write_json(run_dir / "results.json", results)
+            merge_(self._network.classifier)
+            self._export(chosen or step, results)
+        world.barrier()
+        return {"classifier": run_dir / "export/classifier"}
+
+    @torch.no_grad()
+    def _fill(self, weights: Weights) -> None:
+        """Take up whole weights by name."""
+        mine = self._network.state_dict()
+        for name, tensor in weights:
+            mine[name].copy_(tensor)
+
+    def _score(self, rows: Rows) -> tuple[Scores, Tensor]:
+        """The scores of some samples and their probabilities [N K], on all ranks."""
+        views = self._network.views
+        probabilities = predict(
+            self._network.classifier,
+            views.sensor_inputs(),
+            self._task.shards,
+            rows,
+            multi=self._task.data.multi,
+            crop_px=self._settings.views.crop_px,
+            device=next(self._network.parameters()).device,
+        )
+        return scores_of(probabilities, self._task.hot[torch.from_numpy(rows)], self._task.data.multi), probabilities
+
+    def _results(self, step: int) -> dict[str, Any]:
+        """Everything, for a JSON file; the same on all ranks."""
+        data, labels = self._task.data, self._settings.labels
+        scores, probabilities = self._score(data.test)
+        hot = self._task.hot[torch.from_numpy(data.test)]
+        targets = hot if data.multi else hot.long().argmax(dim=1)
+        resamples = self._settings.validation.resamples
+        sure = intervals(probabilities, targets, seed=self._settings.run.seed, resamples=resamples) if resamples else {}
+        return {
+            "step": step,
+            "nomenclature": data.nomenclature,
+            "classes": list(data.classes),
+            "multi": data.multi,
+            "fraction": labels.fraction,
+            "n_train": len(data.train),
+            "n_draws_per_epoch": len(data.draws),
+            "n_val": len(data.val),
+            "n_test": len(data.test),
+            "train_images_per_class": self._task.hot[torch.from_numpy(data.train)].sum(dim=0).tolist(),
+            "validation": [{"step": at, self._metric: value} for at, value in self._history],
+            "test": asdict(scores),
+            "intervals_95": json.loads(json.dumps(sure, default=asdict)),
+        }
+
+    def _export(self, step: int, results: dict[str, Any]) -> None:
+        """The classifier as predict.py takes it, merged and tested."""
+        settings, data = self._settings, self._task.data
+        provenance = {
+            "run": settings.run.name or settings.run.dir.name,
+            "step": step,
+            "seed": settings.run.seed,
+            "tuned": settings.tune.mode,
+            "backbones": self._initial,
+            "shards": str(self._task.shards.path),
+            "shards_sha256": self._task.shards.manifest_sha256,
+            "labels": len(data.train),
+            "results": {name: value for name, value in results["test"].items() if isinstance(value, float)},
+        }
+        export_classifier(
+            self._network.classifier,
+            settings.classifier,
+            self._network.views.sensor_inputs(),
+            data,
+            settings.run.dir / "export/classifier",
+            provenance,
+        )

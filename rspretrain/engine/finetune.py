@@ -1,0 +1,94 @@
+"""From a fine-tuning configuration to a job for the same loop that pretrains."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rspretrain.config import ConfigError, FinetuneSettings
+from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks
+from rspretrain.downstream.labels import FinetuneData, choose_labels
+from rspretrain.downstream.supervised import Supervised
+from rspretrain.downstream.train_views import TrainViews
+from rspretrain.engine.classification import Classification, Task
+from rspretrain.engine.job import Job, ready, resolved
+from rspretrain.nn.classifiers.k_branch import GridSettings
+from rspretrain.nn.tuning import tune_
+from rspretrain.shardset.index import ShardSet
+from rspretrain.world import World
+
+
+def prepare_finetune(
+    settings: FinetuneSettings,
+    world: World,
+    deepspeed_launcher: bool,
+    data: FinetuneData | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Job:
+    """Check everything that can be checked before training. ValueError in one paragraph where something cannot be.
+
+    `data`: which samples, where `settings.labels` do not choose them; `initial`: the objective's weights to start from.
+    """
+    _check_data(settings)
+    settings, sources = resolved(settings, world, deepspeed_launcher)
+    (shards,) = sources.sets.values()
+    data = data or choose_labels(shards, settings.labels, settings.data.filter)
+    settings = _capped(settings, len(data.draws), world)
+    networks = _networks(settings, shards)
+    classifier = assemble(settings.classifier, networks, len(data.classes))
+    tune_(classifier, settings.tune)
+    hot = torch.from_numpy(data.targets(shards))
+    objective = Supervised(classifier, TrainViews(settings.views, networks.inputs, classifier.px), hot, data.multi)
+    if initial is not None:
+        objective.load_state_dict(initial)
+    steps = len(data.draws) // settings.train.global_batch
+    purpose = Classification(
+        settings,
+        Task(shards, data, hot),
+        objective,
+        networks.initial,
+        every=max(1, round(settings.validation.every_epochs * steps)),
+        total_steps=settings.train.steps or settings.train.epochs * steps,
+        device=world.device,
+    )
+    return ready(settings, world, sources, objective, purpose, data.draws)
+
+
+def _check_data(settings: FinetuneSettings) -> None:
+    if settings.data.sources:
+        raise ConfigError(
+            f"data.sources: got {len(settings.data.sources)} shard sets, expected one for fine-tuning: classes and "
+            "splits are a set's own. Give data.shards=FOLDER."
+        )
+    if settings.data.split is not None:
+        raise ConfigError(
+            f"data.split: got {settings.data.split!r}, expected none for fine-tuning, which needs several splits. Set "
+            "labels.train_split and labels.test_split."
+        )
+
+
+def _networks(settings: FinetuneSettings, shards: ShardSet) -> Networks:
+    if isinstance(settings.classifier, GridSettings):
+        if settings.backbone:
+            raise ConfigError(
+                f"backbone: got {list(settings.backbone)} for the classifier {settings.classifier.name!r}, expected "
+                "none: it has no part that is pretrained. Leave them out."
+            )
+        return Networks([], grid_inputs(settings.classifier, settings.sensors, shards), {})
+    at_random = settings.tune.mode == "scratch"
+    return load_networks(settings.backbone, settings.sensors, settings.network, shards, at_random)
+
+
+def _capped(settings: FinetuneSettings, num: int, world: World) -> FinetuneSettings:
+    """A batch that is not larger than the samples: a hundredth of the labels may be fewer than one batch."""
+    pieces = world.size * settings.strategy.accumulate
+    largest = num // pieces * pieces
+    if not largest:
+        raise ConfigError(
+            f"labels: {num} training samples for {world.size} ranks with strategy.accumulate "
+            f"{settings.strategy.accumulate}, expected one for each of {pieces} at least. Raise labels.fraction, or "
+            "start fewer ranks."
+        )
+    if settings.train.global_batch <= largest:
+        return settings
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"global_batch": largest})})
