@@ -7,7 +7,7 @@ exactly, never binned. Under several ranks, `shares.gather_samples` brings the s
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -73,6 +73,17 @@ class SingleLabelScores:
 
 
 Scores = MultiLabelScores | SingleLabelScores
+
+
+def figures(multi: bool) -> tuple[str, ...]:
+    """The names of all figures that are one number."""
+    kind = MultiLabelScores if multi else SingleLabelScores
+    return tuple(field.name for field in fields(kind) if field.type is float)
+
+
+def main_figure(multi: bool) -> str:
+    """The figure that a choice is made by, unless somebody names another."""
+    return "ap_macro" if multi else "top1"
 
 
 def multi_label_scores(probabilities: Tensor, targets: Tensor) -> MultiLabelScores:

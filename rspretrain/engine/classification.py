@@ -19,7 +19,7 @@ from rspretrain import world
 from rspretrain.config import FinetuneSettings
 from rspretrain.downstream.bootstrap import intervals
 from rspretrain.downstream.labels import FinetuneData
-from rspretrain.downstream.metrics import Scores
+from rspretrain.downstream.metrics import Scores, main_figure
 from rspretrain.downstream.predict import predict
 from rspretrain.downstream.probe import headline, scores_of
 from rspretrain.downstream.samples import Rows
@@ -27,6 +27,7 @@ from rspretrain.downstream.supervised import Supervised
 from rspretrain.engine.checkpoint import Checkpoints
 from rspretrain.engine.purpose import Purpose, Weights
 from rspretrain.engine.records import write_json
+from rspretrain.nn.classifiers import export_classifier
 from rspretrain.nn.tuning import merge_
 from rspretrain.shardset.index import ShardSet
 
@@ -59,7 +60,7 @@ class Classification(Purpose):
         self._settings, self._task, self._initial = settings, task, dict(initial)
         self._every, self._total = every, total_steps
         self._network = copy.deepcopy(objective).eval().requires_grad_(False).to(device)
-        self._metric = settings.validation.metric or ("ap_macro" if task.data.multi else "top1")
+        self._metric = settings.validation.metric or main_figure(task.data.multi)
         self._history: list[tuple[int, float]] = []  # (step, score) of every examination
 
     def is_examined(self, step: int) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks
+from rspretrain.downstream.metrics import figures, main_figure
 from rspretrain.downstream.labels import FinetuneData, choose_labels
 from rspretrain.downstream.supervised import Supervised
 from rspretrain.downstream.train_views import TrainViews
@@ -33,6 +34,7 @@ def prepare_finetune(
     settings, sources = resolved(settings, world, deepspeed_launcher)
     (shards,) = sources.sets.values()
     data = data or choose_labels(shards, settings.labels, settings.data.filter)
+    _check_validation(settings, data)
     settings = _capped(settings, len(data.draws), world)
     networks = _networks(settings, shards)
     classifier = assemble(settings.classifier, networks, len(data.classes))
@@ -64,6 +66,21 @@ def _check_data(settings: FinetuneSettings) -> None:
         raise ConfigError(
             f"data.split: got {settings.data.split!r}, expected none for fine-tuning, which needs several splits. Set "
             "labels.train_split and labels.test_split."
+        )
+
+
+def _check_validation(settings: FinetuneSettings, data: FinetuneData) -> None:
+    validation, known = settings.validation, figures(data.multi)
+    if validation.metric is not None and validation.metric not in known:
+        kind = "several labels an image" if data.multi else "one label an image"
+        raise ConfigError(
+            f"validation.metric: got {validation.metric!r} for {kind}, expected one of {', '.join(known)}. Leave it out "
+            f"for {main_figure(data.multi)}."
+        )
+    if validation.patience is not None and not len(data.val):
+        raise ConfigError(
+            f"validation.patience: got {validation.patience} without validation images, expected none. Set "
+            "labels.val_share, or leave patience out and train to the end."
         )
 
 
