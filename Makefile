@@ -5,6 +5,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UCMERCED ?= UCMerced  # the folder that holds UCMerced_LandUse, for `make bench`
+AID ?= AID  # the folder that holds AID, for `make bench`
 REALDATA ?= realdata  # the folder that holds bigearthnet-v1, eurosat, …: real patches, for `make bench`
 
 .PHONY: install demo test torture lint bench clean
@@ -63,7 +64,9 @@ bench: $(VENV)/installed-bench
 	python benchmarks/compression.py $(REALDATA)
 	python benchmarks/demo_seeds.py
 	python benchmarks/collapse.py
+	python benchmarks/training.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
+	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ linear probe comes from a fixed grid, by the validation samples, or else by ever
 given back.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from rspretrain.downstream.samples import ProbeData, Rows, every_fifth
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.weights import inputs_of, normalise_of
 from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
-from rspretrain.sensors import MEASURED
+from rspretrain.sensors import MEASURED, Group
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.loader import evaluation_batches
 
@@ -75,17 +76,19 @@ def headline(scores: Scores) -> list[tuple[str, float]]:
 
 def network_input_of(contract: dict[str, Any], shards: ShardSet) -> NetworkInput:
     """From a shard set into an exported backbone. ValueError where sensors, bands or units are not those it needs."""
-    return NetworkInput([_sensor_input_of(described, shards) for described in inputs_of(contract)])
+    groups = list(shards.groups.values())
+    return NetworkInput([sensor_input_of(described, groups, str(shards.path)) for described in inputs_of(contract)])
 
 
-def _sensor_input_of(described: dict[str, Any], shards: ShardSet) -> SensorInput:
+def sensor_input_of(described: Mapping[str, Any], groups: Sequence[Group], where: str) -> SensorInput:
+    """From pixels of these groups to the input that a contract describes; `where` names them. ValueError as above."""
     statistics = {band["name"]: (band["mean"], band["std"]) for band in described["normalise"]["bands"]}
     settings = SensorSettings(bands=tuple(described["bands"]), normalise=MEASURED, statistics=statistics)
-    sensor_input = SensorInput(described["sensor"], settings, list(shards.groups.values()))
+    sensor_input = SensorInput(described["sensor"], settings, groups)
     if sensor_input.normalise.units != described["units"]:
         raise ValueError(
-            f"{shards.path} holds sensor {described['sensor']!r} in units {sensor_input.normalise.units!r}; the "
-            f"backbone was trained on {described['units']!r}. Probe it on shards in those units."
+            f"{where} holds sensor {described['sensor']!r} in units {sensor_input.normalise.units!r}; the network was "
+            f"trained on {described['units']!r}. Give it images in those units."
         )
     sensor_input.normalise = normalise_of(described)  # the numbers that it was trained with, not today's table
     return sensor_input

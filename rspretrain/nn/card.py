@@ -1,4 +1,4 @@
-"""The model card of an exported backbone: Markdown with Hugging Face's front matter."""
+"""Model cards of exported backbones and classifiers: Markdown with Hugging Face's front matter."""
 
 import json
 from typing import Any
@@ -44,6 +44,53 @@ Input = (clip(pixel, low, high) - mean) / std.{scaling}
 """
 
 
+_CLASSIFIER = """---
+license: {license}
+tags:
+- image-classification
+- remote-sensing
+{tags}
+datasets: {datasets}
+---
+
+# {title}
+
+Classifier `{name}` for {num_classes} classes of the nomenclature `{nomenclature}`, {kind}, fine-tuned by rspretrain.
+Input: {inputs}, scaled as below, {view}. Output: logits [B {num_classes}]; {decision}.
+A sensor that is missing is zeros after scaling.
+
+    python launchers/predict.py --classifier PATH/TO/THIS/FOLDER --shards SHARDS --out predictions.csv
+
+```python
+from rspretrain.nn.classifier_files import load_classifier
+
+classifier, contract = load_classifier("PATH/TO/THIS/FOLDER")
+```
+
+## Classes, in the order of the logits
+
+{classes}
+{figures}
+## Bands, in the order of the channels
+
+Input = (clip(pixel, low, high) - mean) / std.{scaling}
+
+| input | channel | sensor | band | low | high | mean | std |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+## Networks
+
+{networks}
+
+## Provenance
+
+```json
+{provenance}
+```
+"""
+
+
 def model_card(title: str, backbone: Backbone, contract: dict[str, Any]) -> str:
     """README.md of an export. `provenance["datasets"]` (list) and `["license"]` go into the front matter if given."""
     provenance, inputs = contract["provenance"], contract["inputs"]
@@ -78,3 +125,47 @@ def _scaling(one: dict[str, Any]) -> str:
 
 def _cell(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:.8g}"
+
+
+def classifier_card(title: str, contract: dict[str, Any]) -> str:
+    """README.md of an exported classifier. Figures are those in `provenance["results"]`, name -> number."""
+    provenance, inputs, classes = contract["provenance"], contract["inputs"], contract["classes"]
+    crop_px, threshold = contract["crop_px"], contract["threshold"]
+    return _CLASSIFIER.format(
+        title=title,
+        license=provenance.get("license", "unknown"),
+        tags="\n".join(f"- {sensor}" for sensor in dict.fromkeys(one["sensor"] for one in inputs)),
+        datasets=json.dumps(provenance.get("datasets", [])),
+        name=contract["classifier"]["name"],
+        nomenclature=contract["nomenclature"],
+        num_classes=len(classes),
+        kind="several labels an image" if contract["multi"] else "one label an image",
+        inputs=" and ".join(f"`{o['name']}` [B {len(o['bands'])} {o['px']} {o['px']}]" for o in inputs),
+        view=f"the middle {crop_px} x {crop_px} pixels of the finest grid" if crop_px else "of the whole image",
+        decision=f"a class is given where its sigmoid is over {threshold:g}"
+        if contract["multi"]
+        else "the best is given",
+        classes="\n".join(f"{number}. {name}" for number, name in enumerate(classes)),
+        figures=_figures(provenance.get("results", {})),
+        scaling="".join(_scaling({**one, "sensor": one["name"]}) for one in inputs),
+        rows="\n".join(
+            f"| {one['name']} | {channel} | {one['sensor']} | {b['name']} | {_cell(b['low'])} | {_cell(b['high'])} "
+            f"| {b['mean']:.8g} | {b['std']:.8g} |"
+            for one in inputs
+            for channel, b in enumerate(one["normalise"]["bands"])
+        ),
+        networks="\n".join(f"- {_network(one)}" for one in contract["backbones"]) or "One, with no backbone in it.",
+        provenance=json.dumps(provenance, indent=2),
+    )
+
+
+def _network(backbone: dict[str, Any]) -> str:
+    args = json.dumps(backbone["model_args"])
+    return f"`{backbone['sensor']}`: `{backbone['architecture']}` at {backbone['px']} px, {args}"
+
+
+def _figures(results: dict[str, Any]) -> str:
+    """A table of the numbers among the results; nothing where there are none."""
+    numbers = {name: value for name, value in results.items() if isinstance(value, int | float)}
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
+    return f"\n## Figures\n\n| figure | value |\n|---|---|\n{rows}\n" if rows else ""

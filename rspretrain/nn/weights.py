@@ -26,6 +26,7 @@ from rspretrain.nn.normalise import HSG_EPSILON, Normalise
 from rspretrain.sensors import Scaling
 
 CONTRACT_VERSION = 2
+WEIGHTS = "model.safetensors"
 
 
 def export_backbone(
@@ -46,18 +47,25 @@ def export_backbone(
             f"The normalisation is for bands {bands}, the backbone for {list(backbone.bands)}. "
             "Export a backbone with the normalisation it was trained with."
         )
-    folder = Path(folder)
     contract = make_contract(backbone, inputs, provenance)
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in (weights or backbone.model.state_dict()).items()
-    }
+    config = json.dumps(make_config(backbone, contract), indent=2) + "\n"
+    texts = {"config.json": config, "README.md": model_card(Path(folder).name, backbone, contract)}
+    return write_folder(folder, weights or backbone.model.state_dict(), contract, texts)
+
+
+def write_folder(
+    folder: str | Path, weights: Mapping[str, Tensor], contract: dict[str, Any], texts: Mapping[str, str]
+) -> Path:
+    """model.safetensors with the contract in its header, and `texts` by file name: whole or not at all."""
+    folder = Path(folder)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         # One key only: safetensors writes several in random order, and equal weights should be equal bytes.
-        save_file(tensors, temporary / "model.safetensors", {"rspretrain": json.dumps(contract)})
-        (temporary / "config.json").write_text(json.dumps(make_config(backbone, contract), indent=2) + "\n")
-        (temporary / "README.md").write_text(model_card(folder.name, backbone, contract))
+        save_file(tensors, temporary / WEIGHTS, {"rspretrain": json.dumps(contract)})
+        for name, text in texts.items():
+            (temporary / name).write_text(text)
         _replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -88,13 +96,18 @@ def make_contract(backbone: Backbone, inputs: Mapping[str, Normalise], provenanc
         "sensor": backbone.sensor,
         "bands": list(backbone.bands),
         "px": backbone.px,
-        "inputs": [_describe(sensor, normalise) for sensor, normalise in inputs.items()],
-        "provenance": {"rspretrain": _package_version(), "git_commit": _git_commit(), **provenance},
+        "inputs": [describe(sensor, normalise) for sensor, normalise in inputs.items()],
+        "provenance": stamped(provenance),
     }
 
 
-def _describe(sensor: str, normalise: Normalise) -> dict[str, Any]:
-    """One sensor's share of the channels."""
+def stamped(provenance: dict[str, Any]) -> dict[str, Any]:
+    """With the package's version and git commit."""
+    return {"rspretrain": _package_version(), "git_commit": _git_commit(), **provenance}
+
+
+def describe(sensor: str, normalise: Normalise) -> dict[str, Any]:
+    """One sensor's share of the channels, as `normalise_of` reads it."""
     bands = [
         {"name": band, "low": _finite(s.low), "high": _finite(s.high), "mean": s.mean, "std": s.std}
         for band, s in zip(normalise.bands, normalise.scalings, strict=True)
@@ -154,18 +167,21 @@ def load_backbone(folder: str | Path, bands: tuple[str, ...] | None = None) -> t
             f"The backbone in {folder} was trained on bands {list(trained)}, asked for are {list(bands)}. "
             "Channels have no names in a network: configure the first list, in its order, or pretrain on the second."
         )
-    weights = Path(folder) / "model.safetensors"
-    with safe_open(weights, "pt") as file:
-        stored = json.loads((file.metadata() or {}).get("rspretrain", "null"))
-    if stored != contract:
+    if stored_contract(folder) != contract:
         raise ValueError(
             f"config.json and model.safetensors in {folder} carry different contracts: one of them was edited or "
             "replaced. Export the backbone again."
         )
     config = json.loads((Path(folder) / "config.json").read_text())
     backbone = Backbone(contract["sensor"], trained, contract["px"], config["architecture"], config["model_args"])
-    backbone.model.load_state_dict(load_file(weights))
+    backbone.model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     return backbone, contract
+
+
+def stored_contract(folder: str | Path) -> Any:
+    """What the header of model.safetensors says; None where it says nothing."""
+    with safe_open(Path(folder) / WEIGHTS, "pt") as file:
+        return json.loads((file.metadata() or {}).get("rspretrain", "null"))
 
 
 def inputs_of(contract: dict[str, Any]) -> list[dict[str, Any]]:
@@ -176,7 +192,7 @@ def inputs_of(contract: dict[str, Any]) -> list[dict[str, Any]]:
     return inputs
 
 
-def normalise_of(described: dict[str, Any]) -> Normalise:
+def normalise_of(described: Mapping[str, Any]) -> Normalise:
     """The normalisation that the numbers of one of `inputs_of` say, whatever sensors.SCALINGS holds today."""
     scaling = described["normalise"]
     low, high = -math.inf, math.inf

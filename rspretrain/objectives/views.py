@@ -129,10 +129,7 @@ class NetworkInput(nn.Module):
     def evaluate(self, batch: Batch, px: int, crop_px: int | None = None) -> Tensor:
         """[B C px px] normalised without any choice: the whole image, or its centre window of crop_px finest pixels."""
         with torch.no_grad(), torch.autocast(batch.seeds.device.type, enabled=False):
-            geometry = full_geometry(len(batch), batch.seeds.device)
-            if crop_px is not None:
-                geometry = centre_crop(finest_and_coarsest(self.parts, batch)[0], crop_px, len(batch))
-            return self.forward(batch, geometry, px)
+            return self.forward(batch, evaluation_geometry(self.parts, batch, crop_px), px)
 
 
 def network_name(sensors: Sequence[str]) -> str:
@@ -231,6 +228,13 @@ def centre_crop(finest: Tensor, crop_px: int, num: int) -> Geometry:
     boxes = torch.cat([corner / finest, (corner + window) / finest], dim=1).expand(num, 4)
     none = torch.zeros(num, 2, dtype=torch.bool, device=finest.device)
     return Geometry(boxes, none, none[:, 0])
+
+
+def evaluation_geometry(inputs: Sequence[SensorInput], batch: Batch, crop_px: int | None) -> Geometry:
+    """The whole images as they lie, or the middle crop_px x crop_px pixels of the finest grid that the inputs need."""
+    if crop_px is None:
+        return full_geometry(len(batch), batch.seeds.device)
+    return centre_crop(finest_and_coarsest(inputs, batch)[0], crop_px, len(batch))
 
 
 def with_symmetry(boxes: Tensor, seeds: Tensor, purpose: str, symmetry: str) -> Geometry:

@@ -20,7 +20,7 @@ _POLYGON = 3
 
 def with_footprints(table: pa.Table) -> pa.Table:
     """`table` with columns lon, lat and geometry where any row has a place that is known on Earth; else as it is."""
-    corners = _corners(table)
+    corners = corners_of(table)
     known = np.isfinite(corners.reshape(-1, 10).sum(axis=1))
     if not known.any():
         return table
@@ -38,8 +38,11 @@ def with_footprints(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata({"geo": _geo([*ring.min(0), *ring.max(0)])})
 
 
-def _corners(table: pa.Table) -> NDArray[np.float64]:
-    """[N 5 2] degrees: lower left, lower right, upper right, upper left, middle; NaN where unknown."""
+def corners_of(table: pa.Table) -> NDArray[np.float64]:
+    """[N 5 2] degrees: lower left, lower right, upper right, upper left, middle; NaN where unknown.
+
+    Of columns crs, left, bottom, right and top.
+    """
     edges = [table.column(name).to_numpy().astype(np.float64) for name in ("left", "bottom", "right", "top")]
     left, bottom, right, top = edges
     xs = np.stack([left, right, right, left, (left + right) / 2], axis=1)

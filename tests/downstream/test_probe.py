@@ -107,7 +107,7 @@ def test_an_exported_backbone_gets_the_input_it_was_trained_with(shards: ShardSe
     described = contract["inputs"][0]
     described["normalise"]["bands"][0]["mean"] = 123.0  # as if the table had changed since
     assert network_input_of(contract, shards).normalisations()["s2"].mean.tolist() == [123.0, 0.0, 0.0]
-    with pytest.raises(ValueError, match=r"in units 'dn'; the backbone was trained on 'reflectance'\. Probe it on"):
+    with pytest.raises(ValueError, match=r"in units 'dn'; the network was trained on 'reflectance'. Give it"):
         network_input_of({**contract, "inputs": [{**described, "units": "reflectance"}]}, shards)
     pictures = memory_shards(tmp_path / "rgb", groups=SCENE_GROUPS)
     with pytest.raises(ValueError, match=r"Sensor 's2' is not in the shard set, which has \['rgb'\]"):

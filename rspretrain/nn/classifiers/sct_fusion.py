@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone, is_plain_vit, with_drop_path
-from rspretrain.nn.classifiers import Classifier, input_bands, input_px, stack_of
+from rspretrain.nn.classifiers.base import Classifier, input_bands, input_px, stack_of
 from rspretrain.settings import Settings
 
 

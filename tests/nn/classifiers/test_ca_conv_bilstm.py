@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from laws import check_classifier
 
-from rspretrain.nn.ca_conv_bilstm import CaConvBilstm, CaConvBilstmSettings
+from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstm, CaConvBilstmSettings
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import torch
 from laws import check_classifier
 from torch import nn
 
-from rspretrain.nn.k_branch import KBranch, KBranchSettings, cut_areas
+from rspretrain.nn.classifiers.k_branch import KBranch, KBranchSettings, cut_areas
 from rspretrain.nn.norm import SyncBatchNorm
 
 torch.set_num_threads(1)

@@ -8,8 +8,8 @@ from laws import check_classifier
 from torch import nn
 
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm
+from rspretrain.nn.classifiers.sct_fusion import SctFusion, SctSettings
 from rspretrain.nn.normalise import Normalise
-from rspretrain.nn.sct_fusion import SctFusion, SctSettings
 from rspretrain.nn.weights import export_backbone, load_backbone
 
 torch.set_num_threads(1)

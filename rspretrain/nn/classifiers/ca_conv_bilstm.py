@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rspretrain.nn.classifiers import Classifier
-from rspretrain.nn.k_branch import NUM_POOLED, WIDTH, GridSettings, convolutions, xavier_
+from rspretrain.nn.classifiers.base import Classifier
+from rspretrain.nn.classifiers.k_branch import NUM_POOLED, WIDTH, GridSettings, convolutions, xavier_
 from rspretrain.nn.norm import synchronise_norms
 
 LSTM_REACH = 0.1

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rspretrain.nn.classifiers import Classifier
+from rspretrain.nn.classifiers.base import Classifier
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
 

@@ -1,0 +1,141 @@
+"""What an exported classifier says of images: probabilities, and the features behind them.
+
+Whole images or their middle window, no augmentation, eval mode, float32, every image once: a result is a function of
+weights and pixels, whatever the batch size and the number of ranks, but for the last bits of sums.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rspretrain.batch import Batch
+from rspretrain.downstream.probe import sensor_input_of
+from rspretrain.downstream.shares import Rows, gather_samples, share
+from rspretrain.nn.classifiers import Classifier
+from rspretrain.objectives.views import SensorInput, evaluation_geometry
+from rspretrain.sensors import Group
+from rspretrain.shardset.index import ShardSet
+from rspretrain.streaming.loader import evaluation_batches
+
+
+def inputs_for(
+    contract: Mapping[str, Any], groups: Sequence[Group], where: str
+) -> tuple[dict[str, SensorInput], tuple[str, ...]]:
+    """Input name -> how pixels of these groups become it, and the names of inputs whose sensor is not there.
+
+    `contract` is that of an exported classifier, `where` names the pixels for people. ValueError where none of the
+    sensors is there, or where bands or units are not those that the classifier learned from.
+    """
+    there = {sensor: _bands(groups, sensor) for sensor in dict.fromkeys(group.sensor for group in groups)}
+    wanted = [one for one in contract["inputs"] if one["sensor"] in there]
+    if not wanted:
+        raise ValueError(
+            f"{where} has the sensors {list(there)}, the classifier expects one at least of "
+            f"{list(dict.fromkeys(one['sensor'] for one in contract['inputs']))}. Give it images of these."
+        )
+    for one in wanted:
+        if missing := [band for band in one["bands"] if band not in there[one["sensor"]]]:
+            raise ValueError(
+                f"{where} has the bands {there[one['sensor']]} of sensor {one['sensor']!r}, the classifier expects "
+                f"{one['bands']}: {missing} are missing. Give it images with these bands, or leave the sensor out."
+            )
+    inputs = {one["name"]: sensor_input_of(one, groups, where) for one in wanted}
+    return inputs, tuple(one["name"] for one in contract["inputs"] if one["name"] not in inputs)
+
+
+def _bands(groups: Sequence[Group], sensor: str) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(group.bands for group in groups if group.sensor == sensor)))
+
+
+def predict(
+    classifier: Classifier,
+    inputs: Mapping[str, SensorInput],
+    shards: ShardSet,
+    rows: Rows,
+    *,
+    multi: bool,
+    crop_px: int | None = None,
+    batch_size: int = 128,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Probabilities [N K] float32 on the CPU of every rank, in the order of `rows`, no row of which comes twice.
+
+    Of every class by itself where an image may have several (`multi`), else adding up to 1. Every rank looks at its
+    share. Inputs of the classifier that are not in `inputs` are missing (see Classifier).
+    """
+    options = {"multi": multi, "crop_px": crop_px, "batch_size": batch_size, "device": device}
+    return predict_with_features(classifier, inputs, shards, rows, **options)[0]  # type: ignore[arg-type]
+
+
+def predict_with_features(
+    classifier: Classifier,
+    inputs: Mapping[str, SensorInput],
+    shards: ShardSet,
+    rows: Rows,
+    *,
+    multi: bool,
+    crop_px: int | None = None,
+    batch_size: int = 128,
+    device: torch.device | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`predict`, and the penultimate features [N D] float32: what enters the classifier's head."""
+    device = device or torch.device("cpu")
+    mine = share(np.sort(rows))
+    groups = tuple(dict.fromkeys(name for one in inputs.values() for name in one.groups))
+    batches = evaluation_batches(shards, groups, mine, batch_size, device) if len(mine) else iter(())
+    found = classify(classifier, inputs, batches, multi=multi, crop_px=crop_px, device=device)
+    every, (probabilities, features) = gather_samples(mine, *found)
+    places = torch.from_numpy(np.searchsorted(every, rows))
+    return probabilities[places], features[places]
+
+
+@torch.no_grad()
+def classify(
+    classifier: Classifier,
+    inputs: Mapping[str, SensorInput],
+    batches: Iterable[Batch],
+    *,
+    multi: bool,
+    crop_px: int | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Probabilities [N K] and penultimate features [N D] of this rank's batches, float32 on the CPU."""
+    was_training = classifier.training
+    classifier.to(device).eval()
+    for one in inputs.values():
+        one.to(device)
+    try:
+        parts = [_of_nothing(classifier, device)]
+        for batch in batches:
+            with torch.autocast(device.type, enabled=False):
+                geometry = evaluation_geometry(list(inputs.values()), batch, crop_px)
+                images = {name: one(batch, geometry, classifier.px[name]) for name, one in inputs.items()}
+                parts.append(_forward(classifier, images))
+    finally:
+        classifier.train(was_training)
+    logits, features = (torch.cat(some) for some in zip(*parts, strict=True))
+    return logits.sigmoid() if multi else logits.softmax(dim=1), features
+
+
+def _forward(classifier: Classifier, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits [B K] and what entered the head [B D], on the CPU."""
+    entered: list[Tensor] = []
+    head: nn.Module = classifier.head  # type: ignore[assignment]
+    hook = head.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
+    try:
+        logits = classifier(images)
+    finally:
+        hook.remove()
+    return logits.float().cpu(), entered[0].flatten(1).float().cpu()
+
+
+def _of_nothing(classifier: Classifier, device: torch.device) -> tuple[Tensor, Tensor]:
+    """[0 K] and [0 D]: a rank without an image knows the width of the others'."""
+    name, bands = next(iter(classifier.bands.items()))
+    px = classifier.px[name]
+    logits, features = _forward(classifier, {name: torch.zeros(1, len(bands), px, px, device=device)})
+    return logits[:0], features[:0]
