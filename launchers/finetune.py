@@ -2,13 +2,12 @@
 
     python launchers/finetune.py --config configs/finetune/linear.yaml backbone.rgb=runs/a/export/rgb \\
         data.shards=shards/ucm run.dir=runs/ucm_linear
-    deepspeed launchers/finetune.py --config configs/finetune/sct_fusion_bigearthnet.yaml backbone.s1=runs/a/export/s1 \\
-        backbone.s2=runs/a/export/s2 data.shards=shards/ben run.dir=runs/sct
-    python launchers/finetune.py --config … --fractions 0.01 0.1 0.5 1 --seeds 3      # a table and a plot, docs/finetuning.md
+    deepspeed launchers/finetune.py --config configs/finetune/sct_fusion_bigearthnet.yaml data.shards=shards/ben \\
+        backbone.s1=runs/a/export/s1 backbone.s2=runs/a/export/s2 run.dir=runs/sct
 
-Writes into run.dir: results.json (test figures with intervals, every class), export/classifier (weights, classes, bands;
-launchers/predict.py takes it), checkpoints, metrics.jsonl. Exit status as of launchers/pretrain.py: 0 done, or stopped
-by a signal with a checkpoint written; 2 something cannot be meant; 1 the run failed.
+Writes into run.dir: results.json (test figures with intervals, every class), export/classifier (weights, classes,
+bands; launchers/predict.py takes it), checkpoints, metrics.jsonl. Exit status as of launchers/pretrain.py: 0 done, or
+stopped by a signal with a checkpoint written; 2 something cannot be meant; 1 the run failed.
 """
 
 import sys
@@ -80,8 +79,8 @@ def table(results: dict[str, Any]) -> str:
     """Test figures with their intervals, then every class."""
     test, sure = results["test"], results["intervals_95"]
     lines = [
-        f"trained on {results['n_train']:,} images, weights of step {results['step']:,} chosen on {results['n_val']:,}, "
-        f"tested on {results['n_test']:,}; percent, with 95 % intervals",
+        f"trained on {results['n_train']:,} images, weights of step {results['step']:,} chosen on "
+        f"{results['n_val']:,}, tested on {results['n_test']:,}; percent, with 95 % intervals",
         "",
     ]
     for name in (name for name in TITLES if name in test):

@@ -80,8 +80,9 @@ class RunSettings(CommonSettings):
 class FinetuneSettings(CommonSettings):
     """Everything that decides a fine-tuning run: labels, networks that may be pretrained, and what of them trains."""
 
-    sensors: dict[str, SensorSettings] = {}  # of networks that start at random; exported ones know their bands
-    backbone: dict[str, Path] = {}  # sensor (or "s1+s2") -> folder of an exported backbone
+    # Of networks that start at random; exported ones know their bands.
+    sensors: dict[str, SensorSettings] = Field(default_factory=dict)
+    backbone: dict[str, Path] = Field(default_factory=dict)  # sensor (or "s1+s2") -> folder of an exported backbone
     network: NetworkSettings = NetworkSettings()
     classifier: ClassifierSettings = LinearSettings()
     tune: TuneSettings = TuneSettings()
@@ -132,9 +133,7 @@ def parse(tree: Tree, overrides: Sequence[str] = (), source: str = "the configur
     return parse_as(RunSettings, tree, overrides, source)
 
 
-def parse_as(
-    kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration"
-) -> Kind:
+def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> Kind:
     """As `parse`, of a run of any kind."""
     for override in overrides:
         _override(tree, override)
@@ -153,7 +152,8 @@ def dump(settings: Settings) -> str:
 def check_same(saved: Path, settings: CommonSettings) -> None:
     """ConfigError where going on with `settings` would not be the run whose configuration was saved."""
     # Parsed, so that what was saved before a field existed has its default.
-    before, now = (dict(_flatten(each.model_dump(mode="json"))) for each in (parse_as(type(settings), _read_tree(saved)), settings))
+    written = parse_as(type(settings), _read_tree(saved))
+    before, now = (dict(_flatten(each.model_dump(mode="json"))) for each in (written, settings))
     bound = [key for key in {**before, **now} if key.startswith(BINDING) and re.sub(r"\.\d+\.", ".*.", key) not in FREE]
     differing = [key for key in bound if before.get(key) != now.get(key)]
     if differing:

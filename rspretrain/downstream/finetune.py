@@ -11,7 +11,8 @@ from pydantic import Field
 from rspretrain.downstream.probe import network_input_of
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.classifiers import Classifier, ClassifierSettings, build_classifier
-from rspretrain.nn.classifiers.k_branch import GridSettings
+from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
+from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.nn.weights import load_backbone
 from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.settings import Settings
@@ -76,8 +77,8 @@ def load_networks(
     taken = {part.sensor for _, network_input, _ in found for part in network_input.parts}
     if twice := taken & sensors.keys():
         raise ValueError(
-            f"sensors: got {sorted(twice)} beside backbones of the same sensors, which know their own bands. Leave them "
-            "out of `sensors`, or the folders out of `backbone`."
+            f"sensors: got {sorted(twice)} beside backbones of the same sensors, which know their own bands. Leave "
+            "them out of `sensors`, or the folders out of `backbone`."
         )
     found += [(*network, "random") for network in fresh_networks(sensors, settings, shards)]
     if not found:
@@ -101,7 +102,7 @@ def fresh_networks(
 
 
 def grid_inputs(
-    settings: GridSettings, sensors: Mapping[str, SensorSettings], shards: ShardSet
+    settings: KBranchSettings | CaConvBilstmSettings, sensors: Mapping[str, SensorSettings], shards: ShardSet
 ) -> dict[str, SensorInput]:
     """Inputs of a network that takes every pixel grid of one sensor by itself. ValueError where bands are missing."""
     bands, (sensor, *others) = settings.bands(), [*sensors, None]
@@ -117,9 +118,7 @@ def grid_inputs(
     }
 
 
-def assemble(
-    settings: ClassifierSettings, networks: Networks, num_classes: int
-) -> Classifier:
+def assemble(settings: ClassifierSettings, networks: Networks, num_classes: int) -> Classifier:
     """The classifier on these networks."""
     bands = {name: one.bands for name, one in networks.inputs.items()}
     return build_classifier(settings, networks.backbones, num_classes, bands)

@@ -23,19 +23,33 @@ _FRACTION, _VALIDATION = 0x66726163, 0x76616C69  # of the permutations
 class LabelSettings(Settings):
     """Which labels, and of how many images."""
 
-    nomenclature: str | None = Field(None, description="which labels; none: one an image before several, fewest classes")
-    train_split: str | None = Field(None, description="none: train, or holdout:train where the archive has no splits")
-    test_split: str | None = Field(None, description="none: test (or val), or holdout:test where it has no splits")
-    fraction: float = Field(1.0, gt=0.0, le=1.0, description="share of the training images whose labels are used")
-    per_class: bool = Field(False, description="that share of every class by itself, one image of each at least")
-    balanced: bool = Field(False, description="images of rare classes come several times an epoch (methods.md A.7)")
+    nomenclature: str | None = Field(
+        default=None, description="which labels; none: one an image before several, few classes"
+    )
+    train_split: str | None = Field(
+        default=None, description="none: train, or holdout:train where the archive has no splits"
+    )
+    test_split: str | None = Field(
+        default=None, description="none: test (or val), or holdout:test where it has no splits"
+    )
+    fraction: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="share of the training images whose labels are used"
+    )
+    per_class: bool = Field(
+        default=False, description="that share of every class by itself, one image of each at least"
+    )
+    balanced: bool = Field(
+        default=False, description="images of rare classes come several times an epoch (methods.md A.7)"
+    )
     val_share: float = Field(
-        0.2,
+        default=0.2,
         ge=0.0,
         lt=1.0,
         description="of the training images, set apart for validation where the archive has no val split; 0: none",
     )
-    seed: int = Field(0, ge=0, description="of the choice of images; another one is another draw of the same fraction")
+    seed: int = Field(
+        default=0, ge=0, description="of the choice of images; another one is another draw of the same fraction"
+    )
 
 
 @dataclass(frozen=True)
@@ -107,4 +121,5 @@ def copies(hot: NDArray[np.bool_]) -> NDArray[np.int64]:
     """
     counts = hot.sum(axis=0)
     rarest = np.where(hot, counts, counts.max(initial=1)).min(axis=1)
-    return np.maximum(1, np.rint(counts.max(initial=1) / np.maximum(rarest, 1))).astype(np.int64)
+    times: NDArray[np.int64] = np.rint(counts.max(initial=1) / np.maximum(rarest, 1)).astype(np.int64)
+    return times.clip(min=1)

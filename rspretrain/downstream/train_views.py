@@ -12,8 +12,8 @@ from rspretrain.nn.sensor_drop import drop_sensors
 from rspretrain.objectives.resample import Geometry, full_geometry
 from rspretrain.objectives.views import (
     SensorInput,
-    centre_crop,
     check_crop,
+    evaluation_geometry,
     finest_and_coarsest,
     random_resized_crop,
     random_window,
@@ -26,19 +26,23 @@ class TrainViewSettings(Settings):
     """How training samples are varied. The defaults are the eight symmetries of whole images, for overhead imagery."""
 
     crop_px: int | None = Field(
-        None, gt=0, description="side of a random window in pixels of the finest grid, the middle one in tests; none: all"
+        default=None,
+        gt=0,
+        description="side of a random window in pixels of the finest grid, the middle one in tests; none: all",
     )
     scale: tuple[float, float] = Field(
-        (1.0, 1.0), description="least and greatest share of the area in a random resized crop; (1, 1): whole images"
+        default=(1.0, 1.0),
+        description="least and greatest share of the area in a random resized crop; (1, 1): whole images",
     )
     symmetry: Literal["none", "horizontal", "flips", "dihedral"] = Field(
-        "dihedral", description="left-right, both flips, or all eight flips and rotations by 90 degrees"
+        default="dihedral", description="left-right, both flips, or all eight flips and rotations by 90 degrees"
     )
     independent: bool = Field(
-        False, description="crops and symmetries of every sensor by itself, as SCT Fusion has it (methods.md D.4)"
+        default=False,
+        description="crops and symmetries of every sensor by itself, as SCT Fusion has it (methods.md D.4)",
     )
     sensor_drop: float = Field(
-        0.0, ge=0.0, le=1.0, description="probability that one of the sensors is missing (RandomSensorDrop)"
+        default=0.0, ge=0.0, le=1.0, description="probability that one of the sensors is missing (RandomSensorDrop)"
     )
 
     @model_validator(mode="after")
@@ -58,9 +62,7 @@ class TrainViewSettings(Settings):
 class TrainViews(nn.Module):
     """Batch -> input name -> [B C px px] float32, normalised, without gradient. In training mode views are random."""
 
-    def __init__(
-        self, settings: TrainViewSettings, inputs: Mapping[str, SensorInput], px: Mapping[str, int]
-    ) -> None:
+    def __init__(self, settings: TrainViewSettings, inputs: Mapping[str, SensorInput], px: Mapping[str, int]) -> None:
         """`px`: input name -> side of the network's input. ValueError where a window or a drop does not fit."""
         super().__init__()
         self.settings, self.px = settings, dict(px)
@@ -84,23 +86,23 @@ class TrainViews(nn.Module):
         """See the class."""
         with torch.autocast(batch.seeds.device.type, enabled=False):
             parts = self.sensor_inputs()
+            if not self.training:
+                geometry = evaluation_geometry(list(parts.values()), batch, self.settings.crop_px)
+                return {name: part(batch, geometry, self.px[name]) for name, part in parts.items()}
             finest, coarsest = finest_and_coarsest(list(parts.values()), batch)
             images = {}
             for name, part in parts.items():
                 geometry = self._geometry(batch.seeds, part.sensor, finest, coarsest)
                 images[name] = part(batch, geometry, self.px[name])
-            if self.training and self.settings.sensor_drop:
+            if self.settings.sensor_drop:
                 images = drop_sensors(images, batch.seeds, self.settings.sensor_drop)
             return images
 
     def _geometry(self, seeds: Tensor, sensor: str, finest: Tensor, coarsest: Tensor) -> Geometry:
-        """Where one sensor's view lies."""
+        """Where one sensor's random view lies."""
         settings, crop_px = self.settings, self.settings.crop_px
-        whole = full_geometry(len(seeds), seeds.device)
-        if not self.training:
-            return whole if crop_px is None else centre_crop(finest, crop_px, len(seeds))
         view = f"train/{sensor}" if settings.independent else "train"
-        boxes = whole.boxes
+        boxes = full_geometry(len(seeds), seeds.device).boxes
         if crop_px is not None:
             boxes = random_window(seeds, f"{view}/crop", finest, coarsest, crop_px)
         elif settings.scale[0] < 1.0:

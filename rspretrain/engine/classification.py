@@ -27,7 +27,7 @@ from rspretrain.downstream.supervised import Supervised
 from rspretrain.engine.checkpoint import Checkpoints
 from rspretrain.engine.purpose import Purpose, Weights
 from rspretrain.engine.records import write_json
-from rspretrain.nn.classifiers import export_classifier
+from rspretrain.nn.classifier_files import Answers, export_classifier
 from rspretrain.nn.tuning import merge_
 from rspretrain.shardset.index import ShardSet
 
@@ -72,7 +72,7 @@ class Classification(Purpose):
         self._fill(weights)
         scores, _ = self._score(self._task.data.val)
         self._remember(step, getattr(scores, self._metric))
-        return {f"val/{name}": value for name, value in headline(scores)} | {f"val/{self._metric}": self._history[-1][1]}
+        return {f"val/{name}": value for name, value in (*headline(scores), (self._metric, self._history[-1][1]))}
 
     def recall(self, lines: Sequence[Mapping[str, float]]) -> None:
         """See Purpose."""
@@ -175,7 +175,8 @@ class Classification(Purpose):
             self._network.classifier,
             settings.classifier,
             self._network.views.sensor_inputs(),
-            data,
+            Answers(data.nomenclature, data.classes, data.multi),
             settings.run.dir / "export/classifier",
             provenance,
+            crop_px=settings.views.crop_px,
         )

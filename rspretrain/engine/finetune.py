@@ -7,13 +7,14 @@ from torch import Tensor
 
 from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks
-from rspretrain.downstream.metrics import figures, main_figure
 from rspretrain.downstream.labels import FinetuneData, choose_labels
+from rspretrain.downstream.metrics import figures, main_figure
 from rspretrain.downstream.supervised import Supervised
 from rspretrain.downstream.train_views import TrainViews
 from rspretrain.engine.classification import Classification, Task
 from rspretrain.engine.job import Job, ready, resolved
-from rspretrain.nn.classifiers.k_branch import GridSettings
+from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
+from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.nn.tuning import tune_
 from rspretrain.shardset.index import ShardSet
 from rspretrain.world import World
@@ -74,8 +75,8 @@ def _check_validation(settings: FinetuneSettings, data: FinetuneData) -> None:
     if validation.metric is not None and validation.metric not in known:
         kind = "several labels an image" if data.multi else "one label an image"
         raise ConfigError(
-            f"validation.metric: got {validation.metric!r} for {kind}, expected one of {', '.join(known)}. Leave it out "
-            f"for {main_figure(data.multi)}."
+            f"validation.metric: got {validation.metric!r} for {kind}, expected one of {', '.join(known)}. Leave it "
+            f"out for {main_figure(data.multi)}."
         )
     if validation.patience is not None and not len(data.val):
         raise ConfigError(
@@ -85,7 +86,7 @@ def _check_validation(settings: FinetuneSettings, data: FinetuneData) -> None:
 
 
 def _networks(settings: FinetuneSettings, shards: ShardSet) -> Networks:
-    if isinstance(settings.classifier, GridSettings):
+    if isinstance(settings.classifier, KBranchSettings | CaConvBilstmSettings):
         if settings.backbone:
             raise ConfigError(
                 f"backbone: got {list(settings.backbone)} for the classifier {settings.classifier.name!r}, expected "

@@ -60,7 +60,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
 
 
 def resolved(settings: Kind, world: World, deepspeed_launcher: bool) -> tuple[Kind, Sources]:
-    """Settings with nothing left open, and the shards; torch is seeded for initial weights. ValueError as in prepare."""
+    """Settings with nothing left open, and the shards; seeds torch for initial weights. ValueError as in prepare."""
     check_batch(settings, world)
     settings = settings.model_copy(
         update={"strategy": resolve(settings.strategy, world, settings.optim, deepspeed_launcher)}

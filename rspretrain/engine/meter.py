@@ -70,7 +70,7 @@ class Meter:
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
-        self.latest |= self._teachers() | self._data(step) | found
+        self.latest |= self._teachers() | self._data(step) | dict(found)
         self._judge(step)
         self._sinks.write(step, self.latest)
         self._progress.update(

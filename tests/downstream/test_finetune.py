@@ -45,7 +45,7 @@ def test_every_pixel_grid_is_an_input_of_k_branch(shards: ShardSet) -> None:
         "s2_10m": ("s2_10m",), "s2_20m": ("s2_20m",), "s2_60m": ("s2_60m",),
     }  # fmt: skip
     assert inputs["s2_60m"].normalise.name == "bigearthnet"
-    with pytest.raises(ValueError, match=r"for the classifier 'k_branch', expected one sensor with the bands .*B12.* Set"):
+    with pytest.raises(ValueError, match=r"for the classifier 'k_branch', expected one sensor with the bands .*B12"):
         grid_inputs(KBranchSettings(), {"s2": SensorSettings(bands=ALL_S2[:-1])}, shards)
     with pytest.raises(ValueError, match=r"sensors: got \{\} for the classifier 'k_branch', expected one sensor"):
         grid_inputs(KBranchSettings(), {}, shards)
@@ -53,7 +53,7 @@ def test_every_pixel_grid_is_an_input_of_k_branch(shards: ShardSet) -> None:
 
 def test_other_classes_are_refused() -> None:
     check_classes(("a", "b"), ["a", "b"], "x")
-    with pytest.raises(ValueError, match=r"knows the classes \['a', 'b'\], x has \['b', 'a'\]. Choose the nomenclature"):
+    with pytest.raises(ValueError, match=r"knows the classes \['a', 'b'\], x has \['b', 'a'\]. Choose"):
         check_classes(("a", "b"), ("b", "a"), "x")
 
 

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_smaller_fractions_are_parts_of_larger_ones_and_validation_stays(shards:
     chosen = {f: choose_labels(shards, LabelSettings(fraction=f, seed=3)) for f in (0.01, 0.05, 0.1, 0.5, 1.0)}
     assert [len(data.train) for data in chosen.values()] == [1, 4, 7, 32, 64]
     parts = [set(data.train.tolist()) for data in chosen.values()]
-    assert all(small < large for small, large in zip(parts, parts[1:], strict=False))
+    assert all(small < large for small, large in pairwise(parts))
     assert len({tuple(data.val) for data in chosen.values()}) == 1
     other = choose_labels(shards, LabelSettings(fraction=0.5, seed=4))
     assert set(other.train.tolist()) != parts[3]

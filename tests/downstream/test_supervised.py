@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +40,8 @@ def test_the_loss_is_torchs_on_the_labels_of_these_rows(shards: ShardSet, nomenc
     logits = one.classifier(one.views(batch))
     hot = torch.from_numpy(shards.labels(nomenclature)[rows])
     multi = nomenclature == "all"
-    expected = nn.BCEWithLogitsLoss()(logits, hot.float()) if multi else nn.CrossEntropyLoss()(logits, hot.int().argmax(1))
+    several, single = nn.BCEWithLogitsLoss()(logits, hot.float()), nn.CrossEntropyLoss()(logits, hot.int().argmax(1))
+    expected = several if multi else single
     torch.testing.assert_close(found.loss, expected, atol=0, rtol=1e-6)
     assert set(found.metrics) == set(one.metric_names) == {"loss/bce" if multi else "loss/ce", CHANCE_RATIO}
     found.loss.backward()

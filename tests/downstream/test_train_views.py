@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from fakes.memory import memory_shards
@@ -20,8 +19,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 def inputs(shards: ShardSet) -> dict[str, SensorInput]:
-    groups = list(shards.groups.values())
-    return {name: SensorInput(name, SensorSettings(bands=bands, normalise="bigearthnet"), groups) for name, bands in BANDS.items()}
+    settings = {name: SensorSettings(bands=bands, normalise="bigearthnet") for name, bands in BANDS.items()}
+    return {name: SensorInput(name, one, list(shards.groups.values())) for name, one in settings.items()}
 
 
 def batch(shards: ShardSet) -> Batch:
@@ -105,7 +104,5 @@ def test_what_does_not_fit_is_refused(shards: ShardSet) -> None:
     with pytest.raises(ValueError, match=r"crop_px=13 pixels does not fit images of 12 pixels"):
         views(shards, crop_px=13)
     one = {"s2": inputs(shards)["s2"]}
-    with pytest.raises(ValueError, match=r"views.sensor_drop: got 0.5 for the inputs \['s2'\], expected a classifier of"):
+    with pytest.raises(ValueError, match=r"views.sensor_drop: got 0.5 for the inputs \['s2'\], expected a classifier"):
         TrainViews(TrainViewSettings(sensor_drop=0.5), one, {"s2": 12})
-
-

@@ -89,9 +89,9 @@ def test_what_cannot_be_meant_is_refused(path, overrides, told):
 
 def test_backbones_of_other_sensors_and_bands_are_refused(path, tmp_path):
     folder = exported(path, tmp_path)
-    with pytest.raises(ValueError, match=r"backbone.s1: .* holds a backbone of sensor 's2', expected 's1'. Give it as b"):
+    with pytest.raises(ValueError, match=r"backbone.s1: .* holds a backbone of sensor 's2', expected 's1'. Give"):
         job(path, "sensors={}", f"backbone.s1={folder}")
-    with pytest.raises(ValueError, match=r"sensors: got \['s2'\] beside backbones of the same sensors, which know their"):
+    with pytest.raises(ValueError, match=r"sensors: got \['s2'\] beside backbones of the same sensors, which know"):
         job(path, f"backbone.s2={folder}")
     other = job(path, "sensors={s2: {bands: [B02, B8A]}}").objective
     inputs = other.views.sensor_inputs()
@@ -104,5 +104,5 @@ def test_backbones_of_other_sensors_and_bands_are_refused(path, tmp_path):
 
 def test_ranks_without_a_sample_are_refused(path):
     settings = config.load_finetune(path, ["labels.fraction=0.01"])
-    with pytest.raises(ConfigError, match=r"labels: 1 training samples for 2 ranks with strategy.accumulate 1, expecte"):
+    with pytest.raises(ConfigError, match=r"labels: 1 training samples for 2 ranks with strategy.accumulate 1"):
         prepare_finetune(settings, World(0, 2, 0, torch.device("cpu")), False)
