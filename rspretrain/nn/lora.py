@@ -51,8 +51,8 @@ def adapted_layers(backbone: Backbone, targets: tuple[str, ...] | None = None) -
     if unknown:
         ends = sorted({name.rpartition(".")[2] for name in layers})
         raise ValueError(
-            f"tune.lora_targets: got {unknown}, which no layer of {backbone.architecture!r} has, expected ends of names "
-            f"of its Linears and convolutions without groups. They end with {ends}; set tune.lora_targets to some."
+            f"tune.lora_targets: got {unknown}, which no layer of {backbone.architecture!r} has, expected ends of the "
+            f"names of its Linears and ungrouped convolutions. They end with {ends}; set tune.lora_targets to some."
         )
     return found
 

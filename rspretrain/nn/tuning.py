@@ -130,10 +130,11 @@ def _freeze_below_(backbone: Backbone, blocks: int) -> None:
 def _lr_factors(backbone: Backbone, settings: TuneSettings) -> dict[str, float]:
     """Parameter of `backbone.model` that trains with another rate than the head -> factor."""
     names = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]
-    factors = dict.fromkeys(names, settings.backbone_lr_scale)
-    if settings.layer_decay != 1.0:
+    scale, decay = settings.backbone_lr_scale, settings.layer_decay
+    factors = dict.fromkeys(names, scale)
+    if decay != 1.0:
         layers, depth = layers_of(backbone)
-        factors = {name: factor * settings.layer_decay ** (depth + 1 - layers[name]) for name, factor in factors.items()}
+        factors = {name: scale * decay ** (depth + 1 - layers[name]) for name in names}
     return {name: factor for name, factor in factors.items() if factor != 1.0}
 
 
