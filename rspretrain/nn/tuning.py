@@ -93,7 +93,10 @@ def tune_(classifier: Classifier, settings: TuneSettings) -> None:
 
 
 def merge_(classifier: Classifier) -> None:
-    """Fold adapters into the weights: the same outputs and, in the state dict, the names of a classifier without."""
+    """Fold adapters into the weights: the same outputs and, in the state dict, the names of a classifier without.
+
+    Tensors must be whole: take a copy with `strategy.weights()`. What was frozen stays frozen.
+    """
     for backbone in classifier.backbones.values():
         assert isinstance(backbone, Backbone)
         merge_adapters_(backbone)
