@@ -9,16 +9,25 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from rspretrain import world
+from rspretrain.archives.base import Archive, Nomenclature
 from rspretrain.batch import Batch
+from rspretrain.downstream.patches import PatchBatches
+from rspretrain.downstream.predictions import Predictions
 from rspretrain.downstream.probe import sensor_input_of
 from rspretrain.downstream.shares import Rows, gather_samples, share
+from rspretrain.nn.classifier_files import Answers
 from rspretrain.nn.classifiers import Classifier
 from rspretrain.objectives.views import SensorInput, evaluation_geometry
+from rspretrain.patch import Fault
 from rspretrain.sensors import Group
+from rspretrain.shardset.footprints import corners_of
 from rspretrain.shardset.index import ShardSet
+from rspretrain.shardset.rows import BOUNDS
 from rspretrain.streaming.loader import evaluation_batches
 
 
@@ -67,8 +76,9 @@ def predict(
     Of every class by itself where an image may have several (`multi`), else adding up to 1. Every rank looks at its
     share. Inputs of the classifier that are not in `inputs` are missing (see Classifier).
     """
-    options = {"multi": multi, "crop_px": crop_px, "batch_size": batch_size, "device": device}
-    return predict_with_features(classifier, inputs, shards, rows, **options)[0]  # type: ignore[arg-type]
+    return predict_with_features(
+        classifier, inputs, shards, rows, multi=multi, crop_px=crop_px, batch_size=batch_size, device=device
+    )[0]
 
 
 def predict_with_features(
@@ -91,6 +101,74 @@ def predict_with_features(
     every, (probabilities, features) = gather_samples(mine, *found)
     places = torch.from_numpy(np.searchsorted(every, rows))
     return probabilities[places], features[places]
+
+
+def predict_shards(
+    classifier: Classifier,
+    inputs: Mapping[str, SensorInput],
+    shards: ShardSet,
+    rows: Rows,
+    *,
+    multi: bool,
+    crop_px: int | None = None,
+    batch_size: int = 128,
+    device: torch.device | None = None,
+) -> Predictions:
+    """`predict`, with keys and places."""
+    probabilities = predict(
+        classifier, inputs, shards, rows, multi=multi, crop_px=crop_px, batch_size=batch_size, device=device
+    )
+    places = pa.table({name: shards.column(name) for name in ("crs", *BOUNDS)})
+    return Predictions(shards.keys(rows), probabilities, corners_of(places.take(pa.array(rows))))
+
+
+def labels_for(shards: ShardSet, answers: Answers) -> Tensor:
+    """Multi-hot [rows of the set, K] bool to score a classifier with. ValueError where its classes are not the set's."""
+    known = shards.nomenclatures.get(answers.nomenclature)
+    if known != Nomenclature(answers.classes, answers.multi):
+        mine = f"{_told(answers.classes, answers.multi)} as {answers.nomenclature!r}"
+        others = ", ".join(f"{name!r}: {_told(each.names, each.multi)}" for name, each in shards.nomenclatures.items())
+        raise ValueError(
+            f"The classifier knows {mine}; {shards.path} has {others or 'no labels'}. Expected the same classes in the "
+            "same order: score it on shards that are labelled as those it learned from, or predict without scores."
+        )
+    return torch.from_numpy(shards.labels(answers.nomenclature))
+
+
+def _told(classes: Sequence[str], multi: bool) -> str:
+    return f"{list(classes)} ({'several' if multi else 'one'} an image)"
+
+
+def predict_patches(
+    classifier: Classifier,
+    inputs: Mapping[str, SensorInput],
+    archive: Archive,
+    *,
+    multi: bool,
+    crop_px: int | None = None,
+    batch_size: int = 128,
+    device: torch.device | None = None,
+) -> tuple[Predictions, list[Fault], int]:
+    """What is said of every patch of an archive, without shards: the same on all ranks, each of which reads its share.
+
+    With the faults that this rank found (listing faults on the first), and how many the archive's options left out.
+    """
+    entries, faults = archive.entries()
+    device = device or torch.device("cpu")
+    batches = PatchBatches(archive, entries, share(np.arange(len(entries))), batch_size, device)
+    found, _ = classify(classifier, inputs, batches, multi=multi, crop_px=crop_px, device=device)
+    mine = np.array(batches.rows, dtype=np.int64)
+    every, (probabilities, corners) = gather_samples(mine, found, torch.from_numpy(batches.corners()))
+    excluded = world.sum_over_ranks(torch.tensor(len(batches.excluded)))
+    told = [*(faults if world.rank() == 0 else []), *batches.faults]
+    if not len(every):
+        reason = f"{told[0].name}: {told[0].reason}" if told else f"options left out {int(excluded)}"
+        raise ValueError(
+            f"None of {len(entries)} images is left to predict, expected one at least; {reason} Correct the folder or "
+            "the options."
+        )
+    keys = [entries[row].key for row in every.tolist()]
+    return Predictions(keys, probabilities, corners.numpy()), told, int(excluded)
 
 
 @torch.no_grad()
