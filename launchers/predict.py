@@ -6,8 +6,8 @@
     python launchers/predict.py --classifier … --images pictures --out labels.csv            # whole images, one sensor
     python launchers/predict.py --classifier … --images s2=scenes/s2 s1=scenes/s1 --window 120 --out map.csv
 
-Writes the CSV (key, probability of every class, labels) and, where places are known, a .geojson of the footprints beside
-it. A sensor that the classifier knows and that is not given is taken as missing, with a warning.
+Writes the CSV (key, probability of every class, labels) and, where places are known, a .geojson of the footprints
+beside it. A sensor that the classifier knows and that is not given is taken as missing, with a warning.
 Exit status: 0 done, 1 done without images that could not be read (named on stderr), 2 nothing written: something does
 not fit or cannot be read.
 """
@@ -80,8 +80,11 @@ def run(args: argparse.Namespace, here: world.World) -> int:
     started = time.perf_counter()
     classifier, contract = load_classifier(args.classifier)
     answers = answers_of(contract)
-    shards = open_shards(args.shards) if args.shards else None
-    source: ShardSet | Archive = shards or open_images(args.images, sensors_of(contract), args.window, args.option)
+    source: ShardSet | Archive
+    if args.shards:
+        source = open_shards(args.shards)
+    else:
+        source = open_images(args.images, sensors_of(contract), args.window, args.option)
     where = args.shards or " ".join(args.images)
     groups = list(source.groups.values()) if isinstance(source, ShardSet) else list(source.groups)
     inputs, missing = inputs_for(contract, groups, where)

@@ -123,7 +123,7 @@ def predict_shards(
 
 
 def labels_for(shards: ShardSet, answers: Answers) -> Tensor:
-    """Multi-hot [rows of the set, K] bool to score a classifier with. ValueError where its classes are not the set's."""
+    """Multi-hot [rows of the set, K] bool to score with. ValueError where the classifier has other classes."""
     known = shards.nomenclatures.get(answers.nomenclature)
     if known != Nomenclature(answers.classes, answers.multi):
         mine = f"{_told(answers.classes, answers.multi)} as {answers.nomenclature!r}"
