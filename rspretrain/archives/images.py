@@ -36,7 +36,8 @@ class Images(Archive):
 
     def __init__(self, sensor: str, path: Path, bands: tuple[str, ...] = ()) -> None:
         self.name, self.nomenclatures, self.metadata_bytes = "images", dict[str, Nomenclature](), 1024
-        self.source = Source(sensor, Path(path), tuple(band_name(sensor, name) for name in bands))
+        named = tuple(band_name(sensor, name) for name in bands)
+        self.source = Source(sensor, Path(path), named, cloud_mask="*cloud_mask*")
         self._entries, self._faults = _pictures(self.source) if sensor == "rgb" else _scenes(self.source)
         if not self._entries:
             first = next((f"; {fault.name}: {fault.reason}" for fault in self._faults), ".")

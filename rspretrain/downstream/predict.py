@@ -164,8 +164,8 @@ def predict_patches(
     if not len(every):
         reason = f"{told[0].name}: {told[0].reason}" if told else f"options left out {int(excluded)}"
         raise ValueError(
-            f"None of {len(entries)} images is left to predict, expected one at least; {reason} Correct the folder or "
-            "the options."
+            f"None of {len(entries)} images is left to predict, expected one at least; {reason.rstrip('.')}. Correct "
+            "the folder or the options."
         )
     keys = [entries[row].key for row in every.tolist()]
     return Predictions(keys, probabilities, corners.numpy()), told, int(excluded)

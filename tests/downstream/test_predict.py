@@ -7,21 +7,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes.memory import PAIR_GROUPS, SCENE_GROUPS, memory_shards
+from fakes.memory import CLASSES, PAIR_GROUPS, SCENE_GROUPS, MemoryArchive, memory_shards
 from gloo import run_ranks
 
-from rspretrain.downstream.predict import inputs_for, predict, predict_with_features
+from rspretrain.archives import open_archive
+from rspretrain.archives.images import open_images
+from rspretrain.downstream.predict import (
+    inputs_for,
+    labels_for,
+    predict,
+    predict_patches,
+    predict_shards,
+    predict_with_features,
+)
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.classifier_files import Answers, export_classifier, load_classifier, make_contract
 from rspretrain.nn.classifiers import Classifier, LinearSettings, build_classifier
 from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
 from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.sensors import Group
+from rspretrain.shardset.build import build_shards
 from rspretrain.shardset.index import ShardSet, open_shards
 from rspretrain.streaming.loader import evaluation_batches
 
 torch.set_num_threads(1)
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B8A", "B01")}
+REAL = Path(__file__).parents[3] / "shared/data/bigearthnet-v1"
 ANSWERS = Answers("all", ("a", "b", "c"), multi=True)
 ROWS = np.array([17, 3, 11, 0, 12], dtype=np.int64)
 
@@ -131,6 +142,44 @@ def test_ranks_see_every_image_once(shards: ShardSet, tmp_path: Path) -> None:
     for ranks in run_ranks(2, _ranks, *arguments):
         for part, whole in zip(ranks, alone, strict=True):
             torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real pairs of ../shared/data are not here")
+def test_real_scenes_are_labelled_as_their_shards_are(tmp_path: Path) -> None:
+    """BigEarthNet v1's own folders of band files, and the shard set of them: the same pixels, so the same numbers."""
+    sources = [f"S2={REAL}/BigEarthNet-v1.0", f"S1={REAL}/BigEarthNet-S1-v1.0"]
+    build_shards(open_archive("bigearthnet", sources), tmp_path / "shards", samples_per_shard=8, workers=1)
+    shards, images = open_shards(tmp_path / "shards"), open_images([f"{REAL}/BigEarthNet-v1.0"], ["s2"])
+    classifier, told = pair(), contract(pair(), sensor_inputs(shards))
+    inputs, _ = inputs_for(told, [group for group in shards.groups.values() if group.sensor == "s2"], "shards")
+    stored = predict_shards(classifier, inputs, shards, np.arange(len(shards)), multi=True, crop_px=60)
+    inputs, missing = inputs_for(told, images.groups, "images")
+    found, faults, excluded = predict_patches(classifier, inputs, images, multi=True, crop_px=60)
+    assert (missing, faults, excluded) == (("s1",), [], 0)
+    where = [stored.keys.index(key) for key in found.keys]
+    assert len(where) == 3
+    torch.testing.assert_close(found.probabilities, stored.probabilities[where], atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(found.corners, stored.corners[where], atol=1e-8)
+
+
+def test_labels_are_those_of_the_same_classes(shards: ShardSet) -> None:
+    hot = labels_for(shards, Answers("class", CLASSES, multi=False))
+    assert torch.equal(hot, torch.from_numpy(shards.labels("class")))
+    with pytest.raises(
+        ValueError,
+        match=r"knows \['a', 'b', 'c'\] \(several an image\) as 'all'; .* has 'class': .*\. Expected the s",
+    ):
+        labels_for(shards, ANSWERS)
+    with pytest.raises(ValueError, match=r"knows \['field', 'forest', 'water'\] \(several an image\) as 'class'"):
+        labels_for(shards, Answers("class", CLASSES, multi=True))
+
+
+def test_nothing_to_predict_is_an_error_in_three_parts(shards: ShardSet) -> None:
+    archive = MemoryArchive(2, broken={0: "unreadable", 1: "cloudy"})
+    with pytest.raises(
+        ValueError, match=r"None of 2 images is left to predict, expected one at least; Patch0: .*whole\. C"
+    ):
+        predict_patches(pair(), sensor_inputs(shards), archive, multi=True)
 
 
 def test_what_does_not_fit_is_an_error_in_three_parts(shards: ShardSet) -> None:
