@@ -27,7 +27,7 @@ from torch import Tensor
 from rspretrain import world
 from rspretrain.archives.base import Archive
 from rspretrain.archives.images import open_images
-from rspretrain.downstream.predict import inputs_for, labels_for, predict_patches, predict_shards
+from rspretrain.downstream.predict import inputs_for, labels_for, places_of, predict, predict_patches
 from rspretrain.downstream.predictions import Predictions, write_predictions
 from rspretrain.downstream.probe import TITLES, headline, scores_of
 from rspretrain.nn.classifier_files import Answers, answers_of, load_classifier
@@ -52,6 +52,7 @@ def parse() -> argparse.Namespace:
         "--option", nargs="+", default=[], metavar="NAME=VALUE", help="of the images, as of shards/build.py geotiff"
     )
     parser.add_argument("--batch-size", type=int, default=128, help="images at a time on every rank")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     args = parser.parse_args()
     if args.out.suffix != ".csv":
         parser.error(f"--out is {args.out}, expected a name that ends in .csv")
@@ -94,7 +95,8 @@ def run(args: argparse.Namespace, here: world.World) -> int:
     if isinstance(source, ShardSet):
         rows = source.select(args.split, args.filter)
         hot = labels_for(source, answers)[torch.from_numpy(rows)] if args.score else None
-        found, faults, excluded = predict_shards(classifier, inputs, source, rows, **how), [], 0
+        probabilities = predict(classifier, inputs, source, rows, **how)
+        found, faults, excluded = Predictions(source.keys(rows), probabilities, places_of(source, rows)), [], 0
     else:
         hot, (found, faults, excluded) = None, predict_patches(classifier, inputs, source, **how)
     for fault in faults:

@@ -5,12 +5,14 @@ weights and pixels, whatever the batch size and the number of ranks, but for the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rspretrain import world
@@ -76,9 +78,9 @@ def predict(
     Of every class by itself where an image may have several (`multi`), else adding up to 1. Every rank looks at its
     share. Inputs of the classifier that are not in `inputs` are missing (see Classifier).
     """
-    return predict_with_features(
-        classifier, inputs, shards, rows, multi=multi, crop_px=crop_px, batch_size=batch_size, device=device
-    )[0]
+    options = _Options(multi, crop_px, batch_size, device or torch.device("cpu"), features=False)
+    (probabilities,) = _of_all_ranks(classifier, inputs, shards, rows, options)
+    return probabilities
 
 
 def predict_with_features(
@@ -93,33 +95,35 @@ def predict_with_features(
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`predict`, and the penultimate features [N D] float32: what enters the classifier's head."""
-    device = device or torch.device("cpu")
+    options = _Options(multi, crop_px, batch_size, device or torch.device("cpu"), features=True)
+    probabilities, features = _of_all_ranks(classifier, inputs, shards, rows, options)
+    return probabilities, features
+
+
+@dataclass(frozen=True)
+class _Options:
+    multi: bool
+    crop_px: int | None
+    batch_size: int
+    device: torch.device
+    features: bool  # whether they are wanted, too: of 270,000 images and D = 2,048 they are 2 GB
+
+
+def _of_all_ranks(
+    classifier: Classifier, inputs: Mapping[str, SensorInput], shards: ShardSet, rows: Rows, options: _Options
+) -> tuple[Tensor, ...]:
     mine = share(np.sort(rows))
     groups = tuple(dict.fromkeys(name for one in inputs.values() for name in one.groups))
-    batches = evaluation_batches(shards, groups, mine, batch_size, device) if len(mine) else iter(())
-    found = classify(classifier, inputs, batches, multi=multi, crop_px=crop_px, device=device)
-    every, (probabilities, features) = gather_samples(mine, *found)
+    batches = evaluation_batches(shards, groups, mine, options.batch_size, options.device) if len(mine) else iter(())
+    every, found = gather_samples(mine, *_classify(classifier, inputs, batches, options))
     places = torch.from_numpy(np.searchsorted(every, rows))
-    return probabilities[places], features[places]
+    return tuple(values[places] for values in found)
 
 
-def predict_shards(
-    classifier: Classifier,
-    inputs: Mapping[str, SensorInput],
-    shards: ShardSet,
-    rows: Rows,
-    *,
-    multi: bool,
-    crop_px: int | None = None,
-    batch_size: int = 128,
-    device: torch.device | None = None,
-) -> Predictions:
-    """`predict`, with keys and places."""
-    probabilities = predict(
-        classifier, inputs, shards, rows, multi=multi, crop_px=crop_px, batch_size=batch_size, device=device
-    )
-    places = pa.table({name: shards.column(name) for name in ("crs", *BOUNDS)})
-    return Predictions(shards.keys(rows), probabilities, corners_of(places.take(pa.array(rows))))
+def places_of(shards: ShardSet, rows: Rows) -> NDArray[np.float64]:
+    """[N 5 2]: where the samples of `rows` lie, as `footprints.corners_of` has it."""
+    table = pa.table({name: shards.column(name) for name in ("crs", *BOUNDS)})
+    return corners_of(table.take(pa.array(rows)))
 
 
 def labels_for(shards: ShardSet, answers: Answers) -> Tensor:
@@ -153,10 +157,10 @@ def predict_patches(
 
     With the faults that this rank found (listing faults on the first), and how many the archive's options left out.
     """
+    options = _Options(multi, crop_px, batch_size, device or torch.device("cpu"), features=False)
     entries, faults = archive.entries()
-    device = device or torch.device("cpu")
-    batches = PatchBatches(archive, entries, share(np.arange(len(entries))), batch_size, device)
-    found, _ = classify(classifier, inputs, batches, multi=multi, crop_px=crop_px, device=device)
+    batches = PatchBatches(archive, entries, share(np.arange(len(entries))), batch_size, options.device)
+    (found,) = _classify(classifier, inputs, batches, options)
     mine = np.array(batches.rows, dtype=np.int64)
     every, (probabilities, corners) = gather_samples(mine, found, torch.from_numpy(batches.corners()))
     excluded = world.sum_over_ranks(torch.tensor(len(batches.excluded)))
@@ -172,31 +176,28 @@ def predict_patches(
 
 
 @torch.no_grad()
-def classify(
-    classifier: Classifier,
-    inputs: Mapping[str, SensorInput],
-    batches: Iterable[Batch],
-    *,
-    multi: bool,
-    crop_px: int | None,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Probabilities [N K] and penultimate features [N D] of this rank's batches, float32 on the CPU."""
+def _classify(
+    classifier: Classifier, inputs: Mapping[str, SensorInput], batches: Iterable[Batch], options: _Options
+) -> tuple[Tensor, ...]:
+    """Probabilities [N K] of this rank's batches and, where they are wanted, features [N D]."""
     was_training = classifier.training
-    classifier.to(device).eval()
+    classifier.to(options.device).eval()
     for one in inputs.values():
-        one.to(device)
+        one.to(options.device)
     try:
-        parts = [_of_nothing(classifier, device)]
+        logits, features = ([part] for part in _of_nothing(classifier, options.device))
         for batch in batches:
-            with torch.autocast(device.type, enabled=False):
-                geometry = evaluation_geometry(list(inputs.values()), batch, crop_px)
+            with torch.autocast(options.device.type, enabled=False):
+                geometry = evaluation_geometry(list(inputs.values()), batch, options.crop_px)
                 images = {name: one(batch, geometry, classifier.px[name]) for name, one in inputs.items()}
-                parts.append(_forward(classifier, images))
+                answer, entered = _forward(classifier, images)
+            logits.append(answer)
+            features += [entered] if options.features else []
     finally:
         classifier.train(was_training)
-    logits, features = (torch.cat(some) for some in zip(*parts, strict=True))
-    return logits.sigmoid() if multi else logits.softmax(dim=1), features
+    every = torch.cat(logits)
+    probabilities = every.sigmoid() if options.multi else every.softmax(dim=1)
+    return (probabilities, torch.cat(features)) if options.features else (probabilities,)
 
 
 def _forward(classifier: Classifier, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

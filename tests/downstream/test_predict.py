@@ -15,9 +15,9 @@ from rspretrain.archives.images import open_images
 from rspretrain.downstream.predict import (
     inputs_for,
     labels_for,
+    places_of,
     predict,
     predict_patches,
-    predict_shards,
     predict_with_features,
 )
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
@@ -152,14 +152,15 @@ def test_real_scenes_are_labelled_as_their_shards_are(tmp_path: Path) -> None:
     shards, images = open_shards(tmp_path / "shards"), open_images([f"{REAL}/BigEarthNet-v1.0"], ["s2"])
     classifier, told = pair(), contract(pair(), sensor_inputs(shards))
     inputs, _ = inputs_for(told, [group for group in shards.groups.values() if group.sensor == "s2"], "shards")
-    stored = predict_shards(classifier, inputs, shards, np.arange(len(shards)), multi=True, crop_px=60)
+    rows = np.arange(len(shards))
+    stored = predict(classifier, inputs, shards, rows, multi=True, crop_px=60)
     inputs, missing = inputs_for(told, images.groups, "images")
     found, faults, excluded = predict_patches(classifier, inputs, images, multi=True, crop_px=60)
     assert (missing, faults, excluded) == (("s1",), [], 0)
-    where = [stored.keys.index(key) for key in found.keys]
+    where = [shards.row_of_key[key] for key in found.keys]
     assert len(where) == 3
-    torch.testing.assert_close(found.probabilities, stored.probabilities[where], atol=1e-6, rtol=1e-5)
-    np.testing.assert_allclose(found.corners, stored.corners[where], atol=1e-8)
+    torch.testing.assert_close(found.probabilities, stored[where], atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(found.corners, places_of(shards, rows)[where], atol=1e-8)
 
 
 def test_labels_are_those_of_the_same_classes(shards: ShardSet) -> None:
