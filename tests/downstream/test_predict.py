@@ -139,7 +139,7 @@ def test_ranks_see_every_image_once(shards: ShardSet, tmp_path: Path) -> None:
     folder = export_classifier(pair(), LinearSettings(), sensor_inputs(shards), ANSWERS, tmp_path / "classifier", {})
     arguments = str(shards.path), str(folder), [ROWS, ROWS[:1]]
     alone = _ranks(*arguments)
-    for ranks in run_ranks(2, _ranks, *arguments):
+    for ranks in run_ranks(2, _ranks, *arguments, timeout_s=240):
         for part, whole in zip(ranks, alone, strict=True):
             torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
 

@@ -85,7 +85,7 @@ def test_alone_and_under_torchrun(folder: Path, predict, tmp_path: Path, capsys)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2"]
     command += [str(REPOSITORY / "launchers/predict.py"), *arguments, "--out", str(tmp_path / "two.csv")]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("predictions ") == 2
     two = table(tmp_path / "two.csv")
