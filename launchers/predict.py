@@ -91,6 +91,7 @@ def run(args: argparse.Namespace, here: world.World) -> int:
     inputs, missing = inputs_for(contract, groups, where)
     if missing and here.is_first:
         print(f"warning: {where} has no {', '.join(missing)}; the classifier takes them as missing", file=sys.stderr)
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # before hours of work, where it cannot be
     how = {"multi": answers.multi, "crop_px": contract["crop_px"], "batch_size": args.batch_size, "device": here.device}
     if isinstance(source, ShardSet):
         rows = source.select(args.split, args.filter)

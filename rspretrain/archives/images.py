@@ -24,6 +24,7 @@ from rspretrain.sensors import BAND_ORDER, Group
 
 _RGB = Group("rgb", "rgb", BAND_ORDER["rgb"], "uint8", None, None, "grey")
 SENSORS = ("s1", "s2", "rgb", "other")
+_LARGEST = 1 << 31  # bytes of one grid of an image; whoever gives whole scenes has probably forgotten the windows
 _ANY_OFFSET = float("inf")  # grids of one scene need not meet: whole images are resampled anyway
 
 
@@ -62,6 +63,11 @@ class Images(Archive):
     def _whole(self, scene: Scene, number: int) -> NDArray[Any]:
         layer = scene.layers[number]
         size = layer.grid.height, layer.grid.width
+        if len(layer.bands) * size[0] * size[1] * np.dtype(layer.dtype).itemsize > _LARGEST:
+            raise PatchError(
+                f"{layer.files[0][0]}: is {len(layer.bands)} x {size[0]} x {size[1]} pixels, expected "
+                f"{_LARGEST >> 30} GiB at most. Cut the image in windows (--window N)."
+            )
         try:
             parts = [read_window(self.source.root / path, bands, 0, 0, *size) for path, bands in layer.files]
         finally:
@@ -70,7 +76,7 @@ class Images(Archive):
         if not np.isfinite(pixels).all():
             raise PatchError(
                 f"{layer.files[0][0]}: has {int((~np.isfinite(pixels)).sum())} pixels that are not finite, expected "
-                "numbers everywhere. Fill them, or cut the image in windows and leave out those without data."
+                "numbers everywhere. Fill them, or leave out the parts without data (--window N)."
             )
         return pixels
 

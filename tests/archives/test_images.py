@@ -8,6 +8,7 @@ import rasterio
 from fakes.geotiff import noise, write_band_folder, write_file, write_s1
 from PIL import Image
 
+from rspretrain.archives import images
 from rspretrain.archives.geotiff import GeoTiff
 from rspretrain.archives.images import Images, open_images
 
@@ -90,6 +91,14 @@ def test_pixels_that_are_no_numbers_are_a_fault(tmp_path: Path) -> None:
     write_file(tmp_path / "a.tif", pixels, names=("VV", "VH"))
     archive = Images("s1", tmp_path)
     with pytest.raises(ValueError, match=r"a.tif: has 1 pixels that are not finite, expected numbers .*\. Fill them"):
+        archive.read(archive.entries()[0][0])
+
+
+def test_what_is_too_large_wants_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_LARGEST", 200)
+    write_s1(tmp_path / "a.tif", height=6, width=6)
+    archive = Images("s1", tmp_path)
+    with pytest.raises(ValueError, match=r"a.tif: is 2 x 6 x 6 pixels, expected 0 GiB at most. Cut the image in w"):
         archive.read(archive.entries()[0][0])
 
 
