@@ -5,7 +5,7 @@ import torch
 
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StrategySettings, poison
-from rspretrain.strategies.optim import OptimSettings
+from rspretrain.strategies.optim import OptimSettings, lr_scales
 from strategies.toys import MOMENTUM, Contrast, here, samples, strategy, take, tensors
 
 
@@ -63,9 +63,9 @@ def test_clipping_per_tensor_is_by_each_tensors_own_norm():
     start = tensors(free)[0]
     norms = [one.train_step(samples(0), 1.0, MOMENTUM).grad_norm for one in (free, clipped)]
     assert norms[0] == norms[1]  # what is told is the norm before clipping
-    lengths = []
-    for name, _ in free.trainable():
-        steps = [tensors(one)[0][name] - start[name] for one in (free, clipped)]
+    lengths, scales = [], lr_scales(free.objective)
+    for name, parameter in free.trainable():
+        steps = [(tensors(one)[0][name] - start[name]) / scales.get(parameter, 1.0) for one in (free, clipped)]
         lengths.append(steps[0].norm().item())
         want = steps[0] * min(1.0, 2.0 / lengths[-1])
         torch.testing.assert_close(steps[1], want, rtol=1e-4, atol=1e-6, msg=name)
