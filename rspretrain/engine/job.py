@@ -128,7 +128,8 @@ def describe(job: Job) -> str:
         f"  shards per node             {plan['shards'] // nodes if own else plan['shards']:,} of {plan['shards']:,}"
         + ("" if own else f" (data.streams {settings.data.streams} is no multiple of {nodes} nodes: each reads all)"),
         f"  bytes per epoch             {plan['bytes_per_epoch']:,}, {plan['bytes_per_epoch'] // nodes:,} per node",
-        f"  learning rate               {optim.peak_lr(settings.train.global_batch):.3g} after warm-up, then {optim.course()}",
+        f"  learning rate               {optim.peak_lr(settings.train.global_batch):.3g} after warm-up, "
+        f"then {optim.course()}",
     ]
     return "\n".join(lines)
 

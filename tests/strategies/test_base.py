@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StrategySettings, poison
 from rspretrain.strategies.optim import OptimSettings, lr_scales
@@ -92,6 +93,35 @@ def test_teachers_move_by_their_share_of_the_way():
     for teacher, student in pairs(before):
         torch.testing.assert_close(after[teacher], 0.75 * before[teacher] + 0.25 * after[student], rtol=1e-6, atol=1e-7)
         assert not torch.equal(after[teacher], before[teacher])
+
+
+@pytest.mark.parametrize(("optimizer", "reference"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+def test_scaled_rates_are_those_of_groups_made_by_hand(optimizer, reference):
+    single = strategy("single", optimizer=optimizer, clip_norm=None, weight_decay=0.05)
+    toy = strategy("single", clip_norm=None).objective
+    exempt = {"body.token", "sharpness"}
+    scales = {"sharpness": 3.0, "body.blocks.0.gamma": 0.5 * 0.5, "body.blocks.1.gamma": 0.5 * 0.7, "body.token": 1.0}
+    for place, name in enumerate(dict(toy.body.named_parameters())):
+        scales.setdefault(f"body.{name}", 1 - 0.1 * (place % 7))
+    groups = [
+        {
+            "params": [parameter],
+            "lr": 1e-3 * scales.get(name, 1.0),
+            "weight_decay": 0.05 if parameter.ndim > 1 and name not in exempt else 0.0,
+        }
+        for name, parameter in toy.named_parameters()
+        if parameter.requires_grad
+    ]
+    by_hand = reference(groups, **({"momentum": 0.9} if optimizer == "sgd" else {}))
+    pair = matched_parameters(toy.teachers())
+    for step in range(4):
+        by_hand.zero_grad()
+        toy(samples(step)).loss.backward()
+        by_hand.step()
+        follow_([one for _, one in pair], [one for one, _ in pair], MOMENTUM)
+        single.train_step(samples(step), 1e-3, MOMENTUM)
+    for name, value in toy.state_dict().items():
+        torch.testing.assert_close(single.objective.state_dict()[name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_decay_of_a_step_replaces_that_of_the_settings():

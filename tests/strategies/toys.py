@@ -110,13 +110,17 @@ def here() -> world.World:
     return world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
 
 
-def strategy(name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw", **options: object) -> Strategy:
-    """Trains the toy; `options` are settings of the strategy or else of the optimizer."""
+def strategy(
+    name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw", only: str = "", **options: object
+) -> Strategy:
+    """Trains the toy, or `only` a part of it; `options` are settings of the strategy or else of the optimizer."""
     torch.manual_seed(seed)
     own = {key: options.pop(key) for key in StrategySettings.model_fields.keys() & options.keys()}
     settings = StrategySettings(name=name, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"), **own)
     options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | options
     toy = Contrast()
+    for name, parameter in toy.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith(only))
     return build_strategy(settings, here(), toy, OptimSettings(**options), toy.teachers())
 
 
