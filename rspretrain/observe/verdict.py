@@ -19,6 +19,8 @@ from rspretrain.settings import Settings
 
 Line = Mapping[str, float]  # one line of metrics.jsonl: "step" and metrics by name
 LEVELS = ("healthy", "suspicious", "collapsed")
+# Of features: of a teacher where there is one, whose student's come second.
+SPREADS = ("health/feature_std", "health/student_std")
 
 
 class HealthSettings(Settings):
@@ -183,30 +185,32 @@ def _no_gradient(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
 
 
 def _blind(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
-    std = "health/feature_std"
-    if _all([first, *window], std, lambda value: value < 1e-4):
-        yield Finding(
-            "blind", 2, std, window[-1][std], "over 0.1",
-            "All samples have had the same features from the start, so the network sees nothing of them",
-            "Look at what reaches it: is everything masked, are the pixels constant, is the scaling right "
-            "(sensors.<name>.normalise)?",
-        )  # fmt: skip
+    for std in SPREADS:
+        if _all([first, *window], std, lambda value: value < 1e-4):
+            yield Finding(
+                "blind", 2, std, window[-1][std], "over 0.1",
+                "All samples have had the same features from the start, so the network sees nothing of them",
+                "Look at what reaches it: is everything masked, are the pixels constant, is the scaling right "
+                "(sensors.<name>.normalise)?",
+            )  # fmt: skip
+            return
 
 
 def _equal_features(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """0.1: the mean cosine of two samples is 0.99, so 1 % of what a feature is made of tells samples apart."""
-    std = "health/feature_std"
-    if _all(window, std, lambda value: value < 0.1) and _lost(first, window, std):
-        yield Finding(
-            "collapsed_features", 2, std, window[-1][std], "over 0.1",
-            "All samples have come to nearly the same features", _why_collapsed(window),
-        )  # fmt: skip
+    for std in SPREADS:
+        if _fell_under(0.1, first, window, std):
+            yield Finding(
+                "collapsed_features", 2, std, window[-1][std], "over 0.1",
+                "All samples have come to nearly the same features", _why_collapsed(window),
+            )  # fmt: skip
+            return
 
 
 def _low_rank(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """Under 1.5 two thirds and more of what differs between samples lies along one direction."""
     rank = "health/effective_rank"
-    if _all(window, rank, lambda value: value < 1.5) and _lost(first, window, rank):
+    if _fell_under(1.5, first, window, rank):
         yield Finding(
             "one_dimension", 1, rank, window[-1][rank], "over 1.5",
             "Features have come to lie on one line", _why_collapsed(window),
@@ -216,7 +220,7 @@ def _low_rank(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
 def _uninformed_targets(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """0.01 nats: of a sample its target tells 1/70 of a bit."""
     name, entropy = "health/target_information", "health/target_entropy"
-    if not (_all(window, name, lambda nats: nats < 0.01) and _lost(first, window, name)):
+    if not _fell_under(0.01, first, window, name):
         return
     one = window[-1].get(entropy, math.nan) < 0.5
     yield Finding(
@@ -237,12 +241,16 @@ def _zero_loss(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _lost(first: Line, window: Sequence[Line], name: str) -> bool:
-    """Whether training made a measure worse: it fell to under half of the run's first, and no longer rises.
+def _fell_under(limit: float, first: Line, window: Sequence[Line], name: str) -> bool:
+    """Whether training made a measure worse: under `limit`, under half of the run's first, and no longer rising.
 
-    Without it a slow start would be accused: random networks give nearly equal features, in a long warm-up for long.
+    Without the second a slow start would be accused: random networks give nearly equal features, in a long warm-up for
+    long. What doubles in a window rises, but not below a tenth of the limit, where there is but rounding.
     """
-    return window[-1][name] < 0.5 * first.get(name, math.inf) and window[-1][name] < 2.0 * window[0][name]
+    if not _all(window, name, lambda value: value < limit):
+        return False
+    rises = window[-1][name] >= max(2.0 * window[0][name], 0.1 * limit)
+    return window[-1][name] < 0.5 * first.get(name, math.inf) and not rises
 
 
 def _why_collapsed(window: Sequence[Line]) -> str:
