@@ -65,6 +65,7 @@ bench: $(VENV)/installed-bench
 	python benchmarks/demo_seeds.py
 	python benchmarks/collapse.py
 	python benchmarks/training.py
+	python benchmarks/large_batch.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
 
