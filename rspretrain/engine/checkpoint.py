@@ -96,6 +96,12 @@ class Checkpoints:
         for path in others[: max(0, len(others) + 1 - self._keep)]:
             _discard(path)
 
+    def keep_only(self, step: int) -> None:
+        """Delete all but the checkpoint of one step, after the end of a run; the first rank alone calls it."""
+        for path in sorted(self.folder.glob("step_*")):
+            if path.name != _name(step):
+                _discard(path)
+
     def weights(self, step: int) -> dict[str, Tensor]:
         """The whole weights of a step's checkpoint. DamagedCheckpointError where they are not what was written."""
         return read(self.folder / _name(step))[1]
