@@ -6,8 +6,9 @@
     python launchers/curves.py runs/al_* --png curve.png                         # several runs in one figure
 
 Writes into run.dir: active.json, active.csv and active.png (the learning curve), pool.json (the state), rounds/NN (one
-fine-tuning run each; the last one's export/classifier is for launchers/predict.py); docs/active_learning.md. Exit status: 0 done, stopped by a
-signal, or waiting for people to fill a table (--resume goes on); 2 something cannot be meant; 1 the run failed.
+fine-tuning run each; the last one's export/classifier is for launchers/predict.py); docs/active_learning.md. Exit
+status: 0 done, stopped by a signal, or waiting for people to fill a table (--resume goes on); 2 something cannot be
+meant; 1 the run failed.
 """
 
 import sys

@@ -154,7 +154,7 @@ class ActiveLearning:
                 if tables := self._ask():
                     return self._standing(tables=tables)
                 number = self.pool.round - 1
-                if not self._train(number):
+                if not self._train(number, stop):
                     return self._standing(is_stopped=True)
                 if self.pool.is_spent:
                     return self._standing()
@@ -222,12 +222,12 @@ class ActiveLearning:
                 tables.append(str(self._oracle.table(number)))
         return {"tables": tables, "labels": labels}
 
-    def _train(self, number: int) -> bool:
+    def _train(self, number: int, stop: StopRequest) -> bool:
         """Bring a round to its end, unless it has come to it; False where a signal stopped it."""
         if number not in self._complete():
             begun = json.loads(_by_first(lambda: json.dumps(self._rounds.has_begun(number))))
             self._say(f"Round {number} of {self.settings.budget.rounds}: {len(self.pool.labels)} labels.")
-            finish = train(self._job(number), resume=begun, say=self._say)
+            finish = train(self._job(number), resume=begun, say=self._say, stop=stop)
             if not finish.is_complete:
                 return False
         if self.world.is_first:
