@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from scipy.special import stdtrit
 
 from rspretrain.files import atomic
@@ -114,11 +114,13 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def means(runs: Sequence[Run]) -> list[Row]:
-    """Every method's mean over the rounds after a query, over its runs."""
+    """Every method's mean over the rounds after a query that all runs have, over its runs."""
+    common = set.intersection(*({point["labels"] for point in run["rounds"] if point["round"]} for run in runs))
     found: dict[tuple[str, str], list[float]] = {}
     for run, method in zip(runs, methods_of(runs), strict=True):
-        for figure, value in run["mean_after_queries"].items():
-            found.setdefault((method, figure), []).append(value)
+        points = [point for point in run["rounds"] if point["labels"] in common]
+        for figure in SHOWN[run["multi"]] if points else ():
+            found.setdefault((method, figure), []).append(float(np.mean([point[figure] for point in points])))
     return _rows(found)
 
 
@@ -132,7 +134,7 @@ def margins(runs: Sequence[Run], baseline: str = "random") -> list[Row]:
     found: dict[tuple[str, str], list[float]] = {}
     for run, method in named:
         other = base.get((_circumstances(run, method), run["seed"]))
-        if other is None or other is run:
+        if other is None or run["query"] == baseline:
             continue
         before = {point["labels"]: point for point in other["rounds"]}
         pairs = [(p, before[p["labels"]]) for p in run["rounds"] if p["round"] and p["labels"] in before]
@@ -176,25 +178,27 @@ def curves_csv(curves: Curves) -> str:
 
 def draw_curves(curves: Curves, path: Path, title: str, note: str) -> None:
     """A PNG with a panel a figure, a line a method and its band; `note` says what the band is."""
-    figure = Figure(
-        figsize=(3.6 * len(curves), 3.5), dpi=150, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.11)
-    )
-    axes = figure.subplots(1, len(curves), squeeze=False).ravel()
-    for axis, (name, by_method) in zip(axes, curves.items(), strict=True):
+    inches = 3.5 * len(curves)
+    figure = Figure(figsize=(inches, 3.4), dpi=150, facecolor="white")
+    figure.subplots_adjust(left=0.45 / inches, right=1 - 0.15 / inches, top=0.83, bottom=0.2, wspace=0.16)
+    for axis, (name, by_method) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         axis.set_title(f"{TITLES[name]}, %", fontsize=9, color=_INK, loc="left", pad=3, fontweight="bold")
         axis.spines[["right", "top"]].set_visible(False)
         axis.tick_params(labelsize=7, colors=_FAINT, length=2)
-        axis.set_xlabel("labelled images", fontsize=7, color=_FAINT)
+        axis.set_xlabel("labelled images", fontsize=7, color=_FAINT, labelpad=2)
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        axis.locator_params(axis="x", integer=True)
         for number, (method, curve) in enumerate(by_method.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
-            low, mean, high = (100 * np.array(each) for each in (curve.low, curve.mean, curve.high))
-            runs = max(curve.num_runs)
-            label = f"{method} ({runs} run{'s' * (runs > 1)})"
-            axis.plot(curve.labels, mean, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=label)
-            axis.fill_between(curve.labels, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes[0].legend(loc="lower right", frameon=False, fontsize=7, labelcolor=_INK)
-    figure.suptitle(title, fontsize=10, color=_INK, x=0.01, ha="left")
-    figure.supxlabel(note, fontsize=7, color=_FAINT, x=0.01, ha="left")
+            _draw_curve(axis, curve, method, _COLOURS[number % len(_COLOURS)])
+    axis.legend(loc="lower right", frameon=False, fontsize=7, labelcolor=_INK)
+    figure.text(0.1 / inches, 0.93, title, fontsize=10, color=_INK)
+    figure.text(0.1 / inches, 0.03, note, fontsize=7, color=_FAINT)
     with atomic(path) as file:
         figure.savefig(file, format="png")
+
+
+def _draw_curve(axis: Axes, curve: Curve, method: str, colour: str) -> None:
+    low, mean, high = (100 * np.array(each) for each in (curve.low, curve.mean, curve.high))
+    label = f"{method}, {max(curve.num_runs)} runs" if max(curve.num_runs) > 1 else method
+    axis.plot(curve.labels, mean, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=label)
+    axis.fill_between(curve.labels, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -1,4 +1,4 @@
-"""A small label-budget loop on images whose classes can be seen: alone, on ranks, in a process to be killed, by people."""
+"""A small label-budget loop on images whose classes can be seen, and people who fill its tables."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def fill(table: Path, shards: Path, *, but: dict[str, str | None] | None = None) -> None:
-    """What a person writes who sees the labels `all` of a set like `shards`; `but`: other words for keys, None: no row."""
+    """As a person who sees the labels `all` of the set `shards`. `but`: key -> another text, None: no row."""
     known, wrong = open_shards(shards), but or {}
     hot, names = known.labels("all"), known.nomenclatures["all"].names
     keys = [row["key"] for row in csv.DictReader(table.read_text("utf-8-sig").splitlines())]
