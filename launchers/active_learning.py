@@ -28,7 +28,8 @@ from safetensors import SafetensorError
 
 from launchers.common import refuse, share_cores, training_parser
 from rspretrain import config, world
-from rspretrain.downstream.curves import FILE, SHOWN, TITLES
+from rspretrain.downstream.curves import FILE, SHOWN
+from rspretrain.downstream.probe import TITLES
 from rspretrain.engine.active_learning import Standing, prepare_active
 
 

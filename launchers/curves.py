@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
 
-from rspretrain.downstream.curves import TITLES, compare, curves_csv, draw_curves, margins, means, read_run
+from rspretrain.downstream.curves import compare, curves_csv, draw_curves, margins, means, read_run
+from rspretrain.downstream.probe import TITLES
 from rspretrain.files import write_atomically
 
 NOTE = "band: 95 % interval of the mean over runs (Student's t)"

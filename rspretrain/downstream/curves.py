@@ -17,14 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
+from rspretrain.downstream.probe import TITLES
 from rspretrain.files import atomic
 
 FILE = "active.json"  # of a loop's folder
 SHOWN = {True: ("f1_micro", "f1_macro", "ap_macro"), False: ("top1", "average_accuracy")}  # by `multi`
-TITLES = {
-    "f1_micro": "F1 micro", "f1_macro": "F1 macro", "ap_macro": "AP macro", "top1": "accuracy",
-    "average_accuracy": "mean recall",
-}  # fmt: skip
 _COLOURS = ("#b5443a", "#3b6fae", "#4a8a40", "#8a5fa8", "#c08a2e", "#4a9a9a")
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 
