@@ -13,12 +13,13 @@ The first rank alone reads and writes the state, the others take its word.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from rspretrain import world
 from rspretrain.config import ActiveSettings, ConfigError
@@ -227,7 +228,8 @@ class ActiveLearning:
         if number not in self._complete():
             begun = json.loads(_by_first(lambda: json.dumps(self._rounds.has_begun(number))))
             self._say(f"Round {number} of {self.settings.budget.rounds}: {len(self.pool.labels)} labels.")
-            finish = train(self._job(number), resume=begun, say=self._say, stop=stop)
+            warm = self._rounds.weights(number - 1) if self.settings.warm_start and number else None
+            finish = train(self._job(number, warm), resume=begun, say=self._say, stop=stop)
             if not finish.is_complete:
                 return False
         if self.world.is_first:
@@ -236,20 +238,15 @@ class ActiveLearning:
         world.barrier()
         return True
 
-    def _job(self, number: int, *, pending: bool = False, warm_from: int | None = None) -> Job:
-        """The fine-tuning run of a round, on the weights of round `warm_from`; None: on what the settings say.
-
-        `pending`: on images that have no labels yet, too, to see that it can be.
-        """
-        settings, before = self.settings, number - 1 if self.settings.warm_start else -1
-        before = before if warm_from is None else warm_from
-        data = self.campaign.data(self.pool, self._held_out() or {}, balanced=settings.labels.balanced, pending=pending)
-        initial = self._rounds.weights(before) if before >= 0 else None
-        return prepare_finetune(settings.of_round(number), self.world, self._deepspeed_launcher, data, initial)
+    def _job(self, number: int, initial: Mapping[str, Tensor] | None = None, *, pending: bool = False) -> Job:
+        """The fine-tuning run of a round, on weights of another. `pending`: on unanswered images, too, for a look."""
+        balanced = self.settings.labels.balanced
+        data = self.campaign.data(self.pool, self._held_out() or {}, balanced=balanced, pending=pending)
+        return prepare_finetune(self.settings.of_round(number), self.world, self._deepspeed_launcher, data, initial)
 
     def _query(self, number: int) -> list[str]:
         """Keys of the images to label next, as the weights of round `number` see the pool."""
-        settings, job = self.settings, self._job(number, warm_from=number)
+        settings, job = self.settings, self._job(number, self._rounds.weights(number))
         network = job.objective
         assert isinstance(network, Supervised)
         shards, multi = self.campaign.shards, self.campaign.classes.multi
