@@ -12,11 +12,15 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from rspretrain.downstream.budget import BudgetSettings
 from rspretrain.downstream.finetune import NetworkSettings, ValidationSettings
 from rspretrain.downstream.labels import LabelSettings
+from rspretrain.downstream.oracle import OracleSettings
+from rspretrain.downstream.queries import QuerySettings
 from rspretrain.downstream.train_views import TrainViewSettings
+from rspretrain.keyed import mix
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.classifiers import ClassifierSettings, LinearSettings
 from rspretrain.nn.tuning import TuneSettings
@@ -91,11 +95,33 @@ class FinetuneSettings(CommonSettings):
     validation: ValidationSettings = ValidationSettings()
 
 
+class ActiveSettings(FinetuneSettings):
+    """Everything that decides a label-budget loop: a fine-tuning run a round, and which images get labels between."""
+
+    budget: BudgetSettings = BudgetSettings()
+    query: QuerySettings = QuerySettings()
+    oracle: OracleSettings = OracleSettings()
+    warm_start: bool = True  # a round starts from the weights of the one before; false: from the backbones
+
+    @field_validator("oracle", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+    def of_round(self, number: int) -> FinetuneSettings:
+        """The fine-tuning run of a round, in a folder and with random choices of its own."""
+        common = {name: getattr(self, name) for name in FinetuneSettings.model_fields}
+        seed = mix(self.run.seed, self.budget.seed, number) >> 33  # 31 bits, which every library takes
+        name = f"{self.run.name or self.run.dir.name}, round {number}"
+        run = RunSection(dir=self.run.dir / "rounds" / f"{number:02d}", seed=seed, name=name)
+        return FinetuneSettings.model_construct(**{**common, "run": run})
+
+
 # Where a resumed run must be what it was, because the mathematics would change; and the keys in there that may differ.
 # The shard set itself is compared by the SHA-256 of its manifest, so its folder may have moved.
 BINDING = (
     "run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch",
-    "network", "classifier", "tune", "labels", "views", "validation",
+    "network", "classifier", "tune", "labels", "views", "validation", "budget", "query", "oracle", "warm_start",
 )  # fmt: skip
 FREE = {
     "data.shards", "data.sources.*.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger",
@@ -126,6 +152,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
 def load_finetune(path: Path, overrides: Sequence[str] = ()) -> FinetuneSettings:
     """As `load`, of a fine-tuning run."""
     return parse_as(FinetuneSettings, _read_tree(path), overrides, str(path))
+
+
+def load_active(path: Path, overrides: Sequence[str] = ()) -> ActiveSettings:
+    """As `load`, of a label-budget loop."""
+    return parse_as(ActiveSettings, _read_tree(path), overrides, str(path))
 
 
 def parse(tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> RunSettings:

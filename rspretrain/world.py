@@ -1,8 +1,8 @@
 """The ranks of a run and the few collectives that cross them. Alone, every collective is an identity.
 
 Objectives and norms use nothing of torch.distributed but `gather_with_grad`, `gather_stack`, `mean_over_ranks` and
-`sum_over_ranks`, evaluation nothing but `gather_rows`; nobody else in the package calls a collective except the
-strategies.
+`sum_over_ranks`, evaluation nothing but `gather_rows`, label-budget loops `from_first`; nobody else in the package
+calls a collective except the strategies.
 """
 
 import os
@@ -131,6 +131,13 @@ def gather_rows(local: Tensor) -> Tensor:
     padded = local.new_zeros(max(counts), *local.shape[1:])  # collectives want equal shapes
     padded[: len(local)] = local.detach()
     return torch.cat([rows[:count] for rows, count in zip(gather_stack(padded), counts, strict=True)])
+
+
+def from_first(text: str) -> str:
+    """The first rank's text, on all ranks; what the others give is not looked at."""
+    said = bytearray(text.encode()) if rank() == 0 else bytearray()
+    letters = torch.frombuffer(said, dtype=torch.uint8) if said else torch.empty(0, dtype=torch.uint8)
+    return bytes(gather_rows(letters).tolist()).decode()
 
 
 def mean_over_ranks(local: Tensor) -> Tensor:

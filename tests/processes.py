@@ -6,7 +6,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "rspretrain.streaming.loader", "fsspec.implementations.http"])
+CONTEXT.set_forkserver_preload(["torch", "rspretrain.engine.active_learning", "fsspec.implementations.http"])
 
 
 def start(target: Callable[..., Any], *arguments: object) -> ForkServerProcess:

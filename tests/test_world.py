@@ -9,6 +9,7 @@ def test_alone_every_collective_is_an_identity():
     assert world.gather_with_grad(x) is x
     assert torch.equal(world.gather_stack(x), x.detach()[None])
     assert torch.equal(world.gather_rows(x), x.detach())
+    assert world.from_first("") == ""
     assert torch.equal(world.mean_over_ranks(x), x.detach())
     assert torch.equal(world.sum_over_ranks(x), x.detach())
     assert (world.rank(), world.size()) == (0, 1)
@@ -37,12 +38,14 @@ def unequal_rows():
     count = (3, 0, 1)[world.rank()]
     values = 10 * world.rank() + torch.arange(count)
     none = torch.zeros(0, 4)
-    return world.gather_rows(values), world.gather_rows(values[:, None] > 1), world.gather_rows(none).shape
+    said = world.from_first(f"rank {world.rank()}: ä")
+    return world.gather_rows(values), world.gather_rows(values[:, None] > 1), world.gather_rows(none).shape, said
 
 
 def test_rows_of_unequal_numbers_come_in_rank_order_without_padding():
-    for values, flags, shape in run_ranks(3, unequal_rows):
+    for values, flags, shape, said in run_ranks(3, unequal_rows):
         assert values.tolist() == [0, 1, 2, 20]
         assert flags.dtype == torch.bool
         assert flags.tolist() == [[False], [False], [True], [True]]
         assert shape == (0, 4)
+        assert said == "rank 0: ä"

@@ -63,10 +63,11 @@ class FinetuneData:
     val: Rows  # may be empty
     test: Rows
     draws: Rows  # `train`, rows repeated where classes are balanced: what an epoch goes through
+    hot: NDArray[np.bool_] | None = None  # multi-hot [rows of the shard set, K] where labels are not the set's own
 
     def targets(self, shards: ShardSet) -> NDArray[np.bool_]:
         """Multi-hot [rows of the shard set, K]."""
-        return shards.labels(self.nomenclature)
+        return shards.labels(self.nomenclature) if self.hot is None else self.hot
 
 
 def choose_labels(shards: ShardSet, settings: LabelSettings, filter: str | None = None) -> FinetuneData:

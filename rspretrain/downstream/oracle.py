@@ -17,18 +17,31 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import Literal, final
+
+from pydantic import Field
 
 from rspretrain.archives.base import Nomenclature
 from rspretrain.downstream.budget import Keys
 from rspretrain.downstream.pool import rows_of
 from rspretrain.files import write_atomically
+from rspretrain.settings import Settings
 from rspretrain.shardset.index import ShardSet
 from rspretrain.shardset.preview import draw_sample
 
 COLUMNS = ("key", "picture", "labels")
 SEPARATOR = ";"
 NONE = "-"  # for an image without any of the classes
+
+
+class OracleSettings(Settings):
+    """Who gives the labels, and which there are."""
+
+    name: Literal["table", "csv"] = Field(
+        default="table", description="the shard set's own labels, or people who fill a CSV"
+    )
+    classes: Keys = Field(default=(), description="csv: names of the classes; none: those of labels.nomenclature")
+    multi: bool = Field(default=True, description="with `classes`: whether an image may have several of them")
 
 
 class Oracle(ABC):

@@ -78,7 +78,7 @@ class Checkpoints:
         temporary.mkdir(parents=True)
         save_file(weights, temporary / WEIGHTS)
         save_file(optimizer, temporary / OPTIMIZER)
-        files = {file: _sha256(temporary / file) for file in (WEIGHTS, OPTIMIZER)}
+        files = {file: sha256_of(temporary / file) for file in (WEIGHTS, OPTIMIZER)}
         (temporary / STATE).write_text(json.dumps({"format": FORMAT, **asdict(state), "sha256": files}, indent=2))
         for file in (WEIGHTS, OPTIMIZER, STATE):
             sync(temporary / file)
@@ -95,6 +95,12 @@ class Checkpoints:
         others = sorted(path for path in self.folder.glob("step_*") if path.name not in kept)
         for path in others[: max(0, len(others) + 1 - self._keep)]:
             _discard(path)
+
+    def keep_only(self, step: int) -> None:
+        """Delete all but the checkpoint of one step, after the end of a run; the first rank alone calls it."""
+        for path in sorted(self.folder.glob("step_*")):
+            if path.name != _name(step):
+                _discard(path)
 
     def weights(self, step: int) -> dict[str, Tensor]:
         """The whole weights of a step's checkpoint. DamagedCheckpointError where they are not what was written."""
@@ -148,7 +154,7 @@ def read(path: Path) -> tuple[RunState, dict[str, Tensor]]:
     for file, expected in sums.items():
         if not (path / file).is_file():
             raise DamagedCheckpointError(f"Checkpoint {path} is damaged: {file} is missing.")
-        if (actual := _sha256(path / file)) != expected:
+        if (actual := sha256_of(path / file)) != expected:
             raise DamagedCheckpointError(f"Checkpoint {path} is damaged: {file} has SHA-256 {actual}, not {expected}.")
     try:
         return state, load_file(path / WEIGHTS)
@@ -204,6 +210,7 @@ def _name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,7 +31,7 @@ def prepare_finetune(
 
     `data`: which samples, where `settings.labels` do not choose them; `initial`: the objective's weights to start from.
     """
-    _check_data(settings)
+    check_data(settings)
     settings, sources = resolved(settings, world, deepspeed_launcher)
     (shards,) = sources.sets.values()
     data = data or choose_labels(shards, settings.labels, settings.data.filter)
@@ -57,7 +57,8 @@ def prepare_finetune(
     return ready(settings, world, sources, objective, purpose, data.draws)
 
 
-def _check_data(settings: FinetuneSettings) -> None:
+def check_data(settings: FinetuneSettings) -> None:
+    """ConfigError where the data are not one shard set with all its splits."""
     if settings.data.sources:
         raise ConfigError(
             f"data.sources: got {len(settings.data.sources)} shard sets, expected one for fine-tuning: classes and "

@@ -6,7 +6,7 @@ weights, its optimizer and k.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +43,11 @@ class Finish:
         return self.is_reached or self.step == self.total_steps
 
 
-def train(job: Job, *, resume: bool, say: Say) -> Finish:
+def train(job: Job, *, resume: bool, say: Say, stop: StopRequest | None = None) -> Finish:
     """Train to the end, or until a signal asks to stop; either way the last checkpoint is of the last step.
 
-    `say` gets lines for the person who started the run, on the first rank only. ConfigError where run.dir is in use.
+    `say` gets lines for the person who started the run, on the first rank only. `stop`: entered already, where the run
+    is a part of something larger. ConfigError where run.dir is in use.
     RuntimeError where every checkpoint is damaged, or train.max_refused steps in a row were refused.
     """
     in_use = claim_run_dir(job.settings, job.world, resume)
@@ -54,7 +55,7 @@ def train(job: Job, *, resume: bool, say: Say) -> Finish:
     step = loop.restore() if in_use else 0
     if resume and step == 0:
         loop.say(f"--resume: no checkpoint in {job.settings.run.dir}; starting from step 0.")
-    with StopRequest() as stop, loop.watched(step, in_use):
+    with nullcontext(stop) if stop else StopRequest() as stop, loop.watched(step, in_use):
         return loop.run(step, stop)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rspretrain.downstream.budget import BudgetSettings, random_split, shuffled
+from rspretrain.downstream.budget import BudgetSettings, given_split, random_split, shuffled
 
 KEYS = tuple(f"image-{i:04d}" for i in range(2100))
 
@@ -42,3 +42,29 @@ def test_too_few_images() -> None:
         match=r"525 validation, 525 test and some pool images got 1050 images; expected 1051 .* Lower budget",
     ):
         random_split(KEYS[:1050], BudgetSettings())
+
+
+def test_known_images_are_held_out_first() -> None:
+    known = KEYS[:30]
+    split = random_split(KEYS[:60], BudgetSettings(val=10, test=15), known)
+    assert {*split.val, *split.test} < set(known)
+    assert set(known) - {*split.val, *split.test} < set(split.pool)
+    assert random_split(KEYS[:60], BudgetSettings(val=10, test=15), KEYS) == random_split(
+        KEYS[:60], BudgetSettings(val=10, test=15)
+    )
+
+
+def test_splits_of_an_archive_are_drawn_from() -> None:
+    train, val, test = KEYS[:60], KEYS[60:80], KEYS[80:100]
+    settings = BudgetSettings(val=5, test=7, pool=50)
+    split = given_split(train, val, test, settings)
+    assert (len(split.val), len(split.test), len(split.pool)) == (5, 7, 50)
+    assert set(split.val) < set(val)
+    assert set(split.test) < set(test)
+    assert set(split.pool) < set(train)
+    without_val = given_split(train, None, (*test, *train[:3]), settings)  # a test image never trains
+    assert {*without_val.val, *without_val.pool} <= set(train[3:])
+    assert not set(without_val.val) & set(without_val.pool)
+    assert given_split(train, val, test, settings.model_copy(update={"seed": 1})).pool != split.pool
+    with pytest.raises(ValueError, match=r"got 20 images for budget.test 21, 60 images for budget.pool 61; .* Lower"):
+        given_split(train, val, test, BudgetSettings(val=5, test=21, pool=61))

@@ -150,3 +150,11 @@ def test_killed_at_any_moment_the_old_or_the_new_one_loads(tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_one_step_alone_is_kept(tmp_path):
+    for step in (3, 5, 8):
+        (tmp_path / f"step_{step:08d}").mkdir()
+        (tmp_path / f"step_{step:08d}" / "weights").write_text("w")
+    Checkpoints(tmp_path, keep=1).keep_only(5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]

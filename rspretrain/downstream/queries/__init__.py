@@ -34,10 +34,12 @@ class QuerySettings(Settings):
     """Which images are labelled next."""
 
     name: Literal["mge", "random", "entropy", "badge", "coreset", "kmeans"] = Field(
-        "mge", description="the query function: MGE + clustering, or one of its rivals"
+        default="mge", description="the query function: MGE + clustering, or one of its rivals"
     )
     uncertain: int = Field(
-        mge.UNCERTAIN, ge=1, description="mge: images that are clustered, for every image that is wanted (m / b)"
+        default=mge.UNCERTAIN,
+        ge=1,
+        description="mge: images that are clustered, for every image that is wanted (m / b)",
     )
 
     @property

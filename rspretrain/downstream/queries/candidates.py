@@ -45,14 +45,21 @@ def gather_candidates(
     The same candidates whichever rank had which image. ValueError where an image comes twice, or is not finite.
     """
     every, (x, p, known) = gather_samples(rows, features.float(), probabilities.float(), torch.from_numpy(labelled))
-    x, p, known = x.cpu(), p.cpu(), known.cpu()
+    return candidates_of(every, x.cpu(), p.cpu(), known.cpu().numpy(), multi=multi)
+
+
+def candidates_of(
+    rows: Rows, features: Tensor, probabilities: Tensor, labelled: NDArray[np.bool_], *, multi: bool = True
+) -> Candidates:
+    """As `gather_candidates`, from the whole pool's values, ascending by row. ValueError where one is not finite."""
+    x, p, known = features.float(), probabilities.float(), torch.from_numpy(labelled)
     bad = int((~(x.isfinite().all(dim=1) & p.isfinite().all(dim=1))).sum())
     if bad:
         raise ValueError(
-            f"A query got NaN or infinite features or probabilities for {bad} of {len(every)} images; expected finite "
+            f"A query got NaN or infinite features or probabilities for {bad} of {len(rows)} images; expected finite "
             "ones. Fine-tuning has diverged: lower its rate, and start this round again."
         )
-    return Candidates(every[~known.numpy()], x[~known], p[~known], x[known], multi)
+    return Candidates(rows[~labelled], x[~known], p[~known], x[known], multi)
 
 
 def largest_first(values: Tensor) -> Places:

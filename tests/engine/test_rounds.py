@@ -1,0 +1,85 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.memory import memory_shards
+from safetensors.torch import save_file
+
+from rspretrain import config
+from rspretrain.downstream.budget import BudgetSettings
+from rspretrain.downstream.campaign import open_campaign
+from rspretrain.downstream.metrics import figures
+from rspretrain.downstream.oracle import OracleSettings
+from rspretrain.engine.checkpoint import RunState, sha256_of
+from rspretrain.engine.rounds import Rounds
+
+
+def write(folder: Path, number: int, *, complete: bool = True, step: int = 6) -> Path:
+    """What a fine-tuning run leaves, as far as a loop looks at it: weights of value 10 number + step, two steps."""
+    run = folder / f"rounds/{number:02d}"
+    (run / "export/classifier").mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps({"complete": complete}))
+    test = dict.fromkeys(figures(True), 0.1 * number)
+    sure = {"f1_micro": {"low": 0.0, "high": 1.0}, "f1_per_class": [{"low": 0.0, "high": 1.0}] * 3}
+    results = {"step": step, "n_train": 4 + 2 * number, "test": test, "intervals_95": sure}
+    (run / "results.json").write_text(json.dumps(results))
+    for at in (3, 6):
+        one = run / f"checkpoints/step_{at:08d}"
+        one.mkdir(parents=True)
+        for name in ("weights.safetensors", "optimizer.safetensors"):
+            save_file({"w": torch.full((2,), 10.0 * number + at)}, one / name)
+        sums = {path.name: sha256_of(path) for path in one.iterdir()}
+        state = RunState(at, at, at, "single", 1, "", "")
+        (one / "state.json").write_text(json.dumps({"format": 1, **asdict(state), "sha256": sums}))
+    return run
+
+
+def test_a_round_has_begun_and_is_complete_when_its_run_says_so(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path)
+    assert rounds.complete() == []
+    write(tmp_path, 0)
+    write(tmp_path, 1, complete=False)
+    assert (rounds.complete(), rounds.has_begun(1), rounds.has_begun(2)) == ([0], True, False)
+    rounds.folder(2).mkdir()
+    assert not rounds.has_begun(2)
+
+
+def test_weights_are_those_that_were_tested(tmp_path: Path) -> None:
+    write(tmp_path, 1, step=3)
+    assert Rounds(tmp_path).weights(1)["w"].tolist() == [13.0, 13.0]
+
+
+def test_pruning_leaves_records_and_what_the_next_round_needs(tmp_path: Path) -> None:
+    runs, rounds = [write(tmp_path, number) for number in range(3)], Rounds(tmp_path)
+    for _ in range(2):
+        rounds.prune(1)
+        assert [path.name for path in (runs[1] / "checkpoints").iterdir()] == ["step_00000006"]
+        assert sorted(path.name for path in runs[0].iterdir()) == ["results.json", "summary.json"]
+    assert rounds.weights(1)["w"].tolist() == [16.0, 16.0]
+    assert len(list((runs[2] / "checkpoints").iterdir())) == 2
+
+
+def test_what_all_rounds_tell_together(tmp_path: Path) -> None:
+    shards = memory_shards(tmp_path / "shards", samples=40)
+    tree = {
+        "run": {"dir": str(tmp_path)}, "data": {"shards": str(tmp_path / "shards")}, "train": {"global_batch": 2},
+        "budget": {"val": 4, "test": 6, "first": 4, "per_round": 2, "rounds": 3, "seed": 7},
+        "labels": {"nomenclature": "all"},
+    }  # fmt: skip
+    settings = config.parse_as(config.ActiveSettings, tree)
+    campaign = open_campaign(shards, settings.labels, OracleSettings())
+    pool = campaign.start(settings.labels, BudgetSettings(**tree["budget"]), OracleSettings(), None)
+    for number in range(3):
+        write(tmp_path, number)
+    write(tmp_path, 3, complete=False)
+    Rounds(tmp_path).report(settings, campaign, pool)
+    told = json.loads((tmp_path / "active.json").read_text())
+    assert [(point["labels"], point["ap_micro"]) for point in told["rounds"]] == [(4, 0.0), (6, 0.1), (8, 0.2)]
+    assert told["rounds"][0]["intervals_95"] == {"f1_micro": {"low": 0.0, "high": 1.0}}
+    assert (told["query"], told["seed"], told["num_pool"], told["num_test"]) == ("mge", 7, 30, 6)
+    assert told["mean_after_queries"] == pytest.approx(dict.fromkeys(("f1_micro", "f1_macro", "ap_macro"), 0.15))
+    header, *lines = (tmp_path / "active.csv").read_text().splitlines()
+    assert header.startswith("round,labels,")
+    assert [line.split(",")[:2] for line in lines] == [["0", "4"], ["1", "6"], ["2", "8"]]

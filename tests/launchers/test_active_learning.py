@@ -1,0 +1,127 @@
+"""Label budgets from the command line: a loop that is stopped, people's tables, several runs as one curve."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from engine.actives import fill, state, write_config
+from engine.runs import ROOT, environment
+
+SMALL = "budget={val: 4, test: 4, first: 4, per_round: 2, rounds: 1}"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("launcher"))
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Runs a launcher in this process; exit status, what it printed, and its errors."""
+
+    def run(launcher, *arguments):
+        # The tests' folder of this name would hide the launchers'.
+        monkeypatch.setattr(sys, "path", [ROOT, *(folder for folder in sys.path if folder != str(ROOT / "tests"))])
+        for name in [name for name in sys.modules if name.partition(".")[0] == "launchers"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setattr(sys, "argv", [launcher, *map(str, arguments)])
+        spec = importlib.util.spec_from_file_location(f"{launcher}_launcher", ROOT / f"launchers/{launcher}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        status = module.main()
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+def test_people_label_from_the_command_line(path, tmp_path, main):
+    arguments = ("--config", path, SMALL, "oracle=csv", f"run.dir={tmp_path}/run")
+    status, said, _ = main("active_learning", *arguments, "--dry-run")
+    assert status == 0
+    assert "labels                      4, then 1 x 2; oracle csv" in said
+    assert not (tmp_path / "run").exists()
+
+    status, said, _ = main("active_learning", *arguments)
+    first = tmp_path / "run/to_label/round_00/labels.csv"
+    assert status == 0
+    assert said.splitlines()[-3:] == [
+        "Labels are wanted. Look at the pictures beside each table, fill its column `labels` and save it:",
+        f"  {first}   (classes and rules: {first.parent}/README.txt)",
+        "Then give the same command again with --resume.",
+    ]
+    empty = first.read_bytes()
+    key = empty.decode("utf-8-sig").splitlines()[1].split(",")[0]
+    fill(first, path.parent / "shards", but={key: "Forrest"})
+    status, said, error = main("active_learning", *arguments, "--resume")
+    assert (status, said) == (2, "")
+    assert error.startswith(
+        f"error: {first} has 1 faults:\n  row 2 ({key}): unknown label 'forrest' (nearest: forest)\n"
+    )
+    first.write_bytes(empty)
+    fill(first, path.parent / "shards")
+    status, said, _ = main("active_learning", *arguments, "--resume")
+    assert status == 0
+    assert "    round  labels" not in said.splitlines()[0]
+    assert "round_01/labels.csv" in said
+    fill(tmp_path / "run/to_label/round_01/labels.csv", path.parent / "shards")
+    status, said, _ = main("active_learning", *arguments, "--resume")
+    assert status == 0
+    told = json.loads((tmp_path / "run/active.json").read_text())
+    assert f"{1:>7}{6:>8}{100 * told['rounds'][1]['f1_micro']:13.1f}" in said
+    assert f"classifier   {tmp_path}/run/rounds/01/export/classifier" in said
+    assert (tmp_path / "run/rounds/01/export/classifier/model.safetensors").exists()
+
+
+def test_what_cannot_be_meant_is_one_paragraph_and_status_2(path, tmp_path, main):
+    status, said, error = main("active_learning", "--config", path, "budget.rounds=50", f"run.dir={tmp_path}/run")
+    assert (status, said, error.count("\n")) == (2, "", 1)
+    assert error.startswith(
+        "error: A budget of 104 labels (4 and 50 rounds of 2) got a pool of 42 images; expected 104"
+    )
+    status, _, error = main("active_learning", "--config", path, "buget.rounds=5")
+    assert (status, error.strip().endswith("Did you mean 'budget'?")) == (2, True)
+
+
+def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "launchers/active_learning.py"), "--config", str(path), *arguments]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_loop_that_is_stopped_goes_on_and_two_loops_are_one_curve(path, tmp_path, main):
+    settings = ("train.epochs=60", "optim.lr=1e-4", "validation.every_epochs=60", SMALL)
+    process = start(path, *settings, f"run.dir={tmp_path}/a")
+    metrics, deadline = tmp_path / "a/rounds/01/metrics.jsonl", time.monotonic() + 200
+    while process.poll() is None and not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    said, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert "Stopped by a signal with 1 of 2 rounds complete; go on with --resume." in said
+    status, said, _ = main("active_learning", "--config", path, *settings, f"run.dir={tmp_path}/a", "--resume")
+    assert status == 0
+    assert "Going on after round 0 of 1." in said
+    status, _, _ = main("active_learning", "--config", path, *settings, f"run.dir={tmp_path}/b")
+    assert state(tmp_path / "a") == state(tmp_path / "b")
+    random = ("query.name=random", f"run.dir={tmp_path}/c")
+    assert main("active_learning", "--config", path, *settings, *random)[0] == 0
+
+    runs, png, table = [tmp_path / name for name in "abc"], tmp_path / "curve.png", tmp_path / "curve.csv"
+    status, said, _ = main("curves", *runs, "--png", png, "--csv", table)
+    assert status == 0
+    assert "  mge                         F1 micro" in said
+    assert "above random, 2 seeds" in said
+    assert png.read_bytes()[:4] == b"\x89PNG"
+    assert [line.split(",")[:3] for line in table.read_text().splitlines()[1:]] == [
+        ["mge", "4", "2"], ["mge", "6", "2"], ["random", "4", "1"], ["random", "6", "1"],
+    ]  # fmt: skip
+    status, _, error = main("curves", tmp_path)
+    assert (status, error.count("\n")) == (2, 1)
+    assert "has no active.json that can be read (FileNotFoundError)" in error
