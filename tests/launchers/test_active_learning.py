@@ -25,10 +25,6 @@ def main(monkeypatch, capsys):
     """Runs a launcher in this process; exit status, what it printed, and its errors."""
 
     def run(launcher, *arguments):
-        # The tests' folder of this name would hide the launchers'.
-        monkeypatch.setattr(sys, "path", [ROOT, *(folder for folder in sys.path if folder != str(ROOT / "tests"))])
-        for name in [name for name in sys.modules if name.partition(".")[0] == "launchers"]:
-            monkeypatch.delitem(sys.modules, name)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setattr(sys, "argv", [launcher, *map(str, arguments)])
         spec = importlib.util.spec_from_file_location(f"{launcher}_launcher", ROOT / f"launchers/{launcher}.py")
