@@ -1,6 +1,7 @@
 """Schedules as pure functions of the step: no object, no state, so nothing of them needs saving (methods.md H.2)."""
 
 import math
+from collections.abc import Sequence
 
 
 def cosine(k: int, K: int, start: float, end: float, inclusive: bool = False) -> float:
@@ -20,3 +21,10 @@ def warmup_cosine(k: int, K: int, warmup: int, base: float, end: float) -> float
     if k < warmup:
         return base * k / warmup
     return cosine(k - warmup, K - warmup, base, end)
+
+
+def warmup_steps(k: int, warmup: int, base: float, milestones: Sequence[int] = (), factor: float = 1.0) -> float:
+    """The same warm-up, then `base`, times `factor` from each of the steps `milestones` on."""
+    if k < warmup:
+        return base * k / warmup
+    return base * factor ** sum(k >= milestone for milestone in milestones)

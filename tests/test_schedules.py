@@ -1,7 +1,7 @@
 import pytest
 from lightly.utils.scheduler import cosine_schedule
 
-from rspretrain.schedules import cosine, warmup_cosine
+from rspretrain.schedules import cosine, warmup_cosine, warmup_steps
 
 
 def test_ends():
@@ -28,3 +28,13 @@ def test_no_warm_up_and_nothing_but_warm_up():
     assert warmup_cosine(0, 5, 0, 2.0, 0.0) == 2.0
     assert [warmup_cosine(k, 2, 2, 2.0, 0.0) for k in range(3)] == [0.0, 1.0, 0.0]
     assert cosine(0, 1, 2.0, 0.0, inclusive=True) == 0.0
+
+
+def test_steps_come_after_the_same_warm_up():
+    rates = [warmup_steps(k, 4, 2.0, [6, 9], 0.5) for k in range(12)]
+    assert rates == [warmup_cosine(k, 12, 4, 2.0, 0.0) for k in range(4)] + [2.0] * 2 + [1.0] * 3 + [0.5] * 3
+
+
+def test_no_steps_are_a_constant():
+    assert [warmup_steps(k, 2, 3.0) for k in (0, 1, 2, 3, 10**6)] == [0.0, 1.5, 3.0, 3.0, 3.0]
+    assert warmup_steps(0, 0, 3.0, [1], 0.1) == 3.0

@@ -13,7 +13,7 @@ from rspretrain.keyed import mix
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.objectives.views import SensorSettings
-from rspretrain.schedules import cosine, warmup_cosine
+from rspretrain.schedules import cosine, warmup_cosine, warmup_steps
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.glance import glance
 from rspretrain.strategies import check_network, resolve
@@ -38,9 +38,12 @@ class Job:
 
     def lr(self, step: int) -> float:
         """The learning rate of the step after `step` finished ones."""
-        optim, batch = self.settings.optim, self.settings.train.global_batch
-        warmup = min(round(optim.warmup_epochs * self.loader.steps_per_epoch), self.total_steps)
-        return warmup_cosine(step, self.total_steps, warmup, optim.peak_lr(batch), optim.end_lr(batch))
+        optim, batch, per_epoch = self.settings.optim, self.settings.train.global_batch, self.loader.steps_per_epoch
+        warmup = min(round(optim.warmup_epochs * per_epoch), self.total_steps)
+        if optim.schedule == "cosine":
+            return warmup_cosine(step, self.total_steps, warmup, optim.peak_lr(batch), optim.end_lr(batch))
+        milestones = [round(epoch * per_epoch) for epoch in optim.step_epochs]
+        return warmup_steps(step, warmup, optim.peak_lr(batch), milestones, optim.step_factor)
 
     def weight_decay(self, step: int) -> float:
         """The weight decay of the step after `step` finished ones."""
@@ -136,7 +139,7 @@ def check_batch(settings: CommonSettings, world: World) -> None:
 
 def describe(job: Job) -> str:
     """The resolved configuration, the parameters of each part and the plan, as text."""
-    settings, plan = job.settings, job.loader.plan()
+    settings, plan, optim = job.settings, job.loader.plan(), job.settings.optim
     nodes = max(1, job.world.size // local_size())
     own = settings.data.streams % nodes == 0
     lines = [
@@ -156,7 +159,8 @@ def describe(job: Job) -> str:
         f"  shards per node             {plan['shards'] // nodes if own else plan['shards']:,} of {plan['shards']:,}"
         + ("" if own else f" (data.streams {settings.data.streams} is no multiple of {nodes} nodes: each reads all)"),
         f"  bytes per epoch             {plan['bytes_per_epoch']:,}, {plan['bytes_per_epoch'] // nodes:,} per node",
-        f"  learning rate               {settings.optim.peak_lr(settings.train.global_batch):.3g} after warm-up",
+        f"  learning rate               {optim.peak_lr(settings.train.global_batch):.3g} after warm-up, "
+        f"then {optim.course()}",
     ]
     return "\n".join(lines)
 

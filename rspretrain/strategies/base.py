@@ -125,13 +125,13 @@ class Strategy(ABC):
     ) -> StepReport:
         """Forward, backward, the mean gradient over ranks, clipping, the optimizer's step at rate `lr`, the teachers'.
 
-        Teachers follow with `momentum`, which is None where there are none; weights decay as before where
-        `weight_decay` is None. A loss or gradient that is not finite on
-        any rank is refused by all: weights, buffers, optimizer state and teachers stay as they were.
+        `lr` is that of parameters whose scale is 1 (optim.lr_scales). Teachers follow with `momentum`, which is None
+        where there are none; weights decay as before where `weight_decay` is None. A loss or gradient that is not
+        finite on any rank is refused by all: weights, buffers, optimizer state and teachers stay as they were.
         """
         assert (momentum is None) == (not self.teachers), f"{momentum=} with {len(self.teachers)} teachers"
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
             if weight_decay is not None and group["decays"]:
                 group["weight_decay"] = weight_decay
         self._copy_buffers(list(self.objective.buffers()), self._kept_buffers)

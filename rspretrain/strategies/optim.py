@@ -1,10 +1,11 @@
 """Optimizers, their settings and the parameter groups: how one gradient moves the weights.
 
-Beside the strategies because a strategy owns the optimizer's step. LARS is written here (methods.md B.4); AdamW and SGD
-are torch's.
+Beside the strategies because a strategy owns the optimizer's step. LARS is written here (methods.md B.4); Adam, AdamW
+and SGD are torch's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 import torch
@@ -20,15 +21,19 @@ Groups = list[dict[str, Any]]
 class OptimSettings(Settings):
     """Which optimizer, how fast, and when."""
 
-    name: Literal["adamw", "lars", "sgd"] = "adamw"
+    # adam adds the decay to the gradient, as methods.md A.7 has it; adamw shrinks the weights beside the gradient.
+    name: Literal["adam", "adamw", "lars", "sgd"] = "adamw"
     lr: float = Field(default=5e-4, gt=0)  # at a global batch of lr_reference_batch samples; see peak_lr
     lr_reference_batch: int | None = Field(default=256, gt=0)  # None: lr is used as it stands for any global batch
-    final_lr: float = Field(default=0.0, ge=0)  # end of the cosine, scaled as lr is
     warmup_epochs: float = Field(default=10.0, ge=0)  # linear from 0, in steps
+    schedule: Literal["cosine", "constant", "step"] = "cosine"  # after the warm-up
+    final_lr: float = Field(default=0.0, ge=0)  # end of the cosine, scaled as lr is
+    step_epochs: tuple[float, ...] = ()  # of schedule step: where the rate is multiplied by step_factor, as in [80]
+    step_factor: float = Field(default=0.1, gt=0)  # of schedule step
     weight_decay: float = Field(default=1e-4, ge=0)  # on weights of two dimensions and more only
     final_weight_decay: float | None = Field(default=None, ge=0)  # end of a cosine over all steps; None: constant
-    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
-    eps: float = Field(default=1e-8, gt=0)  # AdamW
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam and AdamW
+    eps: float = Field(default=1e-8, gt=0)  # Adam and AdamW
     momentum: float = Field(default=0.9, ge=0, lt=1)  # LARS and SGD
     trust: float = Field(default=1e-3, gt=0)  # LARS's eta
     clip_norm: float | None = Field(default=None, gt=0)  # of the gradient of the global batch; None: no clipping
@@ -43,6 +48,30 @@ class OptimSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _schedule_has_what_it_needs(self) -> Self:
+        if self.schedule != "cosine" and self.final_lr > 0:
+            raise ValueError(
+                f"optim.final_lr: got {self.final_lr:g} with optim.schedule={self.schedule}, which goes to no end of "
+                "its own; only cosine does. Set optim.schedule=cosine, or leave optim.final_lr out."
+            )
+        if self.schedule != "step" and (self.step_epochs or self.step_factor != 0.1):
+            raise ValueError(
+                f"optim.step_epochs: got {list(self.step_epochs)}, optim.step_factor {self.step_factor:g}, with "
+                f"optim.schedule={self.schedule}, which has no steps. Set optim.schedule=step, or leave both out."
+            )
+        if self.schedule == "step" and not self.step_epochs:
+            raise ValueError(
+                "optim.step_epochs: got none with optim.schedule=step, expected the epochs where the rate is "
+                "multiplied by optim.step_factor. Set them (optim.step_epochs=[80]), or optim.schedule=constant."
+            )
+        if not all(one < next_one for one, next_one in pairwise((self.warmup_epochs, *self.step_epochs))):
+            raise ValueError(
+                f"optim.step_epochs: got {list(self.step_epochs)} after a warm-up of {self.warmup_epochs:g} epochs, "
+                "expected epochs that ascend, all after the warm-up. Sort them, or shorten optim.warmup_epochs."
+            )
+        return self
+
     def peak_lr(self, global_batch: int) -> float:
         """The learning rate at the end of warm-up: `lr` times global_batch / lr_reference_batch (linear scaling)."""
         return self.lr * self._scale(global_batch)
@@ -50,6 +79,11 @@ class OptimSettings(Settings):
     def end_lr(self, global_batch: int) -> float:
         """The learning rate that the cosine goes to, scaled as `peak_lr` is."""
         return self.final_lr * self._scale(global_batch)
+
+    def course(self) -> str:
+        """How the learning rate goes on after the warm-up, in words."""
+        steps = ", ".join(f"{epoch:g}" for epoch in self.step_epochs)
+        return f"times {self.step_factor:g} at epoch {steps}" if self.schedule == "step" else self.schedule
 
     def _scale(self, global_batch: int) -> float:
         return 1.0 if self.lr_reference_batch is None else global_batch / self.lr_reference_batch
@@ -109,22 +143,53 @@ def _trust_ratios(weights: list[Tensor], updates: list[Tensor], trust: float) ->
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
-    """Two groups of the trainable parameters: with decay (and LARS adaptation), and without.
+    """The trainable parameters, one group for every (decay or not, scale of the rate); decay goes with LARS adaptation.
 
     Without: biases, norms and everything of one dimension or none, and what a timm model names in `no_weight_decay()`
-    (position embeddings and class tokens, which have more dimensions but are no weights). `decays` is for a schedule.
+    (position embeddings and class tokens, which have more dimensions but are no weights). `decays` is for a schedule
+    of the decay, `lr_scale` (see `lr_scales`) for the strategy, which sets `lr` for every step.
     """
-    exempt = set(_named_exempt(module))
-    decay: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    exempt, scales = set(_named_exempt(module)), lr_scales(module)
+    found: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            (rest if parameter.ndim <= 1 or name in exempt else decay).append(parameter)
-    groups = [
-        {"params": decay, "weight_decay": weight_decay, "decays": True, "adapt": True},
-        {"params": rest, "weight_decay": 0.0, "decays": False, "adapt": False},
+            key = (parameter.ndim > 1 and name not in exempt, scales.get(parameter, 1.0))
+            found.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": found[decays, scale],
+            "weight_decay": weight_decay if decays else 0.0,
+            "decays": decays,
+            "adapt": decays,
+            "lr_scale": scale,
+        }
+        for decays, scale in sorted(found, reverse=True)
     ]
-    return [group for group in groups if group["params"]]
+
+
+def lr_scales(module: nn.Module) -> dict[nn.Parameter, float]:
+    """Factors on the learning rate; a parameter that is absent has 1.
+
+    Any part of `module` may have a method `lr_scales() -> dict[str, float]`: names of its parameters, as its own
+    `named_parameters()` has them, and their factors. Where parts lie in one another their factors multiply. ValueError
+    for a factor that is not positive.
+    """
+    scales: dict[nn.Parameter, float] = {}
+    for prefix, part in module.named_modules():
+        own = getattr(part, "lr_scales", None)  # our protocol, as timm's below: most modules have none
+        if not callable(own):
+            continue
+        parameters = dict(part.named_parameters(remove_duplicate=False))
+        factors = own()
+        assert factors.keys() <= parameters.keys(), f"{prefix}: no parameters {sorted(factors.keys() - parameters)}"
+        for name, factor in factors.items():
+            if not factor > 0:
+                raise ValueError(
+                    f"The learning rate of {prefix + '.' if prefix else ''}{name} is scaled by {factor:g}, expected a "
+                    "factor above 0. Freeze what shall not move (requires_grad_(False)): it costs no memory then."
+                )
+            scales[parameters[name]] = scales.get(parameters[name], 1.0) * factor
+    return scales
 
 
 def _named_exempt(module: nn.Module) -> Iterator[str]:
@@ -144,8 +209,9 @@ def build_optimizer(settings: OptimSettings, module: nn.Module) -> torch.optim.O
         del group["adapt"]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, settings.lr, settings.momentum)
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     # fused: one pass over the memory instead of ten; 22 M parameters in 40 ms instead of 110 on two cores.
-    return torch.optim.AdamW(groups, settings.lr, settings.betas, settings.eps, fused=True)
+    return kind(groups, settings.lr, settings.betas, settings.eps, fused=True)
 
 
 def clip_each_(gradients: list[Tensor], limit: float) -> None:
@@ -161,6 +227,7 @@ def clip_each_(gradients: list[Tensor], limit: float) -> None:
 
 # The tensors of an optimizer's state that have the shape of their parameter, and so go into a checkpoint by its name.
 STATE_TENSORS: dict[str, tuple[str, ...]] = {
+    "adam": ("exp_avg", "exp_avg_sq"),
     "adamw": ("exp_avg", "exp_avg_sq"),
     "lars": ("momentum_buffer",),
     "sgd": ("momentum_buffer",),
@@ -170,8 +237,8 @@ Named = list[tuple[str, nn.Parameter]]
 
 
 def update_count(settings: OptimSettings, updates: int, device: torch.device) -> dict[str, Tensor]:
-    """What an optimizer's state holds beside `STATE_TENSORS`: AdamW counts its updates, for the bias correction."""
-    return {"step": torch.tensor(float(updates), device=device)} if settings.name == "adamw" else {}
+    """What an optimizer's state holds beside `STATE_TENSORS`: Adam and AdamW count their updates, to correct a bias."""
+    return {"step": torch.tensor(float(updates), device=device)} if settings.name in ("adam", "adamw") else {}
 
 
 def named_state(

@@ -29,6 +29,18 @@ def test_rates_warm_up_per_step_and_end_near_zero(tmp_path):
     assert 0 < ready.lr(23) < 1e-3
 
 
+def test_rates_of_other_schedules(tmp_path):
+    path = write_config(tmp_path)  # 8 steps an epoch, one of warm-up
+    constant = job(path, "optim.schedule=constant")
+    assert [constant.lr(step) for step in (0, 4, 8, 23)] == pytest.approx([0.0, 0.005, 0.01, 0.01])
+    falling = job(path, "optim.schedule=step", "optim.step_epochs=[1.5, 2]", "optim.lr_reference_batch=4")
+    steps = (0, 4, 8, 11, 12, 15, 16, 23)
+    expected = [0.0, 0.01, 0.02, 0.02, 2e-3, 2e-3, 2e-4, 2e-4]
+    assert [falling.lr(step) for step in steps] == pytest.approx(expected)
+    assert "learning rate               0.02 after warm-up, then times 0.1 at epoch 1.5, 2" in describe(falling)
+    assert "learning rate               0.01 after warm-up, then constant" in describe(constant)
+
+
 def test_weight_decay_is_constant_or_goes_to_its_end(tmp_path):
     path = write_config(tmp_path)
     assert {job(path, "optim.weight_decay=0.04").weight_decay(step) for step in range(24)} == {0.04}

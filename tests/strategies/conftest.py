@@ -1,7 +1,7 @@
 import pytest
 from gloo import run_ranks
 
-from strategies.ranks import BAD, on_two_ranks, with_sgd
+from strategies.ranks import BAD, HALF, on_two_ranks, only_a_head, with_sgd
 from strategies.toys import strategy, take, tensors
 
 
@@ -22,3 +22,16 @@ def alone():
 def alone_sgd():
     """Losses, gradient norms and weights of one process under SGD."""
     return with_sgd("single")
+
+
+@pytest.fixture(scope="session")
+def alone_adam():
+    """Losses, weights and optimizer state of one process under Adam."""
+    single = strategy("single", optimizer="adam")
+    return take(single, HALF), *tensors(single)
+
+
+@pytest.fixture(scope="session")
+def alone_head():
+    """What one process found when all but one layer was frozen."""
+    return only_a_head("single")

@@ -22,6 +22,7 @@ def on_two_ranks() -> dict[str, Found]:
     found = {label(*which): law_5(*which) for which in ALL}
     for which in ALL:
         found[label(*which)] |= moves(*which, found["ddp0"]["half"], found[label(*which)]["half"])
+        found[label(*which)] |= {"adam": with_adam(*which), "head": only_a_head(*which)}
     return found | {"options": with_options()}
 
 
@@ -55,6 +56,24 @@ def with_sgd(name: str, stage: int = 0) -> tuple[list[float], list[float], dict[
     reports = [trained.train_step(samples(step), 0.05, MOMENTUM) for step in HALF]
     losses = [world.mean_over_ranks(report.loss).item() for report in reports]
     return losses, [report.grad_norm for report in reports], tensors(trained)[0]
+
+
+def with_adam(name: str, stage: int) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:
+    """Five steps under the strategy before this one, five more under this one; losses, weights and state."""
+    first = strategy(*ALL[ALL.index((name, stage)) - 1], optimizer="adam")
+    second = strategy(name, stage, seed=9, optimizer="adam")
+    losses = take(first, HALF[:5])
+    second.load(*tensors(first), first.updates)
+    return losses + take(second, HALF[5:]), *tensors(second)
+
+
+def only_a_head(name: str, stage: int = 0) -> Found:
+    """Five steps of one layer in the middle, everything before and after it frozen."""
+    trained, other = (strategy(name, stage, seed, only="body.head.3") for seed in (0, 9))
+    before = tensors(trained)[0]
+    losses = take(trained, HALF[:5])
+    whole = (*tensors(trained), trained.updates)
+    return {"losses": losses, "before": before, "whole": whole, "goes on": goes_on(trained, other, whole)}
 
 
 def goes_on(trained: Strategy, other: Strategy, whole: tuple[Any, ...]) -> bool:

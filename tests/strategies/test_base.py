@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
+from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StrategySettings, poison
-from rspretrain.strategies.optim import OptimSettings
+from rspretrain.strategies.optim import OptimSettings, lr_scales
 from strategies.toys import MOMENTUM, Contrast, here, samples, strategy, take, tensors
 
 
@@ -63,9 +64,9 @@ def test_clipping_per_tensor_is_by_each_tensors_own_norm():
     start = tensors(free)[0]
     norms = [one.train_step(samples(0), 1.0, MOMENTUM).grad_norm for one in (free, clipped)]
     assert norms[0] == norms[1]  # what is told is the norm before clipping
-    lengths = []
-    for name, _ in free.trainable():
-        steps = [tensors(one)[0][name] - start[name] for one in (free, clipped)]
+    lengths, scales = [], lr_scales(free.objective)
+    for name, parameter in free.trainable():
+        steps = [(tensors(one)[0][name] - start[name]) / scales.get(parameter, 1.0) for one in (free, clipped)]
         lengths.append(steps[0].norm().item())
         want = steps[0] * min(1.0, 2.0 / lengths[-1])
         torch.testing.assert_close(steps[1], want, rtol=1e-4, atol=1e-6, msg=name)
@@ -92,6 +93,35 @@ def test_teachers_move_by_their_share_of_the_way():
     for teacher, student in pairs(before):
         torch.testing.assert_close(after[teacher], 0.75 * before[teacher] + 0.25 * after[student], rtol=1e-6, atol=1e-7)
         assert not torch.equal(after[teacher], before[teacher])
+
+
+@pytest.mark.parametrize(("optimizer", "reference"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+def test_scaled_rates_are_those_of_groups_made_by_hand(optimizer, reference):
+    single = strategy("single", optimizer=optimizer, clip_norm=None, weight_decay=0.05)
+    toy = strategy("single", clip_norm=None).objective
+    exempt = {"body.token", "sharpness"}
+    scales = {"sharpness": 3.0, "body.blocks.0.gamma": 0.5 * 0.5, "body.blocks.1.gamma": 0.5 * 0.7, "body.token": 1.0}
+    for place, name in enumerate(dict(toy.body.named_parameters())):
+        scales.setdefault(f"body.{name}", 1 - 0.1 * (place % 7))
+    groups = [
+        {
+            "params": [parameter],
+            "lr": 1e-3 * scales.get(name, 1.0),
+            "weight_decay": 0.05 if parameter.ndim > 1 and name not in exempt else 0.0,
+        }
+        for name, parameter in toy.named_parameters()
+        if parameter.requires_grad
+    ]
+    by_hand = reference(groups, **({"momentum": 0.9} if optimizer == "sgd" else {}))
+    pair = matched_parameters(toy.teachers())
+    for step in range(4):
+        by_hand.zero_grad()
+        toy(samples(step)).loss.backward()
+        by_hand.step()
+        follow_([one for _, one in pair], [one for one, _ in pair], MOMENTUM)
+        single.train_step(samples(step), 1e-3, MOMENTUM)
+    for name, value in toy.state_dict().items():
+        torch.testing.assert_close(single.objective.state_dict()[name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_decay_of_a_step_replaces_that_of_the_settings():

@@ -12,7 +12,7 @@ from strategies.toys import strategy, take, tensors
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lars", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "lars", "sgd"])
 def test_loaded_state_goes_on_bit_for_bit(optimizer):
     whole = strategy("single", optimizer=optimizer)
     take(whole, range(4))

@@ -36,6 +36,25 @@ class TestTwoRanks:
             assert min(norms) < 2.0 < max(norms)  # so some were clipped
             assert difference(weights, alone_sgd[2]) < 1e-5
 
+    def test_take_over_adam_from_one_another(self, found, alone_adam, name):
+        losses, weights, state = found[0][name]["adam"]
+        assert losses == pytest.approx(alone_adam[0], rel=1e-5)
+        assert difference(weights, alone_adam[1]) < 1e-5
+        assert difference(state, alone_adam[2]) < 1e-4
+
+    def test_train_a_layer_between_frozen_ones(self, found, alone_head, name):
+        own, (weights, state, _) = found[0][name]["head"], found[0][name]["head"]["whole"]
+        assert own["losses"] == pytest.approx(alone_head["losses"], rel=1e-5)
+        assert difference(weights, alone_head["whole"][0]) < 1e-5
+        assert difference(state, alone_head["whole"][1]) < 1e-4
+        changed = {key for key, value in weights.items() if not torch.equal(value, own["before"][key])}
+        head = {"body.head.3.weight", "body.head.3.bias"}
+        teacher = {name.replace("body", "teacher") for name in head}
+        statistics = {f"conv.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+        assert changed == head | teacher | statistics
+        assert state.keys() == {f"{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in head}
+        assert all(rank[name]["head"]["goes on"] for rank in found)
+
     def test_hold_the_same_weights(self, found, name):
         one, two = (rank[name]["whole"][0] for rank in found)
         assert all(torch.equal(one[key], value) for key, value in two.items())

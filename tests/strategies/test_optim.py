@@ -8,7 +8,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.strategies.optim import Lars, OptimSettings, build_optimizer, clip_each_, parameter_groups
+from rspretrain.strategies.optim import (
+    Lars,
+    OptimSettings,
+    build_optimizer,
+    clip_each_,
+    lr_scales,
+    parameter_groups,
+)
 
 
 def slow_lars(w, gradients, *, lr, momentum, decay, trust):
@@ -53,6 +60,85 @@ def test_lars_leaves_exempt_groups_unscaled():
     assert run(Lars([{"params": [bias], "adapt": False}], 0.1), bias, [gradient]) == pytest.approx(1 - 0.1 * gradient)
 
 
+def slow_adam(w, gradients, *, lr, betas, eps, decay):
+    """Kingma and Ba 2015, algorithm 1, with the decay in the gradient, in float64."""
+    w = w.double()
+    first, second = torch.zeros_like(w), torch.zeros_like(w)
+    for step, gradient in enumerate(gradients, 1):
+        g = gradient.double() + decay * w
+        first, second = betas[0] * first + (1 - betas[0]) * g, betas[1] * second + (1 - betas[1]) * g.square()
+        w = w - lr * first / (1 - betas[0] ** step) / ((second / (1 - betas[1] ** step)).sqrt() + eps)
+    return w
+
+
+def test_adam_has_its_decay_in_the_gradient_and_adamw_beside_it():
+    gradients = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    own = {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-6}
+    moved = {}
+    for name in ("adam", "adamw"):
+        layer = nn.Linear(3, 4, bias=False)
+        nn.init.ones_(layer.weight)
+        moved[name] = run(
+            build_optimizer(OptimSettings(name=name, weight_decay=0.3, **own), layer), layer.weight, gradients
+        )
+    expected = slow_adam(torch.ones(4, 3), gradients, decay=0.3, **own)
+    torch.testing.assert_close(moved["adam"].double(), expected, rtol=1e-5, atol=1e-7)
+    reference = nn.Parameter(torch.ones(4, 3))
+    torch.testing.assert_close(
+        moved["adam"], run(torch.optim.Adam([reference], weight_decay=0.3, **own), reference, gradients)
+    )
+    assert not torch.allclose(moved["adamw"], moved["adam"], rtol=1e-2)
+
+
+class Scaled(nn.Module):
+    def __init__(self, **factors):
+        super().__init__()
+        self.factors = factors
+        self.inner, self.outer = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2)
+
+    def lr_scales(self):
+        return {name.replace("_", "."): factor for name, factor in self.factors.items()}
+
+
+def test_one_group_for_every_decay_and_scale():
+    model = Scaled(inner_0_weight=0.5, inner_1_weight=0.5, inner_1_bias=0.5)
+    model.outer.weight.requires_grad_(False)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = [
+        (group["weight_decay"], group["lr_scale"], [names[one] for one in group["params"]])
+        for group in build_optimizer(OptimSettings(weight_decay=0.1), model).param_groups
+    ]
+    assert found == [
+        (0.1, 0.5, ["inner.0.weight", "inner.1.weight"]),
+        (0.0, 1.0, ["inner.0.bias", "outer.bias"]),
+        (0.0, 0.5, ["inner.1.bias"]),
+    ]
+
+
+def test_scales_of_parts_in_one_another_multiply():
+    whole = nn.ModuleDict({"part": Scaled(inner_0_weight=0.5, outer_weight=0.25)})
+    whole.lr_scales = lambda: {"part.outer.weight": 0.1, "part.inner.1.bias": 2.0}
+    part = whole["part"]
+    assert lr_scales(whole) == {part.inner[0].weight: 0.5, part.outer.weight: 0.025, part.inner[1].bias: 2.0}
+    part.inner[1].weight = part.outer.weight  # tied: known under either name
+    part.factors = {"inner_1_weight": 0.5}
+    assert lr_scales(whole)[part.outer.weight] == 0.05
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan")])
+def test_scales_are_positive(factor):
+    whole = nn.ModuleDict({"part": Scaled(inner_0_weight=factor)})
+    with pytest.raises(
+        ValueError, match=r"rate of part.inner.0.weight is scaled by .*, expected a factor above 0. Freeze"
+    ):
+        parameter_groups(whole, 0.1)
+
+
+def test_scales_are_of_parameters_that_exist():
+    with pytest.raises(AssertionError, match=r"part: no parameters \['inner.7.weight'\]"):
+        lr_scales(nn.ModuleDict({"part": Scaled(inner_7_weight=0.5)}))
+
+
 def test_no_decay_for_biases_norms_and_what_timm_names():
     model = nn.ModuleDict(
         {"vit": create_backbone(BackboneSettings(name="vit_tiny_patch16_224"), "rgb", ("R", "G", "B"), 32)}
@@ -79,7 +165,7 @@ def test_rates_scale_with_the_global_batch():
     assert settings.model_copy(update={"lr_reference_batch": None}).peak_lr(512) == 1e-3
 
 
-@pytest.mark.parametrize("name", ["adamw", "lars", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "lars", "sgd"])
 def test_every_name_builds(name):
     assert build_optimizer(OptimSettings(name=name), nn.Linear(2, 2)).param_groups[0]["lr"] == 5e-4
 
@@ -109,3 +195,32 @@ def test_shards_are_clipped_as_the_whole():
 def test_per_tensor_needs_a_norm():
     with pytest.raises(ValidationError, match=r"got per_tensor without optim.clip_norm, expected.*iBOT has 3.0"):
         OptimSettings(clip="per_tensor")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"schedule": "constant", "final_lr": 1e-6},
+            r"final_lr: got 1e-06 with .*constant, .*Set optim.schedule=cosine",
+        ),
+        ({"schedule": "step", "step_epochs": [80], "final_lr": 1e-6}, r"final_lr: got 1e-06 with optim.schedule=step"),
+        ({"schedule": "step"}, r"got none with optim.schedule=step, expected the epochs .*Set them"),
+        (
+            {"step_epochs": [80]},
+            r"got \[80.0\], .*with optim.schedule=cosine, which has no steps. Set optim.schedule=step",
+        ),
+        ({"schedule": "constant", "step_factor": 0.5}, r"step_factor 0.5, with optim.schedule=constant, which has no"),
+        ({"schedule": "step", "step_epochs": [80, 60]}, r"got \[80.0, 60.0\] after .* that ascend, .*Sort them"),
+        ({"schedule": "step", "step_epochs": [80, 80]}, r"got \[80.0, 80.0\] after .* that ascend"),
+        ({"schedule": "step", "step_epochs": [5]}, r"got \[5.0\] after a warm-up of 10 epochs, expected .*shorten"),
+    ],
+)
+def test_schedules_that_contradict_themselves(given, told):
+    with pytest.raises(ValidationError, match=told):
+        OptimSettings(**given)
+
+
+def test_schedules_that_do_not():
+    assert OptimSettings(schedule="step", step_epochs=[80, 90.5], warmup_epochs=0).step_epochs == (80, 90.5)
+    assert OptimSettings(schedule="constant", step_factor=0.1, final_lr=0.0).schedule == "constant"  # as a run saves it

@@ -15,7 +15,7 @@ from rspretrain.strategies.optim import OptimSettings
 
 GLOBAL_BATCH = 16
 MOMENTUM = 0.9
-RATES = {"adamw": 1e-3, "sgd": 0.05, "lars": 0.05}
+RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05, "lars": 0.05}
 ALL = (("ddp", 0), ("fsdp", 0), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3))
 
 
@@ -38,6 +38,9 @@ class Residual(nn.Module):
         super().__init__()
         self.norm, self.linear, self.gamma = nn.LayerNorm(16), nn.Linear(16, 16), nn.Parameter(torch.full((16,), 0.5))
 
+    def lr_scales(self) -> dict[str, float]:
+        return {"gamma": 0.5}
+
     def forward(self, x: Tensor) -> Tensor:
         return x + self.gamma * F.gelu(self.linear(self.norm(x)))
 
@@ -51,6 +54,10 @@ class Body(nn.Module):
         self.blocks = nn.ModuleList([Residual(), Residual()])
         self.token = nn.Parameter(torch.linspace(0.9, 1.1, 16))
 
+    def lr_scales(self) -> dict[str, float]:
+        """Groups of one tensor and of several."""
+        return {name: 1 - 0.1 * (place % 7) for place, name in enumerate(dict(self.named_parameters()))}
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(x)
         for block in self.blocks:
@@ -61,8 +68,8 @@ class Body(nn.Module):
 class Contrast(nn.Module):
     """Two flips of an image against those of all ranks, one after the other through the same network, and a teacher's.
 
-    Convolutions, a norm with statistics, blocks, biases, a part that is frozen, a parameter used from outside of the
-    module that owns it.
+    Convolutions, a norm with statistics, blocks, biases, frozen layers and blocks before and after what trains, a
+    parameter used from outside of the module that owns it, a single number, twelve groups of rates.
     """
 
     def __init__(self) -> None:
@@ -72,19 +79,24 @@ class Contrast(nn.Module):
         )
         self.body = Body()
         self.teacher = make_teacher(self.body)
-        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.sharpness = nn.Parameter(torch.ones(1))
+        self.frozen = nn.ModuleDict({"stem": nn.Conv2d(3, 3, 1), "blocks": nn.ModuleList([Residual()])})
+        self.frozen.requires_grad_(False)
+
+    def lr_scales(self) -> dict[str, float]:
+        return {"sharpness": 3.0}
 
     def teachers(self) -> tuple[TeacherPair, ...]:
         return (TeacherPair(self.body, self.teacher),)
 
     def forward(self, batch: Samples) -> Result:
-        maps = [self.conv(x) for x in (batch.x, batch.x.flip(3))]
-        one, two = (F.normalize((self.body(x) * self.body.token).float()) for x in maps)
+        maps = [self.conv(self.frozen["stem"](x)) for x in (batch.x, batch.x.flip(3))]
+        one, two = (F.normalize(self.frozen["blocks"][0](self.body(x) * self.body.token).float()) for x in maps)
         with torch.no_grad():
             target = F.normalize((self.teacher(maps[0]) * self.teacher.token).float())
         others = world.gather_with_grad(two)
         labels = torch.arange(len(one)) + world.rank() * len(one)
-        loss = F.cross_entropy(one @ others.T / 0.2, labels) + (one - target).square().sum(1).mean()
+        loss = F.cross_entropy(one @ others.T * self.sharpness / 0.2, labels) + (one - target).square().sum(1).mean()
         return Result(loss, {"health/std": two.detach().std()})
 
 
@@ -98,13 +110,17 @@ def here() -> world.World:
     return world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
 
 
-def strategy(name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw", **options: object) -> Strategy:
-    """Trains the toy; `options` are settings of the strategy or else of the optimizer."""
+def strategy(
+    name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw", only: str = "", **options: object
+) -> Strategy:
+    """Trains the toy, or `only` a part of it; `options` are settings of the strategy or else of the optimizer."""
     torch.manual_seed(seed)
     own = {key: options.pop(key) for key in StrategySettings.model_fields.keys() & options.keys()}
     settings = StrategySettings(name=name, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"), **own)
     options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | options
     toy = Contrast()
+    for name, parameter in toy.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith(only))
     return build_strategy(settings, here(), toy, OptimSettings(**options), toy.teachers())
 
 
