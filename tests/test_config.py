@@ -108,6 +108,11 @@ def test_every_configuration_of_the_repository_loads(path):
     config.load(path)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/finetune").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_fine_tuning_configuration_of_the_repository_loads(path):
+    config.load_finetune(path)
+
+
 def test_texts_with_quotes_of_their_own_are_taken_as_they_are(tmp_path):
     settings = config.load(write(tmp_path), ["data.filter='Pastures' in labels_19 and lat > 50"])
     assert settings.data.filter == "'Pastures' in labels_19 and lat > 50"

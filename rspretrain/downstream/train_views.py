@@ -30,6 +30,12 @@ class TrainViewSettings(Settings):
         gt=0,
         description="side of a random window in pixels of the finest grid, the middle one in tests; none: all",
     )
+    px: int | None = Field(
+        default=None,
+        gt=0,
+        description="side of the network's input in pixels, for convolutional backbones, which take any; none: what "
+        "they were pretrained or built with",
+    )
     scale: tuple[float, float] = Field(
         default=(1.0, 1.0),
         description="least and greatest share of the area in a random resized crop; (1, 1): whole images",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from rspretrain.config import ConfigError, FinetuneSettings
-from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks
+from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks, resize_
 from rspretrain.downstream.labels import FinetuneData, choose_labels
 from rspretrain.downstream.metrics import figures, main_figure
 from rspretrain.downstream.supervised import Supervised
@@ -38,6 +38,8 @@ def prepare_finetune(
     _check_validation(settings, data)
     settings = _capped(settings, len(data.draws), world)
     networks = _networks(settings, shards)
+    if settings.views.px is not None:
+        resize_(networks, settings.views.px)
     classifier = assemble(settings.classifier, networks, len(data.classes))
     tune_(classifier, settings.tune)
     views = TrainViews(settings.views, networks.inputs, classifier.px)
