@@ -19,6 +19,7 @@ from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.downstream.fraction_report import CellResult, as_csv, draw, summarise, table
 from rspretrain.downstream.metrics import main_figure
 from rspretrain.engine.finetune import prepare_finetune
+from rspretrain.engine.interrupt import StopRequest
 from rspretrain.engine.loop import Say, train
 from rspretrain.engine.records import write_json
 from rspretrain.nn.tuning import TuneSettings
@@ -102,19 +103,27 @@ def run_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool, say:
 
     ConfigError where a folder holds a run of another configuration.
     """
-    for place, cell in enumerate(cells, 1):
-        state = _state(cell.settings.run.dir, here)
-        job = prepare_finetune(cell.settings, here, deepspeed_launcher)
-        if state == _FINISHED:
-            config.check_same(cell.settings.run.dir / "config.yaml", job.settings)
-        else:
-            title = f"[{place}/{len(cells)}] {cell.method.name}, {100 * cell.fraction:g} % of the labels"
-            say(f"{title}, seed {cell.settings.run.seed}{', going on' if state == _BEGUN else ''}")
-            if not train(job, resume=state == _BEGUN, say=say).is_complete:
+    with StopRequest() as stop:
+        for place, cell in enumerate(cells, 1):
+            if world.max_over_ranks(torch.tensor(int(stop.received is not None))):
                 return False
-        del job
-        gc.collect()  # a job holds itself in cycles, and its network would stay on the device
+            title = f"[{place}/{len(cells)}] {cell.method.name}, {100 * cell.fraction:g} % of the labels"
+            if not _run_cell(cell, here, deepspeed_launcher, title, say):
+                return False
+            gc.collect()  # a job holds itself in cycles, and its network would stay on the device
     return True
+
+
+def _run_cell(cell: Cell, here: World, deepspeed_launcher: bool, title: str, say: Say) -> bool:
+    """Whether it is finished now."""
+    state = _state(cell.settings.run.dir, here)
+    job = prepare_finetune(cell.settings, here, deepspeed_launcher)
+    if state == _FINISHED:
+        config.check_same(cell.settings.run.dir / "config.yaml", job.settings)
+        return True
+    if here.is_first:
+        say(f"{title}, seed {cell.settings.run.seed}{', going on' if state == _BEGUN else ''}")
+    return train(job, resume=state == _BEGUN, say=say).is_complete
 
 
 def _state(folder: Path, here: World) -> int:
