@@ -28,14 +28,10 @@ from safetensors import SafetensorError
 
 from launchers.common import refuse, share_cores, training_parser
 from rspretrain import config, world
+from rspretrain.downstream.probe import TITLES
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.job import describe
 from rspretrain.engine.loop import Finish, train
-
-TITLES = {
-    "ap_macro": "AP macro", "ap_micro": "AP micro", "f1_macro": "F1 macro", "f1_micro": "F1 micro",
-    "f2_macro": "F2 macro", "top1": "accuracy", "average_accuracy": "mean recall",
-}  # fmt: skip
 
 
 def main() -> int:

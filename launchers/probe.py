@@ -22,13 +22,10 @@ import torch
 from safetensors import SafetensorError
 
 from rspretrain.downstream.metrics import MultiLabelScores
-from rspretrain.downstream.probe import ProbeResult, headline, network_input_of, probe, reinitialised
+from rspretrain.downstream.probe import TITLES, ProbeResult, headline, network_input_of, probe, reinitialised
 from rspretrain.downstream.samples import ProbeData, choose_data
 from rspretrain.nn.weights import load_backbone
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards
-
-TITLES = {"ap_macro": "AP macro", "ap_micro": "AP micro", "f1_macro": "F1 macro", "f1_micro": "F1 micro",
-          "top1": "top-1", "average_accuracy": "mean recall"}  # fmt: skip
 
 
 def parse() -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """From exported backbones, or networks at random, to a classifier of a shard set's sensors and classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -136,12 +136,3 @@ def assemble(settings: ClassifierSettings, networks: Networks, num_classes: int)
     """The classifier on these networks."""
     bands = {name: one.bands for name, one in networks.inputs.items()}
     return build_classifier(settings, networks.backbones, num_classes, bands)
-
-
-def check_classes(classes: Sequence[str], expected: Sequence[str], where: str) -> None:
-    """ValueError where a classifier's classes are not those of a shard set, in this order."""
-    if list(classes) != list(expected):
-        raise ValueError(
-            f"The classifier knows the classes {list(classes)}, {where} has {list(expected)}. Choose the nomenclature "
-            "that it was trained with, or fine-tune one on these classes."
-        )

@@ -25,6 +25,8 @@ from rspretrain.sensors import MEASURED, Group
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.loader import evaluation_batches
 
+TITLES = {"ap_macro": "AP macro", "ap_micro": "AP micro", "f1_macro": "F1 macro", "f1_micro": "F1 micro",
+          "f2_macro": "F2 macro", "top1": "top-1", "average_accuracy": "mean recall"}  # fmt: skip
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C, for standardised features
 
 

@@ -4,6 +4,8 @@ The only module that imports timm. ViTs are built for the size of the input (`im
 """
 
 import difflib
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any, final
 
 import torch
@@ -17,6 +19,7 @@ ensure_torchvision()
 import timm
 from timm.layers import DropPath
 from timm.models import VisionTransformer, get_pretrained_cfg
+from timm.models._manipulate import MATCH_PREV_GROUP, group_with_matcher
 from timm.models.vision_transformer import Block
 
 # Our own names -> (timm architecture, arguments). `vit_sct` is the small ViT of SCT Fusion (methods.md D.3).
@@ -73,6 +76,49 @@ def silence_drops_(module: nn.Module) -> None:
             part.drop_prob = 0.0
         elif isinstance(part, nn.modules.dropout._DropoutNd):
             part.p = 0.0
+
+
+def frozen_parts(backbone: Backbone) -> Iterator[nn.Module]:
+    """Every part whose parameters all are frozen; and those without any that stand before the first that trains.
+
+    The latter are a ViT's dropouts between its embedding and its blocks.
+    """
+    yield from takewhile(lambda part: not any(p.requires_grad for p in part.parameters()), backbone.model.children())
+    for part in backbone.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            yield part
+
+
+def layers_of(backbone: Backbone) -> tuple[dict[str, int], int]:
+    """Parameter of `backbone.model` -> its layer, and the depth L: 0 is the stem, 1 … L are blocks, L + 1 what follows.
+
+    Blocks are a ViT's blocks and the stages of a CNN or Swin, by timm's own grouping; but a norm that follows the last
+    block is L + 1, as BEiT and MAE count, where timm has it in L. ValueError where timm groups nothing.
+    """
+    matcher = getattr(backbone.model, "group_matcher", None)
+    if matcher is None:
+        raise ValueError(
+            f"Backbone {backbone.architecture!r} has parameters that timm puts into no layers, expected a network "
+            "with blocks or stages. Set tune.mode to linear or lora, or to full with tune.layer_decay=1.0."
+        )
+    named = [*backbone.model.named_parameters(), ("", None)]  # no pattern has the last, so it is in the last layer
+    groups = matcher(coarse=True)
+    layers: dict[str, int] = group_with_matcher(named, groups, reverse=True)
+    by_block: dict[str, int] = group_with_matcher(named, _without_followers(groups), reverse=True)
+    last, follows = layers.pop(""), by_block.pop("")
+    moved = {name: last for name, layer in layers.items() if layer == last - 1 and by_block[name] == follows}
+    return layers | moved, last - 1
+
+
+def _without_followers(groups: Any) -> Any:
+    """timm's patterns but those that count something to the block before it; a few networks have a function instead."""
+    if not isinstance(groups, dict):
+        return groups
+    return {
+        name: [one for one in some if one[1] != MATCH_PREV_GROUP] if isinstance(some, (list, tuple)) else some
+        for name, some in groups.items()
+    }
 
 
 def with_drop_path(backbone: Backbone, rate: float) -> Backbone:

@@ -1,21 +1,157 @@
-"""shim"""
+"""Which parameters of a classifier train, and how fast. What is no backbone (head, fusions) always does.
 
-from typing import Literal
+    mode       of the backbones train
+    full       everything
+    scratch    everything, in networks that start at random
+    linear     nothing: the head learns on frozen features, which keep no graph
+    partial    the last blocks, and what follows them
+    lora       adapters beside frozen weights (nn/lora.py)
 
+Frozen parts stay in eval mode (Classifier.train). Layer-wise decay counts as BEiT (Bao et al. 2021) and MAE (He et al.
+2021, A.2) do: with the stem as layer 0, blocks 1 … L, final norm and head L + 1, layer l has the rate times
+layer_decay ** (L + 1 - l). For CNNs and Swin a block is a stage.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rspretrain.nn.backbones import Backbone, layers_of
+from rspretrain.nn.classifiers import Classifier
+from rspretrain.nn.lora import add_adapters_, merge_adapters_
 from rspretrain.settings import Settings
+
+Mode = Literal["full", "linear", "partial", "lora", "scratch"]
+
+# Where a setting has an effect.
+_MODES: dict[str, tuple[Mode, ...]] = {
+    "layer_decay": ("full",),
+    "backbone_lr_scale": ("full", "partial", "lora", "scratch"),
+    "blocks": ("partial",),
+    "lora_rank": ("lora",),
+    "lora_alpha": ("lora",),
+    "lora_dropout": ("lora",),
+    "lora_targets": ("lora",),
+}
 
 
 class TuneSettings(Settings):
-    """shim"""
+    """What of the backbones trains. A setting that has no effect in the mode is an error."""
 
-    mode: Literal["full", "linear", "scratch"] = "full"
+    mode: Mode = Field(
+        default="full",
+        description="full: everything trains; linear: the backbones are frozen; partial: but for their last blocks; "
+        "lora: but for adapters; scratch: everything, from random weights",
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="factor on the learning rate from a layer to the one below; mode full"
+    )
+    backbone_lr_scale: float = Field(
+        default=1.0, gt=0.0, description="factor on the learning rate of what trains in the backbones; not mode linear"
+    )
+    blocks: int = Field(
+        default=1, ge=1, description="last blocks (ViT) or stages (CNN, Swin) of each backbone that train; mode partial"
+    )
+    lora_rank: int = Field(default=8, ge=1, description="r, rows of A and columns of B; mode lora")
+    lora_alpha: float = Field(default=16.0, gt=0.0, description="the adapter's output is times alpha / r; mode lora")
+    lora_dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="share of an adapter's inputs that are dropped; mode lora"
+    )
+    lora_targets: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="ends of the names of the layers that get adapters; None: qkv and proj of every attention, all "
+        "convolutions of a network without; mode lora",
+    )
+
+    @model_validator(mode="after")
+    def _every_setting_has_an_effect(self) -> Self:
+        for name, modes in _MODES.items():
+            value = getattr(self, name)
+            if self.mode not in modes and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"tune.{name}: got {value} with tune.mode={self.mode}, expected it with {' or '.join(modes)}: it "
+                    f"has no effect elsewhere. Leave tune.{name} out, or set tune.mode={modes[0]}."
+                )
+        return self
 
 
-def tune_(classifier, settings):
-    """shim"""
-    if settings.mode == "linear":
-        classifier.backbones.requires_grad_(False)
+def tune_(classifier: Classifier, settings: TuneSettings) -> None:
+    """Freeze, adapt and slow down parts of the classifier, once, before an optimizer takes its parameters.
+
+    ValueError where it has no backbones to tune, less than `settings.blocks` blocks, or no layers as `lora_targets`,
+    and where mode lora finds no peft.
+    """
+    if not classifier.backbones:
+        _check_without_backbones(classifier, settings)
+    for name, backbone in classifier.backbones.items():
+        assert isinstance(backbone, Backbone)
+        _freeze_(backbone, settings)
+        prefix = f"backbones.{name}.model."
+        classifier.lr_factors |= {prefix + key: factor for key, factor in _lr_factors(backbone, settings).items()}
+    classifier.train(classifier.training)
 
 
-def merge_(classifier):
-    """shim"""
+def merge_(classifier: Classifier) -> None:
+    """Fold adapters into the weights: the same outputs and, in the state dict, the names of a classifier without.
+
+    Tensors must be whole: take a copy with `strategy.weights()`. What was frozen stays frozen.
+    """
+    for backbone in classifier.backbones.values():
+        assert isinstance(backbone, Backbone)
+        merge_adapters_(backbone)
+    known = {name for name, _ in classifier.named_parameters()}
+    classifier.lr_factors = {name: factor for name, factor in classifier.lr_factors.items() if name in known}
+
+
+def _freeze_(backbone: Backbone, settings: TuneSettings) -> None:
+    match settings.mode:
+        case "linear":
+            backbone.requires_grad_(False)
+        case "partial":
+            _freeze_below_(backbone, settings.blocks)
+        case "lora":
+            backbone.requires_grad_(False)
+            add_adapters_(
+                backbone, settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_targets
+            )
+
+
+def _freeze_below_(backbone: Backbone, blocks: int) -> None:
+    """Freeze the stem and all but the last blocks."""
+    layers, depth = layers_of(backbone)
+    if blocks > depth:
+        raise ValueError(
+            f"tune.blocks: got {blocks} for the backbone {backbone.sensor!r}, expected at most its {depth} blocks "
+            f"({backbone.architecture}). Set tune.blocks={depth} or lower, or tune.mode=full."
+        )
+    for name, parameter in backbone.model.named_parameters():
+        if layers[name] <= depth - blocks:
+            parameter.requires_grad_(False)
+
+
+def _lr_factors(backbone: Backbone, settings: TuneSettings) -> dict[str, float]:
+    """Parameter of `backbone.model` that trains with another rate than the head -> factor."""
+    names = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]
+    scale, decay = settings.backbone_lr_scale, settings.layer_decay
+    factors = dict.fromkeys(names, scale)
+    if decay != 1.0:
+        layers, depth = layers_of(backbone)
+        factors = {name: scale * decay ** (depth + 1 - layers[name]) for name in names}
+    return {name: factor for name, factor in factors.items() if factor != 1.0}
+
+
+def _check_without_backbones(classifier: Classifier, settings: TuneSettings) -> None:
+    kind = type(classifier).__name__
+    if settings.mode not in ("full", "scratch"):
+        raise ValueError(
+            f"tune.mode: got {settings.mode} for {kind}, which has no backbone that could be frozen, expected full or "
+            "scratch. Set tune.mode=scratch, or choose a classifier of backbones (linear, sct_fusion)."
+        )
+    for name in ("layer_decay", "backbone_lr_scale"):
+        value = getattr(settings, name)
+        if value != 1.0:
+            raise ValueError(
+                f"tune.{name}: got {value} for {kind}, which has no backbone to slow down, expected 1.0. Leave "
+                f"tune.{name} out, or choose a classifier of backbones (linear, sct_fusion)."
+            )

@@ -104,6 +104,10 @@ def blur_matrices(sigma: Tensor, active: Tensor, px: int) -> Tensor:
 
 def gaussian_blur(x: Tensor, sigma: Tensor, active: Tensor) -> Tensor:
     """x [B C px px] blurred along both axes where active [B]; sigma [B] in pixels."""
+    if not x.is_cuda and not active.all():  # a GPU would have to wait to know which
+        blurred = x.clone()
+        blurred[active] = gaussian_blur(x[active], sigma[active], active[active])
+        return blurred
     num, channels, px, _ = x.shape
     matrices = blur_matrices(sigma, active, px)
     across = torch.bmm(x.reshape(num, channels * px, px), matrices.transpose(1, 2)).view(num, channels, px, px)

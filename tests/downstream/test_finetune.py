@@ -9,7 +9,6 @@ from rspretrain.downstream.finetune import (
     NetworkSettings,
     ValidationSettings,
     assemble,
-    check_classes,
     grid_inputs,
     load_networks,
 )
@@ -49,12 +48,6 @@ def test_every_pixel_grid_is_an_input_of_k_branch(shards: ShardSet) -> None:
         grid_inputs(KBranchSettings(), {"s2": SensorSettings(bands=ALL_S2[:-1])}, shards)
     with pytest.raises(ValueError, match=r"sensors: got \{\} for the classifier 'k_branch', expected one sensor"):
         grid_inputs(KBranchSettings(), {}, shards)
-
-
-def test_other_classes_are_refused() -> None:
-    check_classes(("a", "b"), ["a", "b"], "x")
-    with pytest.raises(ValueError, match=r"knows the classes \['a', 'b'\], x has \['b', 'a'\]. Choose"):
-        check_classes(("a", "b"), ("b", "a"), "x")
 
 
 def test_a_folder_that_is_none_is_refused(shards: ShardSet, tmp_path: Path) -> None:

@@ -1,9 +1,19 @@
 """Backbones: any bands, the contract, parameter counts of methods.md D.3, and errors that name the nearest."""
 
+import re
+
 import pytest
 import torch
 
-from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm, with_drop_path
+from rspretrain.nn.backbones import (
+    Backbone,
+    BackboneSettings,
+    create_backbone,
+    frozen_parts,
+    layers_of,
+    timm,
+    with_drop_path,
+)
 
 torch.set_num_threads(1)
 
@@ -92,3 +102,62 @@ def test_size_that_the_patch_does_not_divide() -> None:
         make("vit_sct", px=64)
     with pytest.raises(ValueError, match="patches of 16 pixels, and px=100 is no multiple of 16"):
         make("vit_small_patch16_224", px=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "stem", "last", "follows"),
+    [
+        ("test_vit", 6, {"cls_token", "pos_embed", "patch_embed"}, {"blocks"}, {"norm"}),
+        ("test_resnet", 4, {"conv1", "bn1"}, {"layer4"}, set()),
+        ("densenet121", 4, {"features.conv0", "features.norm0"}, {"features.denseblock4"}, {"features.norm5"}),
+        ("swin_tiny_patch4_window7_224", 4, {"patch_embed"}, {"layers"}, {"norm"}),
+        ("test_convnext", 4, {"stem"}, {"stages"}, {"head"}),
+        ("test_efficientnet", 5, {"conv_stem", "bn1"}, {"blocks"}, {"conv_head", "bn2"}),
+    ],
+)
+def test_layers(name: str, depth: int, stem: set[str], last: set[str], follows: set[str]) -> None:
+    with torch.device("meta"):
+        backbone = Backbone("s2", ("B04", "B03", "B02"), 224, name, {"in_chans": 3, "num_classes": 0})
+    layers, found = layers_of(backbone)
+    assert found == depth
+    assert layers.keys() == dict(backbone.model.named_parameters()).keys()
+
+    def parts(layer: int) -> set[str]:
+        names = [name.removeprefix("features.").split(".")[0] for name, one in layers.items() if one == layer]
+        return {f"features.{part}" if name == "densenet121" else part for part in names}
+
+    assert (parts(0), parts(depth), parts(depth + 1)) == (stem, last, follows)
+    assert set(layers.values()) - {depth + 1} == set(range(depth + 1))
+
+
+def test_layers_that_timm_does_not_know() -> None:
+    with torch.device("meta"):
+        backbone = Backbone("s2", ("B04", "B03", "B02"), 64, "poolformer_s12", {"in_chans": 3, "num_classes": 0})
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            "Backbone 'poolformer_s12' has parameters that timm puts into no layers, expected a network with blocks or "
+            "stages. Set tune.mode to linear or lora, or to full with tune.layer_decay=1.0."
+        ),
+    ):
+        layers_of(backbone)
+
+
+def test_frozen_parts() -> None:
+    backbone = make("test_vit")
+    names = {id(part): name for name, part in backbone.named_modules()}
+
+    def frozen() -> set[str]:
+        return {names[id(part)] for part in frozen_parts(backbone)}
+
+    assert not frozen()
+    backbone.model.patch_embed.requires_grad_(False)
+    assert frozen() == {
+        "model.patch_embed",
+        "model.patch_embed.proj",
+        "model.pos_drop",
+        "model.patch_drop",
+        "model.norm_pre",
+    }
+    backbone.requires_grad_(False)
+    assert {"", "model", "model.norm"} < frozen()

@@ -45,6 +45,14 @@ def test_greyscale_and_blur_are_torchvisions() -> None:
         torch.testing.assert_close(got[index], want, rtol=1e-5, atol=1e-5)
 
 
+def test_blur_leaves_the_others_and_does_not_look_at_them() -> None:
+    x, sigma = images(4), torch.tensor([0.2, 0.7, 1.3, 2.0])
+    everywhere = colour.gaussian_blur(x, sigma, torch.ones(4, dtype=torch.bool))
+    some = colour.gaussian_blur(x, sigma, torch.tensor([True, False, False, True]))
+    torch.testing.assert_close(some[[0, 3]], everywhere[[0, 3]], atol=1e-7, rtol=1e-6)
+    assert torch.equal(some[[1, 2]], x[[1, 2]])
+
+
 def test_inactive_samples_are_untouched_bit_for_bit() -> None:
     x, seeds = images(8), SEEDS[:8]
     still = ColourSettings(jitter=0, grey=0, blur=0, solarise=0, band_drop=0)

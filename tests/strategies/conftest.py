@@ -1,7 +1,7 @@
 import pytest
 from gloo import run_ranks
 
-from strategies.ranks import BAD, HALF, on_two_ranks, only_a_head, with_sgd
+from strategies.ranks import BAD, HALF, PARTS, frozen_but, on_two_ranks, with_sgd
 from strategies.toys import strategy, take, tensors
 
 
@@ -32,6 +32,6 @@ def alone_adam():
 
 
 @pytest.fixture(scope="session")
-def alone_head():
-    """What one process found when all but one layer was frozen."""
-    return only_a_head("single")
+def alone_frozen():
+    """What one process found when all but one part was frozen."""
+    return {only: frozen_but(only, "single") for only in PARTS}

@@ -14,6 +14,8 @@ from strategies.toys import ALL, MOMENTUM, here, samples, strategy, take, tensor
 HALF, REST, NEXT = range(10), range(10, 20), range(20, 23)
 BAD = (5, 1)  # step and rank that see a NaN; with one rank it is that one
 
+PARTS = ("body.blocks.1", "sharpness")  # a block between frozen ones; a head of one number, after all blocks
+
 Found = dict[str, Any]
 
 
@@ -22,7 +24,7 @@ def on_two_ranks() -> dict[str, Found]:
     found = {label(*which): law_5(*which) for which in ALL}
     for which in ALL:
         found[label(*which)] |= moves(*which, found["ddp0"]["half"], found[label(*which)]["half"])
-        found[label(*which)] |= {"adam": with_adam(*which), "head": only_a_head(*which)}
+        found[label(*which)] |= {"adam": with_adam(*which), **{only: frozen_but(only, *which) for only in PARTS}}
     return found | {"options": with_options()}
 
 
@@ -67,9 +69,9 @@ def with_adam(name: str, stage: int) -> tuple[list[float], dict[str, Tensor], di
     return losses + take(second, HALF[5:]), *tensors(second)
 
 
-def only_a_head(name: str, stage: int = 0) -> Found:
-    """Five steps of one layer in the middle, everything before and after it frozen."""
-    trained, other = (strategy(name, stage, seed, only="body.head.3") for seed in (0, 9))
+def frozen_but(only: str, name: str, stage: int = 0) -> Found:
+    """Five steps of one part, everything before and after it frozen."""
+    trained, other = (strategy(name, stage, seed, only=only) for seed in (0, 9))
     before = tensors(trained)[0]
     losses = take(trained, HALF[:5])
     whole = (*tensors(trained), trained.updates)

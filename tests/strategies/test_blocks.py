@@ -29,9 +29,9 @@ def test_blocks_of_timm(architecture, blocks):
     assert Counter(type(block).__name__ for block in blocks_of(model)) == blocks
 
 
-def test_students_and_teachers_are_found_and_heads_are_not():
+def test_students_teachers_and_frozen_ones_are_found_and_heads_are_not():
     toy = Contrast()
-    assert blocks_of(toy) == [*toy.body.blocks, *toy.teacher.blocks]
+    assert blocks_of(toy) == [*toy.body.blocks, *toy.teacher.blocks, *toy.frozen["blocks"]]
 
 
 def test_no_blocks():

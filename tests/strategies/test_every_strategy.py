@@ -7,7 +7,7 @@ import torch
 from gloo import run_ranks
 from torture import times
 
-from strategies.ranks import label, on_any_rank
+from strategies.ranks import PARTS, label, on_any_rank
 from strategies.toys import ALL, difference
 
 pytestmark = pytest.mark.slow
@@ -42,18 +42,20 @@ class TestTwoRanks:
         assert difference(weights, alone_adam[1]) < 1e-5
         assert difference(state, alone_adam[2]) < 1e-4
 
-    def test_train_a_layer_between_frozen_ones(self, found, alone_head, name):
-        own, (weights, state, _) = found[0][name]["head"], found[0][name]["head"]["whole"]
-        assert own["losses"] == pytest.approx(alone_head["losses"], rel=1e-5)
-        assert difference(weights, alone_head["whole"][0]) < 1e-5
-        assert difference(state, alone_head["whole"][1]) < 1e-4
+    @pytest.mark.parametrize("only", PARTS)
+    def test_train_a_part_and_leave_the_rest_alone(self, found, alone_frozen, name, only):
+        own, one = found[0][name][only], alone_frozen[only]
+        weights, state, _ = own["whole"]
+        assert own["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        assert difference(weights, one["whole"][0]) < 1e-5
+        assert difference(state, one["whole"][1]) < 1e-4
+        part = {key for key in weights if key.startswith(only)}
         changed = {key for key, value in weights.items() if not torch.equal(value, own["before"][key])}
-        head = {"body.head.3.weight", "body.head.3.bias"}
-        teacher = {name.replace("body", "teacher") for name in head}
-        statistics = {f"conv.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
-        assert changed == head | teacher | statistics
-        assert state.keys() == {f"{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in head}
-        assert all(rank[name]["head"]["goes on"] for rank in found)
+        assert part <= changed
+        assert all(key.startswith(("teacher.", "conv.1.")) for key in changed - part)  # followers, and statistics
+        assert not {"conv.1.weight", "conv.1.bias"} & changed
+        assert state.keys() == {f"{key}/{parameter}" for key in ("exp_avg", "exp_avg_sq") for parameter in part}
+        assert all(rank[name][only]["goes on"] for rank in found)
 
     def test_hold_the_same_weights(self, found, name):
         one, two = (rank[name]["whole"][0] for rank in found)

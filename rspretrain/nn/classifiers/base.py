@@ -7,12 +7,12 @@ A sensor that is missing when somebody predicts is one whose pixels are all 0 af
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
-from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.backbones import Backbone, frozen_parts
 
 
 class Classifier(nn.Module, ABC):
@@ -20,6 +20,7 @@ class Classifier(nn.Module, ABC):
 
     Names are sensors', or those of one sensor's groups where a network takes every pixel grid by itself (K-Branch).
     `backbones` holds the networks that may have been pretrained, by name; whatever else there is, is the head.
+    `lr_factors`, which nn/tuning.py sets, has the parameters by name that have another learning rate than the head.
     """
 
     def __init__(self, bands: Mapping[str, Sequence[str]], px: Mapping[str, int], num_classes: int) -> None:
@@ -28,6 +29,21 @@ class Classifier(nn.Module, ABC):
         self.px = dict(px)
         self.num_classes = num_classes
         self.backbones = nn.ModuleDict()
+        self.lr_factors: dict[str, float] = {}
+
+    @final
+    def lr_scales(self) -> dict[str, float]:
+        """Name of a parameter -> factor on the learning rate; absent ones have 1."""
+        return dict(self.lr_factors)
+
+    @final
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but frozen parts of backbones stay in eval mode: their statistics and drops are frozen, too."""
+        super().train(mode)
+        for backbone in self.backbones.values():
+            for part in frozen_parts(backbone):  # type: ignore[arg-type]
+                part.eval()
+        return self
 
     def forward(self, images: Mapping[str, Tensor]) -> Tensor:
         """See the class. ValueError where an image is of another shape, of no input, or there is none at all."""
