@@ -48,13 +48,13 @@ class Cell:
 
 
 def parse_method(text: str) -> Method:
-    """`pretrained`, a mode of tuning, or `NAME: section.key=value …`. ConfigError for anything else."""
+    """`pretrained`, a mode of tuning with nothing else set, or `NAME: section.key=value …`. ConfigError for others."""
     name, colon, rest = text.partition(":")
     modes = get_args(TuneSettings.model_fields["mode"].annotation)
     if colon and name.replace("-", "").replace("_", "").isalnum():
         return Method(name, tuple(shlex.split(rest)))
     if not colon and name in (PRETRAINED, *modes):
-        return Method(name, () if name == PRETRAINED else (f"tune.mode={name}",))
+        return Method(name, () if name == PRETRAINED else (f"tune={{mode: {name}}}",))
     raise ConfigError(
         f"--methods: got {text!r}, expected {PRETRAINED} (the configuration as it stands), one of {', '.join(modes)}, "
         "or a name of your own with overrides, as in 'early: network.fusion=early tune.mode=scratch'."

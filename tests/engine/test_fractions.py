@@ -48,7 +48,7 @@ def ask_to_stop(*_):
 
 def test_methods_are_the_configuration_a_mode_or_overrides():
     assert parse_method("pretrained") == Method("pretrained", ())
-    assert parse_method("scratch") == Method("scratch", ("tune.mode=scratch",))
+    assert parse_method("scratch") == Method("scratch", ("tune={mode: scratch}",))
     assert parse_method("early: network.fusion=early 'sensors={a: 1}'").overrides == (
         "network.fusion=early", "sensors={a: 1}",
     )  # fmt: skip
