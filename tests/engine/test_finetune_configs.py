@@ -1,6 +1,7 @@
 """Every configuration of configs/finetune, and every method in its comments, on a tiny archive of its kind."""
 
 import re
+import shlex
 import string
 from pathlib import Path
 
@@ -113,6 +114,19 @@ def test_comments_name_the_comparisons():
         "pretrained-ViTs", "S1-ViT", "early-fusion", "late-fusion", "CA-Conv-BiLSTM", "no-attention",
         "OnlySen-1", "OnlySen-2", "EarlyFusion", "LateFusion",
     }  # fmt: skip
+
+
+def test_the_commands_of_the_page_can_be_meant():
+    """docs/finetuning.md: configurations exist and take the overrides."""
+    page = (CONFIGS.parents[1] / "docs/finetuning.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line) for line in re.findall(r"^    (.* --config .*)$", page, re.MULTILINE)]
+    assert len(commands) == 3
+    for command in commands:
+        given = [text for text in command if "=" in text.partition(":")[0]]
+        methods = command[command.index("--methods") + 1 :] if "--methods" in command else ["pretrained"]
+        for text in (one for one in methods if one not in given):
+            path = CONFIGS.parents[1] / command[command.index("--config") + 1]
+            config.load_finetune(path, [*given, *parse_method(text).overrides])
 
 
 def test_sct_fusion_has_the_papers_size(folder):
