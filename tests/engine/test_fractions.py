@@ -5,10 +5,8 @@ import signal
 
 import pytest
 import torch
-from gloo import run_ranks
 
 from engine.finetunes import write_config
-from rspretrain import world
 from rspretrain.config import ConfigError
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.fractions import Method, check_cells, collect, parse_method, plan, run_cells, write_report
@@ -143,15 +141,3 @@ def test_every_method_is_checked_before_anything_trains(path, tmp_path):
     with pytest.raises(ValueError, match="has no nomenclature 'other'"):
         check_cells(cells, ALONE, False)
     assert not list(tmp_path.iterdir())
-
-
-def on_this_rank(path, folder):
-    here = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
-    return run_cells(cells_of(path, folder, fractions=(0.5,), seeds=1)[:1], here, False, lambda line: None)
-
-
-def test_ranks_find_what_one_process_does(done, path, tmp_path):
-    assert run_ranks(2, on_this_rank, path, tmp_path / "a") == [True, True]
-    (found,) = collect(cells_of(path, tmp_path / "a", fractions=(0.5,), seeds=1)[:1])
-    (alone,) = [one for one in collect(done[0]) if (one.method, one.fraction) == ("pretrained", 0.5)]
-    assert found.figures == pytest.approx(alone.figures, abs=1e-3)
