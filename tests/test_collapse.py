@@ -1,4 +1,4 @@
-"""The short form of benchmarks/collapse.py: three planted failures are named, three healthy runs are left in peace."""
+"""The short form of benchmarks/collapse.py: four planted failures are named, four healthy runs are left in peace."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,14 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from collapse import FAULTS, HEALTHY, Land, measure
+from collapse import FAULTS, HEALTHY, OTHERS, Land, measure
 
+from rspretrain.objectives import OBJECTIVES
 from rspretrain.shardset.build import build_shards
 
 RUNS = {run.name: run for run in (*FAULTS, *HEALTHY)}
 SHORT = ("train.steps=60", "train.global_batch=16", "watch.every=3", "optim.warmup_epochs=1")
+LONGER = (*SHORT[1:], "train.steps=120")  # for DINO to lose its targets
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +25,31 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "overrides", "words"),
     [
-        ("centering_off", "Restore the centering of the teacher"),
-        ("constant_band", "Look at band B03 of s2_10m"),
-        ("rate_far_too_high", "Lower optim.lr"),
+        ("centering_off", LONGER, "Restore the centering of the teacher"),
+        ("constant_band", SHORT, "Look at band B03 of s2_10m"),
+        ("masked_everything", SHORT, "is everything masked"),
+        ("rate_far_too_high", SHORT, "Lower optim.lr"),
     ],
 )
-def test_planted_failures_are_named_with_what_to_change(folder, name, words):
-    row = measure(RUNS[name], folder, 0, SHORT)
+def test_planted_failures_are_named_with_what_to_change(folder, name, overrides, words):
+    row = measure(RUNS[name], folder, 0, overrides)
     assert row["as_wanted"], row
     assert words in row["reason"]
 
 
-@pytest.mark.parametrize("name", ["tiny_dino_rgb_cnn", "simclr_rgb_vit", "dual_simclr_cnn"])
-def test_healthy_runs_are_left_in_peace(folder, name):
-    row = measure(RUNS[name], folder, 0, SHORT)
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("dino_rgb_cnn", LONGER), ("gsc_mim_s2_vit", SHORT), ("mae_s2_vit", SHORT), ("dual_simclr_cnn", SHORT)],
+)
+def test_healthy_runs_are_left_in_peace(folder, name, overrides):
+    row = measure(RUNS[name], folder, 0, overrides)
     assert (row["verdict"], row["causes"]) == ("healthy", ""), row
+
+
+def test_the_suite_has_twelve_failures_and_healthy_runs_of_every_objective():
+    assert (len(FAULTS), len(HEALTHY), len(OTHERS)) == (12, 12, 24)
+    assert {run.objective["name"] for run in HEALTHY} == {
+        settings.model_fields["name"].default for settings in OBJECTIVES
+    }

@@ -22,9 +22,8 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import Losses, Progress
 from rspretrain.objectives.colour import FirstColour, SecondColour
-from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
-from rspretrain.objectives.taught import Taught, TaughtSettings
+from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.sensors import Group
 
@@ -64,7 +63,7 @@ class Byol(Taught[ByolSettings]):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.predictor = nn.ModuleDict({name: self._head(settings.projection) for name in inputs})
         self.teacher = make_teacher(self.student)
-        self.metric_names = (*loss_names("byol", inputs), *VIEW_HEALTH)
+        self.metric_names = (*loss_names("byol", inputs), *TAUGHT_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -84,11 +83,12 @@ class Byol(Taught[ByolSettings]):
         for name, views in self.views(batch).items():
             with torch.no_grad():
                 target_a, target_b = (self.teacher[name](view) for view in views)  # [B 256]
-            a, b = (self.predictor[name](self.student[name](view)) for view in views)
+            projected = [self.student[name](view) for view in views]
+            a, b = (self.predictor[name](z) for z in projected)
             losses[name] = distance(a, target_b) + distance(b, target_a)
             if self.is_watched:
-                health.append(view_health(target_a, target_b))
-        return mean_loss("byol", losses, health, CHANCE)  # health of the teacher
+                health.append(taught_health((target_a, target_b), projected))
+        return mean_loss("byol", losses, health, CHANCE)
 
 
 def distance(prediction: Tensor, target: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import CropSettings, SensorViews
 from rspretrain.objectives.base import Losses, Progress
 from rspretrain.objectives.colour import FirstColour, SecondColour
-from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.networks import loss_names, mean_loss
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
@@ -34,12 +33,12 @@ from rspretrain.objectives.self_distillation import (
     teacher_health,
     warm_temperature,
 )
-from rspretrain.objectives.taught import Taught, TaughtSettings
+from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.sensors import Group
 
-# Of the teacher's features and of its answers, least of any sensor.
-HEALTH = (*VIEW_HEALTH, *TEACHER_HEALTH)
+# Of the features of both and of the teacher's answers, worst of any sensor.
+HEALTH = (*TAUGHT_HEALTH, *TEACHER_HEALTH)
 
 
 class LocalColour(FirstColour):
@@ -131,8 +130,8 @@ class Dino(Taught[DinoSettings]):
             shape = (-1, len(batch))
             losses[name] = distil(targets.unflatten(0, shape), outputs.unflatten(0, shape), self.settings.temperature)
             if self.is_watched:
-                taught = teacher_health(targets, cast(Center, self.centers[name]), self.teacher_temperature)
-                health.append(view_health(*features.chunk(2)) | taught)
+                answers = teacher_health(targets, cast(Center, self.centers[name]), self.teacher_temperature)
+                health.append(taught_health(features.chunk(2), seen[0].chunk(2)) | answers)
         return mean_loss("dino", losses, health, math.log(self.settings.outputs))
 
     @torch.no_grad()

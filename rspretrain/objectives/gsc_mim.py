@@ -22,7 +22,7 @@ from rspretrain.nn.tokens import MaskedViT
 from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import CHANCE_RATIO, Losses, Progress
 from rspretrain.objectives.colour import ColourSettings, FirstColour, SecondColour
-from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health, worst
+from rspretrain.objectives.contrastive import worst
 from rspretrain.objectives.masking import MaskShape, complementary, draw_masks
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
@@ -33,12 +33,12 @@ from rspretrain.objectives.self_distillation import (
     teacher_health,
     warm_temperature,
 )
-from rspretrain.objectives.taught import Taught, TaughtSettings
+from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.sensors import Group
 
-# Of the teacher: its class tokens, and its answers to them; the worst of any network.
-HEALTH = (*VIEW_HEALTH, *TEACHER_HEALTH)
+# Of the class tokens of both, and of the teacher's answers to its own; the worst of any network.
+HEALTH = (*TAUGHT_HEALTH, *TEACHER_HEALTH)
 
 
 class GscMimSettings(TaughtSettings):
@@ -176,11 +176,11 @@ class GscMim(Taught[GscMimSettings]):
         masks = self.masks(batch.seeds)
         for name, views in self.views(batch).items():
             x = torch.cat(views)  # [VB C px px], the V = 2 views one behind the other
-            cls, patch, lesson = self._distil(name, x, masks)
+            cls, patch, seen, lesson = self._distil(name, x, masks)
             terms.append(torch.stack([cls, patch]))
             if self.is_watched:
-                taught = teacher_health(lesson.cls, cast(Center, self.centers[name].cls), self.cls_temperature)
-                health.append(view_health(*lesson.tokens.chunk(2)) | taught)
+                answers = teacher_health(lesson.cls, cast(Center, self.centers[name].cls), self.cls_temperature)
+                health.append(taught_health(lesson.tokens.chunk(2), seen.split(len(batch))) | answers)
         cls_loss, patch_loss = torch.stack(terms).unbind(dim=1)  # [networks] each
         losses = self.settings.cls_weight * cls_loss + self.settings.patch_weight * patch_loss
         metrics = {"loss/gsc_mim": losses.detach().mean()}
@@ -205,8 +205,8 @@ class GscMim(Taught[GscMimSettings]):
         passes = torch.stack([pair, pair.flip(0)]) if settings.masking == "double" else pair[None]
         return passes.flatten(1, 2)
 
-    def _distil(self, name: str, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Lesson]:
-        """Both losses of one student, of views [VB C px px] and masks [M VB N], and what the teacher said."""
+    def _distil(self, name: str, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor, Lesson]:
+        """Of views [VB C px px] and masks [M VB N]: both losses, the student's class tokens, and the teacher's word."""
         student, _ = self._networks(name)
         passes, num = masks.shape[:2]
         places = masks.flatten().nonzero()[:, 0]  # [n] in [M VB N]: only hidden patches go through the last layer
@@ -220,7 +220,7 @@ class GscMim(Taught[GscMimSettings]):
         cls_loss = cross_entropy(other_view, cls_outputs, self.settings.temperature).mean()
         own = cross_entropy(lesson.patches, patch_outputs, self.settings.temperature)  # [n]
         share = masks / masks.sum(dim=2, keepdim=True, dtype=own.dtype).clamp(min=1.0) / (passes * num)  # in the loss
-        return cls_loss, (own * share.flatten()[places]).sum(), lesson  # `@` would be bf16 under autocast
+        return cls_loss, (own * share.flatten()[places]).sum(), cls, lesson  # `@` would be bf16 under autocast
 
     @torch.no_grad()
     def _teach(self, name: str, x: Tensor, places: Tensor) -> Lesson:

@@ -23,9 +23,9 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import Losses, Progress
 from rspretrain.objectives.colour import FirstColour, SecondColour
-from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, view_health
+from rspretrain.objectives.contrastive import chance_level
 from rspretrain.objectives.networks import loss_names, mean_loss
-from rspretrain.objectives.taught import Taught, TaughtSettings
+from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
 from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.sensors import Group
 from rspretrain.world import gather_stack, rank
@@ -72,7 +72,7 @@ class MocoV3(Taught[MocoV3Settings]):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.predictor = nn.ModuleDict({name: self._head(settings.projection, 2) for name in inputs})
         self.teacher = make_teacher(self.student)
-        self.metric_names = (*loss_names("moco_v3", inputs), *VIEW_HEALTH)
+        self.metric_names = (*loss_names("moco_v3", inputs), *TAUGHT_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -99,10 +99,11 @@ class MocoV3(Taught[MocoV3Settings]):
         for name, views in self.views(batch).items():
             with torch.no_grad():
                 k1, k2 = (self.teacher[name](view) for view in views)  # [B 256]
-            q1, q2 = (self.predictor[name](self.student[name](view)) for view in views)
+            projected = [self.student[name](view) for view in views]
+            q1, q2 = (self.predictor[name](z) for z in projected)
             losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
             if self.is_watched:
-                health.append(view_health(k1, k2))
+                health.append(taught_health((k1, k2), projected))
         return mean_loss("moco_v3", losses, health, 4.0 * temperature * chance_level(len(batch), "cross"))
 
 

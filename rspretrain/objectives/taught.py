@@ -7,15 +7,21 @@ steps (methods.md B.4, C.6).
 from collections.abc import Sequence
 from typing import Generic, Literal, TypeVar, cast, final
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.ema import TeacherPair
 from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
 from rspretrain.objectives.base import Objective, Progress
+from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
 from rspretrain.objectives.views import NetworkInput
+from rspretrain.observe.health import feature_std
 from rspretrain.schedules import cosine
+
+STUDENT_STD = "health/student_std"
+TAUGHT_HEALTH = (*VIEW_HEALTH, STUDENT_STD)
 
 
 class TaughtSettings(CropSettings):
@@ -57,3 +63,11 @@ class Taught(Objective, Generic[S]):
         """See Objective."""
         networks = self.student if self.settings.export == "student" else self.teacher
         return {name: cast(Backbone, network.encoder) for name, network in networks.items()}
+
+
+def taught_health(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What a person watches: `view_health` of the teacher's two [B D], and the least spread of its student's V [B D].
+
+    A teacher of momentum 0.9996 is 2,500 steps behind; that its student sees nothing, or is gone, shows at once.
+    """
+    return view_health(*teacher) | {STUDENT_STD: torch.stack([feature_std(view) for view in student]).amin()}

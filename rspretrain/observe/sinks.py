@@ -21,7 +21,7 @@ class WatchSettings(Settings):
 
     wandb: Literal["offline", "online", "off"] = "offline"  # offline files lie in <run>/wandb, for `wandb sync`
     project: str = "rspretrain"  # wandb's project
-    every: int = 10  # steps between two lines of metrics; each costs one wait for the device
+    every: int = 10  # steps between two lines of metrics, beside the first; each costs one wait for the device
 
 
 def _encode(step: int, metrics: dict[str, float]) -> str:

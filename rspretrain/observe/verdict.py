@@ -19,6 +19,10 @@ from rspretrain.settings import Settings
 
 Line = Mapping[str, float]  # one line of metrics.jsonl: "step" and metrics by name
 LEVELS = ("healthy", "suspicious", "collapsed")
+# Spread of features: of a teacher's where there is one, whose student's come second.
+SPREADS = ("health/feature_std", "health/student_std")
+RANK, INFORMATION = "health/effective_rank", "health/target_information"
+GAINS = (*SPREADS, RANK, INFORMATION)  # what collapse takes away
 
 
 class HealthSettings(Settings):
@@ -48,11 +52,11 @@ class Finding:
         return f"{self.meaning}: {self.measure} is {self.value:.4g}, expected {self.expected}"
 
 
-def judge(first: Line, window: Sequence[Line]) -> list[Finding]:
-    """What is wrong on all lines of `window`, causes first. `first` is the first line of the run."""
+def judge(best: Line, window: Sequence[Line]) -> list[Finding]:
+    """What is wrong on all lines of `window`, causes first. `best`: the most that each of GAINS has been so far."""
     found: list[Finding] = []
     for rule in RULES:
-        found += rule(first, window)
+        found += rule(best, window)
     return found
 
 
@@ -65,7 +69,7 @@ def _bands(window: Sequence[Line], kind: str) -> list[str]:
     return [name for name in window[-1] if name.startswith("input/") and name.endswith(f"/{kind}")]
 
 
-def _constant_band(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _constant_band(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     for name in _bands(window, SPREAD):
         if _all(window, name, lambda spread: spread < 1e-3):
             yield Finding(
@@ -75,7 +79,7 @@ def _constant_band(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
             )  # fmt: skip
 
 
-def _shifted_band(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _shifted_band(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """0.5 deviations: by Chebyshev a mean of 32 images has no more than 1/8 of a chance, five of them 3e-5."""
     for name in _bands(window, OFFSET):
         if _all(window, name, lambda offset: offset > 0.5) or _all(window, name, lambda offset: offset < -0.5):
@@ -99,7 +103,7 @@ def _band(name: str) -> str:
     return f"{band} of {group}"
 
 
-def _duplicates(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _duplicates(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     if _all(window, DUPLICATES, lambda share: share > 0.1):
         yield Finding(
             "duplicates", 1, DUPLICATES, window[-1][DUPLICATES], "under 0.1",
@@ -108,7 +112,7 @@ def _duplicates(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _identical_views(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _identical_views(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """Rounding leaves 1e-13 between equal rows in float32; no trained network maps different pixels that close."""
     alignment, std = "health/alignment", "health/feature_std"
     if _all(window, alignment, lambda apart: apart < 1e-8) and _all(window, std, lambda spread: spread > 1e-3):
@@ -119,7 +123,7 @@ def _identical_views(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _teacher_is_student(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _teacher_is_student(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     drift = "health/teacher_drift"
     if _all(window, drift, lambda apart: apart == 0.0) and _all(window, "train/lr", lambda lr: lr > 0.0):
         yield Finding(
@@ -129,7 +133,7 @@ def _teacher_is_student(first: Line, window: Sequence[Line]) -> Iterable[Finding
         )  # fmt: skip
 
 
-def _still_teacher(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _still_teacher(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     momentum = "train/momentum"
     if _all(window, momentum, lambda value: value >= 1.0):
         yield Finding(
@@ -139,7 +143,7 @@ def _still_teacher(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _refused(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _refused(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     refused = "train/refused"
     counts = [line.get(refused, 0.0) for line in window]
     if all(before < after for before, after in pairwise(counts)):
@@ -150,7 +154,7 @@ def _refused(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _exploded(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _exploded(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     growth = "train/weight_growth"
     if _all(window, growth, lambda factor: factor > 10.0):
         yield Finding(
@@ -161,7 +165,7 @@ def _exploded(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _above_chance(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _above_chance(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """Not in a warm-up: two random networks may start there, because samples of one sensor look alike to its own."""
     ratio, lr = "health/chance_ratio", "train/lr"
     warming = window[-1].get(lr, 0.0) > window[0].get(lr, 0.0)
@@ -169,11 +173,11 @@ def _above_chance(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         yield Finding(
             "worse_than_chance", 1, ratio, window[-1][ratio], "1 or less",
             "The loss is far worse than guessing, so the network is sure and wrong",
-            "Raise objective.temperature (0.07 to 0.5), or lower optim.lr.",
+            "Raise objective.temperature (0.07 to 0.5) where there is one, or lower optim.lr.",
         )  # fmt: skip
 
 
-def _no_gradient(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _no_gradient(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     if _all(window, "train/grad_norm", lambda norm: norm < 1e-12):
         yield Finding(
             "no_gradient", 2, "train/grad_norm", window[-1]["train/grad_norm"], "over 0",
@@ -182,45 +186,45 @@ def _no_gradient(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _blind(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
-    std = "health/feature_std"
-    if _all([first, *window], std, lambda value: value < 1e-4):
-        yield Finding(
-            "blind", 2, std, window[-1][std], "over 0.1",
-            "All samples have had the same features from the start, so the network sees nothing of them",
-            "Look at what reaches it: is everything masked, are the pixels constant, is the scaling right "
-            "(sensors.<name>.normalise)?",
-        )  # fmt: skip
+def _blind(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
+    for std in SPREADS:
+        if _all([best, *window], std, lambda value: value < 1e-4):
+            yield Finding(
+                "blind", 2, std, window[-1][std], "over 0.1",
+                "All samples have had the same features from the start, so the network sees nothing of them",
+                "Look at what reaches it: is everything masked, are the pixels constant, is the scaling right "
+                "(sensors.<name>.normalise)?",
+            )  # fmt: skip
+            return
 
 
-def _equal_features(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _equal_features(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """0.1: the mean cosine of two samples is 0.99, so 1 % of what a feature is made of tells samples apart."""
-    std = "health/feature_std"
-    if _all(window, std, lambda value: value < 0.1) and _lost(first, window, std):
-        yield Finding(
-            "collapsed_features", 2, std, window[-1][std], "over 0.1",
-            "All samples have come to nearly the same features", _why_collapsed(window),
-        )  # fmt: skip
+    for std in SPREADS:
+        if _fell_under(0.1, best, window, std):
+            yield Finding(
+                "collapsed_features", 2, std, window[-1][std], "over 0.1",
+                "All samples have come to nearly the same features", _why_collapsed(window),
+            )  # fmt: skip
+            return
 
 
-def _low_rank(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _low_rank(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """Under 1.5 two thirds and more of what differs between samples lies along one direction."""
-    rank = "health/effective_rank"
-    if _all(window, rank, lambda value: value < 1.5) and _lost(first, window, rank):
+    if _fell_under(1.5, best, window, RANK):
         yield Finding(
-            "one_dimension", 1, rank, window[-1][rank], "over 1.5",
+            "one_dimension", 1, RANK, window[-1][RANK], "over 1.5",
             "Features have come to lie on one line", _why_collapsed(window),
         )  # fmt: skip
 
 
-def _uninformed_targets(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _uninformed_targets(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     """0.01 nats: of a sample its target tells 1/70 of a bit."""
-    name, entropy = "health/target_information", "health/target_entropy"
-    if not (_all(window, name, lambda nats: nats < 0.01) and _lost(first, window, name)):
+    if not _fell_under(0.01, best, window, INFORMATION):
         return
-    one = window[-1].get(entropy, math.nan) < 0.5
+    one = window[-1].get("health/target_entropy", math.nan) < 0.5
     yield Finding(
-        "one_target" if one else "uniform_targets", 2, name, window[-1][name], "over 0.01",
+        "one_target" if one else "uniform_targets", 2, INFORMATION, window[-1][INFORMATION], "over 0.01",
         "All samples have the same few prototypes as their target" if one else "Targets are uniform for all samples",
         "Restore the centering of the teacher (a center that follows: momentum 0.9), or raise its temperature."
         if one
@@ -228,7 +232,7 @@ def _uninformed_targets(first: Line, window: Sequence[Line]) -> Iterable[Finding
     )  # fmt: skip
 
 
-def _zero_loss(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
+def _zero_loss(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
     if _all(window, "train/loss", lambda loss: abs(loss) < 1e-7):
         yield Finding(
             "zero_loss", 1, "train/loss", window[-1]["train/loss"], "over 0",
@@ -237,16 +241,20 @@ def _zero_loss(first: Line, window: Sequence[Line]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def _lost(first: Line, window: Sequence[Line], name: str) -> bool:
-    """Whether training made a measure worse: it fell to under half of the run's first, and no longer rises.
+def _fell_under(limit: float, best: Line, window: Sequence[Line], name: str) -> bool:
+    """Whether training made a measure worse: under `limit`, under half of its best, and no longer rising.
 
-    Without it a slow start would be accused: random networks give nearly equal features, in a long warm-up for long.
+    Without the second a slow start would be accused: random networks give nearly equal features, in a long warm-up for
+    long. What doubles in a window rises, unless it is still under a tenth of the limit: rounding doubles, too.
     """
-    return window[-1][name] < 0.5 * first.get(name, math.inf) and window[-1][name] < 2.0 * window[0][name]
+    if not _all(window, name, lambda value: value < limit):
+        return False
+    rises = window[-1][name] >= max(2.0 * window[0][name], 0.1 * limit)
+    return window[-1][name] < 0.5 * best[name] and not rises
 
 
 def _why_collapsed(window: Sequence[Line]) -> str:
-    if "health/target_information" in window[-1]:
+    if INFORMATION in window[-1]:
         return "Restore the centering and the sharpening of the teacher; then lower optim.lr."
     if "health/teacher_drift" in window[-1]:
         return (
@@ -300,11 +308,11 @@ class Verdict:
 
 @final
 class Watch:
-    """The recent lines of a run and its first one; `add` gives the verdict after each."""
+    """The recent lines of a run and the best of all before; `add` gives the verdict after each."""
 
     def __init__(self, settings: HealthSettings, lines: Iterable[Line] = ()) -> None:
         """`lines` are those that a resumed run has written before."""
-        self._first: Line | None = None
+        self._best = dict.fromkeys(GAINS, -math.inf)
         self._window: deque[Line] = deque(maxlen=settings.window)
         self._since: dict[tuple[str, str], int] = {}
         self.verdict = Verdict(())
@@ -313,10 +321,10 @@ class Watch:
 
     def add(self, line: Line) -> Verdict:
         """One more line."""
-        self._first = self._first or line
+        self._best |= {name: max(best, line.get(name, best)) for name, best in self._best.items()}  # a NaN is none
         self._window.append(line)
         full = len(self._window) == self._window.maxlen
-        found = judge(self._first, self._window) if full else []
+        found = judge(self._best, self._window) if full else []
         start = int(self._window[0]["step"])
         self._since = {(f.cause, f.measure): self._since.get((f.cause, f.measure), start) for f in found}
         self.verdict = Verdict(tuple((f, self._since[f.cause, f.measure]) for f in found))

@@ -110,15 +110,23 @@ def save_for_ever(folder: Path, step: int) -> None:
         checkpoints.save(trained, state(step))
 
 
+def listing(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.exists() else set()
+
+
 def kill_savers(folder: Path, kills: int) -> None:
     """Fork savers, kill each at a random moment, and load: one process, because importing torch takes seconds."""
     torch.set_num_threads(1)
     chance, seen, step = random.Random(0), 0, 0
     for _ in range(kills):
+        before = listing(folder)
         child = os.fork()
         if child == 0:
             save_for_ever(folder, step)
-        time.sleep(chance.uniform(0.03, 0.12))
+        deadline = time.monotonic() + 10
+        while listing(folder) == before and time.monotonic() < deadline:  # on a busy machine a start takes long
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.09))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         other = strategy("single")

@@ -187,6 +187,16 @@ def test_masks_change_nothing_that_the_teacher_says() -> None:
     assert all(torch.equal(one, two) for one, two in zip(answers[0][1], answers[1][1], strict=True))
 
 
+def test_a_student_from_which_all_is_hidden_is_told_apart_from_its_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, batch = make("s2"), batch_of(np.arange(4))
+    seen = objective(batch).metrics
+    hidden = torch.ones_like(objective.masks(batch.seeds))
+    monkeypatch.setattr(objective, "masks", lambda seeds: hidden)
+    blind = objective(batch).metrics
+    assert blind["health/student_std"] < 1e-5 < 0.01 < seen["health/student_std"]
+    assert blind["health/feature_std"] == seen["health/feature_std"]
+
+
 def test_schedules_at_their_ends() -> None:
     objective = make("s1")
     found = []

@@ -1,12 +1,13 @@
 """What students and teachers share is tried on each objective in its own tests; here the settings."""
 
 import pytest
+import torch
 
 from rspretrain.objectives.byol import ByolSettings
 from rspretrain.objectives.dino import DinoSettings
 from rspretrain.objectives.gsc_mim import GscMimSettings
 from rspretrain.objectives.moco_v3 import MocoV3Settings
-from rspretrain.objectives.taught import TaughtSettings
+from rspretrain.objectives.taught import STUDENT_STD, TAUGHT_HEALTH, TaughtSettings, taught_health
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,13 @@ def test_defaults_are_those_of_the_papers(settings, momentum, export):
     made = settings(px=32)
     assert isinstance(made, TaughtSettings)
     assert (made.fusion, made.momentum, made.momentum_end, made.export) == ("none", momentum, 1.0, export)
+
+
+def test_health_is_the_teachers_and_the_worse_spread_of_the_students_views():
+    torch.manual_seed(0)
+    sighted, equal = torch.randn(64, 8), torch.ones(64, 8)
+    found = taught_health((sighted, sighted), (sighted, equal))
+    assert tuple(found) == TAUGHT_HEALTH
+    assert found[STUDENT_STD] < 1e-6
+    assert found["health/feature_std"] > 0.9
+    assert taught_health((equal, equal), (sighted, sighted))[STUDENT_STD] > 0.9

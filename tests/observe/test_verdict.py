@@ -9,6 +9,7 @@ from rspretrain.observe.verdict import HealthSettings, Watch, judge
 GOOD = {
     "train/loss": 2.0, "train/lr": 1e-3, "train/grad_norm": 0.3, "train/refused": 0.0, "train/weight_growth": 1.1,
     "train/momentum": 0.99, "health/teacher_drift": 0.02, "health/chance_ratio": 0.6, "health/feature_std": 0.7,
+    "health/student_std": 0.7,
     "health/effective_rank": 12.0, "health/alignment": 0.4, "health/target_information": 0.8,
     "health/target_entropy": 0.7, "input/duplicates": 0.0, "input/s2_10m/B02/offset": 0.1,
     "input/s2_10m/B02/spread": 0.9,
@@ -89,6 +90,27 @@ def test_a_slow_start_is_no_collapse_but_blindness_is_named():
     assert slow.verdict.level == 0
     ((finding, since),) = blind.verdict.findings
     assert (finding.cause, finding.level, since) == ("blind", 2, 0)
+
+
+@pytest.mark.parametrize("std", ["health/feature_std", "health/student_std"])
+def test_a_student_is_judged_as_its_teacher(std):
+    ((finding, _),) = watch(*[{std: 0.05}] * 4).findings
+    assert (finding.cause, finding.measure) == ("collapsed_features", std)
+    ((finding, _),) = Watch(HealthSettings(), [{"step": n, **GOOD, std: 0.0} for n in range(5)]).verdict.findings
+    assert (finding.cause, finding.measure) == ("blind", std)
+
+
+@pytest.mark.parametrize("std", [0.0, 1e-9])
+def test_what_is_gone_stays_gone(std):
+    """Twice 0 is 0, and rounding doubles at times: neither is a recovery."""
+    lines = ({"health/feature_std": value} for value in (std, std, 4 * std))
+    assert [finding.cause for finding, _ in watch(*lines).findings] == ["collapsed_features"]
+
+
+def test_what_was_won_can_be_lost():
+    """Random features are near each other, too: a fall is measured from the best line, not from the first."""
+    lines = ({"health/feature_std": std} for std in (0.8, float("nan"), 0.06, 0.06, 0.06))
+    assert watch(*lines, good=GOOD | {"health/feature_std": 0.08}).findings[0][0].cause == "collapsed_features"
 
 
 def test_two_random_networks_may_be_worse_than_chance_while_the_rate_rises():
