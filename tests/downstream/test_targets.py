@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +143,16 @@ def test_maps_that_cannot_be_meant_are_refused(shards, settings, views, told):
     data = choose_labels(shards, LabelSettings(nomenclature="dfc", **settings))
     with pytest.raises(ValueError, match=told):
         choose_targets(shards, data, looks, settings["from_map"])
+
+
+def test_classes_without_a_code_and_other_grids_are_refused(shards):
+    data = choose_labels(shards, LabelSettings(nomenclature="dfc"))
+    inputs = {"s1": SensorInput("s1", SensorSettings(bands=("VV",)), GROUPS)}
+    looks = TrainViews(TrainViewSettings(), inputs, {"s1": 12})
+    with pytest.raises(ValueError, match=r"'dfc' has no code for the classes \['Moon'\] of 'dfc'; it knows \['Barren'"):
+        choose_targets(shards, replace(data, classes=(*data.classes, "Moon")), looks, "dfc")
+    finer = [replace(GROUPS[0], shape=(24, 24)), MAP]
+    looks = TrainViews(TrainViewSettings(), {"s1": SensorInput("s1", SensorSettings(bands=("VV",)), finer)}, {"s1": 12})
+    told = r"'dfc' has \(12, 12\) pixels, the finest images that the classifier sees have \(24, 24\), expected one grid"
+    with pytest.raises(ValueError, match=told):
+        choose_targets(shards, data, looks, "dfc")
