@@ -12,9 +12,15 @@ from rspretrain import world
 
 def training_parser(description: str | None, configs: str) -> argparse.ArgumentParser:
     """The command line of every training run."""
+    parser = config_parser(description, configs)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
+    return parser
+
+
+def config_parser(description: str | None, configs: str) -> argparse.ArgumentParser:
+    """The command line of whatever trains by a configuration."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help=f"YAML file; {configs} has some")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
     parser.add_argument("--dry-run", action="store_true", help="print configuration, parameters, plan; write nothing")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in optim.lr=3e-4")

@@ -139,6 +139,11 @@ def test_an_oracle_is_given_by_its_name_or_as_a_section(tmp_path):
         active(tmp_path, "oracle=me")
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/finetune").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_fine_tuning_configuration_of_the_repository_loads(path):
+    config.load_finetune(path)
+
+
 def test_texts_with_quotes_of_their_own_are_taken_as_they_are(tmp_path):
     settings = config.load(write(tmp_path), ["data.filter='Pastures' in labels_19 and lat > 50"])
     assert settings.data.filter == "'Pastures' in labels_19 and lat > 50"

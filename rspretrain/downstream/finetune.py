@@ -90,6 +90,20 @@ def load_networks(
     return Networks([one for one, _, _ in found], inputs, {one.sensor: source for one, _, source in found})
 
 
+def resize_(networks: Networks, px: int) -> None:
+    """Let backbones take images of px x px. ValueError where one takes one size only, or there is none."""
+    fixed = [
+        f"{one.sensor} ({one.architecture}, {one.px} px)" for one in networks.backbones if not one.is_convolutional
+    ]
+    if fixed or not networks.backbones:
+        raise ValueError(
+            f"views.px: got {px} for {', '.join(fixed) or 'a classifier without backbones'}, expected convolutional "
+            "backbones, which take any size. Leave it out."
+        )
+    for one in networks.backbones:
+        one.px = px
+
+
 def fresh_networks(
     sensors: Mapping[str, SensorSettings], settings: NetworkSettings, shards: ShardSet
 ) -> list[tuple[Backbone, NetworkInput]]:

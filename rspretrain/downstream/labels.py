@@ -26,6 +26,11 @@ class LabelSettings(Settings):
     nomenclature: str | None = Field(
         default=None, description="which labels; none: one an image before several, few classes"
     )
+    from_map: str | None = Field(
+        default=None,
+        description="map (dfc, igbp) whose codes inside a view are its labels, as methods.md A.7 has it; none: labels "
+        "of whole patches",
+    )
     train_split: str | None = Field(
         default=None, description="none: train, or holdout:train where the archive has no splits"
     )
@@ -72,7 +77,8 @@ class FinetuneData:
 
 def choose_labels(shards: ShardSet, settings: LabelSettings, filter: str | None = None) -> FinetuneData:
     """Pick the samples, of those that `filter` keeps. ValueError as in `choose_data`, and for a share of nothing."""
-    data = choose_data(shards, settings.nomenclature, settings.train_split, settings.test_split)
+    of_patches = settings.from_map is None  # a window may have a label where the whole patch has none
+    data = choose_data(shards, settings.nomenclature, settings.train_split, settings.test_split, of_patches)
     kept = np.ones(len(shards), dtype=np.bool_) if filter is None else matching_rows(shards, filter)
     train, test = (_not_empty(rows[kept[rows]], filter) for rows in (data.train, data.test))
     if data.val is not None:
@@ -106,7 +112,7 @@ def _fraction(train: Rows, hot: NDArray[np.bool_], data: ProbeData, settings: La
             f"labels.per_class: got true for {data.nomenclature!r}, which has several labels an image, expected one. "
             "Leave it out to choose by image, or set labels.nomenclature to one with a label an image."
         )
-    class_of = hot[shuffled].argmax(axis=1)
+    class_of = np.where(hot[shuffled].any(axis=1), hot[shuffled].argmax(axis=1), -1)
     parts = []
     for number in np.unique(class_of):
         mine = shuffled[class_of == number]

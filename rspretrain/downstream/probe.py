@@ -18,6 +18,7 @@ from rspretrain.downstream.metrics import MultiLabelScores, Scores, multi_label_
 from rspretrain.downstream.neighbours import knn_probabilities
 from rspretrain.downstream.samples import ProbeData, Rows, every_fifth
 from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.tokens import TokenFeatures
 from rspretrain.nn.weights import inputs_of, normalise_of
 from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.sensors import MEASURED, Group
@@ -97,7 +98,7 @@ def sensor_input_of(described: Mapping[str, Any], groups: Sequence[Group], where
 
 
 def extract_features(
-    backbone: Backbone,
+    backbone: Backbone | TokenFeatures,
     network_input: NetworkInput,
     shards: ShardSet,
     rows: Rows,

@@ -34,11 +34,15 @@ class ProbeData:
 
 
 def choose_data(
-    shards: ShardSet, nomenclature: str | None = None, train_split: str | None = None, test_split: str | None = None
+    shards: ShardSet,
+    nomenclature: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    labelled_only: bool = True,
 ) -> ProbeData:
     """Pick the samples. ValueError for an unknown nomenclature or split, and for a split without a labelled sample."""
     name = nomenclature or default_nomenclature(shards)
-    labelled: NDArray[np.bool_] = np.asarray(shards.labels(name).any(axis=1))
+    labelled: NDArray[np.bool_] = np.asarray(shards.labels(name).any(axis=1) | (not labelled_only))
     splits = shards.manifest.splits
     train_split = train_split or ("train" if splits else "holdout:train")
     test_split = test_split or ("holdout:test" if not splits else "test" if "test" in splits else "val")

@@ -30,6 +30,12 @@ class TrainViewSettings(Settings):
         gt=0,
         description="side of a random window in pixels of the finest grid, the middle one in tests; none: all",
     )
+    px: int | None = Field(
+        default=None,
+        gt=0,
+        description="side of the network's input in pixels, for convolutional backbones, which take any; none: what "
+        "they were pretrained or built with",
+    )
     scale: tuple[float, float] = Field(
         default=(1.0, 1.0),
         description="least and greatest share of the area in a random resized crop; (1, 1): whole images",
@@ -87,7 +93,7 @@ class TrainViews(nn.Module):
         with torch.autocast(batch.seeds.device.type, enabled=False):
             parts = self.sensor_inputs()
             if not self.training:
-                geometry = evaluation_geometry(list(parts.values()), batch, self.settings.crop_px)
+                geometry = self.window(batch)
                 return {name: part(batch, geometry, self.px[name]) for name, part in parts.items()}
             finest, coarsest = finest_and_coarsest(list(parts.values()), batch)
             images = {}
@@ -97,6 +103,14 @@ class TrainViews(nn.Module):
             if self.settings.sensor_drop:
                 images = drop_sensors(images, batch.seeds, self.settings.sensor_drop)
             return images
+
+    def window(self, batch: Batch) -> Geometry:
+        """Where the one view of all sensors lies; in training mode not with `independent`, which has no such place."""
+        parts = list(self.sensor_inputs().values())
+        if not self.training:
+            return evaluation_geometry(parts, batch, self.settings.crop_px)
+        assert not self.settings.independent, "every sensor has a window of its own"
+        return self._geometry(batch.seeds, parts[0].sensor, *finest_and_coarsest(parts, batch))
 
     def _geometry(self, seeds: Tensor, sensor: str, finest: Tensor, coarsest: Tensor) -> Geometry:
         """Where one sensor's random view lies."""

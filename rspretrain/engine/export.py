@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -43,12 +43,18 @@ def provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[str
     }
 
 
-def export_checkpoint(run_dir: Path, step: int | None, out: Path | None) -> dict[str, Path]:
+Whose = Literal["student", "teacher"]
+
+
+def export_checkpoint(run_dir: Path, step: int | None, out: Path | None, whose: Whose | None = None) -> dict[str, Path]:
     """Export from the checkpoint of a step, or the newest; to `out`, or to <run>/export_step_<step>.
 
-    ConfigError where the run or the step does not exist; DamagedCheckpointError where its bytes are not those written.
+    `whose`: of an objective that has both; None: as objective.export says. ConfigError where the run or the step does
+    not exist, or there is no teacher; DamagedCheckpointError where its bytes are not those written.
     """
     settings = saved_settings(run_dir)
+    if whose is not None:
+        settings = _exporting(settings, whose)
     path = _find(run_dir, step)
     state, weights = read(path)
     groups = list(open_sources(settings.data).groups.values())
@@ -56,6 +62,15 @@ def export_checkpoint(run_dir: Path, step: int | None, out: Path | None) -> dict
     objective.load_state_dict(weights)
     folder = out or run_dir / f"export_{path.name}"
     return export_all(objective, weights, folder, provenance(settings, state.step, state.shards_sha256))
+
+
+def _exporting(settings: RunSettings, whose: Whose) -> RunSettings:
+    if "export" not in type(settings.objective).model_fields:
+        raise ConfigError(
+            f"--whose: got {whose!r} for the objective {settings.objective.name!r}, which has one network a sensor, "
+            "expected none. Leave it out."
+        )
+    return settings.model_copy(update={"objective": settings.objective.model_copy(update={"export": whose})})
 
 
 def _find(run_dir: Path, step: int | None) -> Path:

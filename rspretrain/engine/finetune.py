@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from rspretrain.config import ConfigError, FinetuneSettings
-from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks
+from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks, resize_
 from rspretrain.downstream.labels import FinetuneData, choose_labels
 from rspretrain.downstream.metrics import figures, main_figure
 from rspretrain.downstream.supervised import Supervised
+from rspretrain.downstream.targets import choose_targets
 from rspretrain.downstream.train_views import TrainViews
 from rspretrain.engine.classification import Classification, Task
 from rspretrain.engine.job import Job, ready, resolved
@@ -38,10 +38,13 @@ def prepare_finetune(
     _check_validation(settings, data)
     settings = _capped(settings, len(data.draws), world)
     networks = _networks(settings, shards)
+    if settings.views.px is not None:
+        resize_(networks, settings.views.px)
     classifier = assemble(settings.classifier, networks, len(data.classes))
     tune_(classifier, settings.tune)
-    hot = torch.from_numpy(data.targets(shards))
-    objective = Supervised(classifier, TrainViews(settings.views, networks.inputs, classifier.px), hot, data.multi)
+    views = TrainViews(settings.views, networks.inputs, classifier.px)
+    targets, data, hot = choose_targets(shards, data, views, settings.labels.from_map)
+    objective = Supervised(classifier, views, targets)
     if initial is not None:
         objective.load_state_dict(initial)
     steps = len(data.draws) // settings.train.global_batch

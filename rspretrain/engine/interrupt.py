@@ -7,7 +7,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Notes a signal while it is entered; the loop asks `received` between steps. A second signal is noted likewise."""
+    """Notes a signal while it is entered; the loop asks `received` between steps. A second signal is noted likewise.
+
+    One inside another tells it too, so that whoever starts several runs knows even where the last had nothing to stop.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None  # name of the signal
@@ -20,5 +23,8 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+        outer = getattr(self._before[signal.Signals(number)], "__self__", None)
+        if isinstance(outer, StopRequest):
+            outer._note(number, frame)

@@ -1,10 +1,10 @@
-"""A timm ViT's tokens, some of them hidden: what masked image models need of a backbone beside its features.
+"""A timm ViT's tokens: some of them hidden, for masked image models; of several blocks, as features that are probed.
 
 The timm model inside stays the backbone that is exported: unmasked, the class token is its feature, bit for bit. Blocks
 and the patch embedding are entered by `__call__`, which is what FSDP2 and DeepSpeed hook.
 """
 
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,46 @@ class MaskedViT(nn.Module):
         """[B P+n D] of `embed`, all or those of some patches, through blocks and norm: [B D] and [B n D]."""
         tokens = self._model.norm(self._model.blocks(tokens))
         return tokens[:, 0], tokens[:, self._model.num_prefix_tokens :]
+
+
+FeatureKind = Literal["cls4", "cls_patches"]
+
+
+@final
+class TokenFeatures(nn.Module):
+    """[B C px px] to [B W]: what DINO's and iBOT's eval_linear.py probe (methods.md C.8), after the final norm.
+
+    `cls4`: the class tokens of the last four blocks, W = 4 D, as for ViT-S. `cls_patches`: the class token of the last
+    block and the mean of its patch tokens, W = 2 D, as for ViT-B and ViT-L. ValueError where the backbone is no ViT
+    that pools by its class token, or has fewer than four blocks for `cls4`.
+    """
+
+    def __init__(self, backbone: Backbone, kind: FeatureKind) -> None:
+        super().__init__()
+        check_plain_vit(backbone)
+        self.backbone, self.kind, self.px = backbone, kind, backbone.px
+        self.num_blocks = 4 if kind == "cls4" else 1
+        model: Any = backbone.model
+        if len(model.blocks) < self.num_blocks:
+            raise ValueError(
+                f"Backbone {backbone.architecture!r} has {len(model.blocks)} blocks, expected four at least for the "
+                "features cls4. Take cls_patches."
+            )
+        self.num_features = backbone.num_features * (4 if kind == "cls4" else 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        model: Any = self.backbone.model
+        found = model.forward_intermediates(
+            x, indices=self.num_blocks, norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )  # of every block [B N D] patch tokens and [B P D] prefix tokens, the first of them the class token
+        classes = [prefix[:, 0] for _, prefix in found]
+        return torch.cat(classes if self.kind == "cls4" else [classes[-1], found[-1][0].mean(dim=1)], dim=1)
+
+
+def usual_features(backbone: Backbone) -> FeatureKind:
+    """What iBOT takes for a network of this width: `cls4` up to ViT-S's 384."""
+    return "cls4" if backbone.num_features <= 384 else "cls_patches"
 
 
 def check_plain_vit(backbone: Backbone) -> None:

@@ -6,12 +6,15 @@ import pytest
 from fakes.memory import memory_shards
 
 from rspretrain.downstream.finetune import (
+    Networks,
     NetworkSettings,
     ValidationSettings,
     assemble,
     grid_inputs,
     load_networks,
+    resize_,
 )
+from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.classifiers import LinearSettings
 from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.objectives.views import SensorSettings
@@ -54,3 +57,16 @@ def test_a_folder_that_is_none_is_refused(shards: ShardSet, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"is no exported backbone: it has no config.json"):
         load_networks({"s2": tmp_path}, {}, NetworkSettings(), shards)
     assert ValidationSettings().keep == "best"
+
+
+def test_convolutional_backbones_take_another_size_and_vits_do_not() -> None:
+    def networks(name: str) -> Networks:
+        return Networks([create_backbone(BackboneSettings(name=name), "rgb", ("R", "G", "B"), 32)], {}, {})
+
+    cnn = networks("test_resnet")
+    resize_(cnn, 48)
+    assert cnn.backbones[0].px == 48
+    with pytest.raises(ValueError, match=r"views.px: got 48 for rgb \(test_vit, 32 px\), expected convolutional backb"):
+        resize_(networks("test_vit"), 48)
+    with pytest.raises(ValueError, match=r"views.px: got 48 for a classifier without backbones, expected convolution"):
+        resize_(Networks([], {}, {}), 48)

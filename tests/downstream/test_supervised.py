@@ -7,6 +7,7 @@ from fakes.memory import memory_shards
 from torch import nn
 
 from rspretrain.downstream.supervised import Supervised
+from rspretrain.downstream.targets import TableTargets
 from rspretrain.downstream.train_views import TrainViews, TrainViewSettings
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.classifiers import LinearClassifier
@@ -28,8 +29,8 @@ def objective(shards: ShardSet, nomenclature: str) -> Supervised:
     sensor = SensorInput("s2", SensorSettings(bands=BANDS), list(shards.groups.values()))
     classifier = LinearClassifier([create_backbone(BackboneSettings(name="test_resnet"), "s2", BANDS, 12)], 3)
     views = TrainViews(TrainViewSettings(symmetry="none"), {"s2": sensor}, classifier.px)
-    known = shards.nomenclatures[nomenclature]
-    return Supervised(classifier, views, torch.from_numpy(shards.labels(nomenclature)), known.multi).eval()
+    hot, multi = torch.from_numpy(shards.labels(nomenclature)), shards.nomenclatures[nomenclature].multi
+    return Supervised(classifier, views, TableTargets(hot, multi)).eval()
 
 
 @pytest.mark.parametrize("nomenclature", ["all", "class"])

@@ -63,6 +63,26 @@ def test_one_network_for_two_sensors_is_one_export(tmp_path):
     assert torch.equal(features, again)
 
 
+def test_either_network_of_a_run_with_a_teacher(tmp_path):
+    trained = job(write_config(tmp_path, samples=16), BYOL, "train.steps=2", "objective.momentum=0.5", "optim.lr=0.1")
+    train(trained, resume=False, say=print)
+    networks = {"student": trained.objective.student, "teacher": trained.objective.teacher}
+    for whose, network in networks.items():
+        folders = export_checkpoint(tmp_path / "run", None, tmp_path / whose, whose)
+        exported = load_file(folders["s2"] / "model.safetensors")
+        assert all(
+            torch.equal(exported[name], value) for name, value in network["s2"].encoder.model.state_dict().items()
+        )
+        assert read_contract(folders["s2"])["provenance"]["objective"]["export"] == whose
+    student, teacher = (load_file(tmp_path / whose / "s2/model.safetensors") for whose in networks)
+    assert any(not torch.equal(value, teacher[name]) for name, value in student.items())
+
+
+def test_a_teacher_where_there_is_none(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"--whose: got 'teacher' for the objective '\w+', which has one network a"):
+        export_checkpoint(run[0], None, tmp_path, "teacher")
+
+
 def test_what_is_not_there(run, tmp_path):
     with pytest.raises(ConfigError, match="has no step 3; its checkpoints are of steps: 2, 4. Name one of them"):
         export_checkpoint(run[0], 3, None)

@@ -5,7 +5,7 @@ import torch
 
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
-from rspretrain.nn.tokens import MaskedViT
+from rspretrain.nn.tokens import MaskedViT, TokenFeatures, usual_features
 
 torch.set_num_threads(1)
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -93,3 +93,40 @@ def test_other_backbones_are_refused(name: str, args: dict[str, object]) -> None
     backbone: Backbone = create_backbone(BackboneSettings(name=name, args=args), "rgb", ("R", "G", "B"), 32)
     with pytest.raises(ValueError, match=r"is not a plain ViT, expected .*a class token.*Set backbone.name to vit_"):
         MaskedViT(backbone)
+
+
+def vit(depth=5):
+    args = {"patch_size": 4, "embed_dim": 24, "depth": depth, "num_heads": 2}
+    torch.manual_seed(0)
+    return create_backbone(BackboneSettings(name="vit_tiny_patch16_224", args=args), "rgb", ("R", "G", "B"), 12).eval()
+
+
+def test_features_are_the_normalised_class_tokens_of_the_last_four_blocks():
+    backbone, x, after = vit(), torch.randn(2, 3, 12, 12), []
+    for block in backbone.model.blocks:
+        block.register_forward_hook(lambda module, given, tokens: after.append(tokens))
+    features = TokenFeatures(backbone, "cls4")
+    found = features(x)
+    assert found.shape == (2, features.num_features) == (2, 96)
+    expected = torch.cat([backbone.model.norm(tokens)[:, 0] for tokens in after[1:5]], dim=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert torch.equal(found[:, 72:], backbone(x))  # the last is the backbone's own feature
+
+
+def test_features_of_large_vits_are_class_token_and_mean_patch():
+    backbone, x = vit(), torch.randn(2, 3, 12, 12)
+    features = TokenFeatures(backbone, "cls_patches")
+    cls, patches = MaskedViT(backbone)(x)
+    torch.testing.assert_close(features(x), torch.cat([cls, patches.mean(dim=1)], dim=1), rtol=0, atol=1e-6)
+    assert features.num_features == 48
+
+
+def test_usual_features_are_ibots():
+    assert usual_features(vit()) == "cls4"
+    wide = create_backbone(BackboneSettings(name="vit_base_patch16_224", args={"depth": 1}), "rgb", ("R",), 32)
+    assert usual_features(wide) == "cls_patches"
+
+
+def test_too_few_blocks_are_refused():
+    with pytest.raises(ValueError, match=r"has 3 blocks, expected four at least for the features cls4. Take cls_patch"):
+        TokenFeatures(vit(depth=3), "cls4")

@@ -1,0 +1,175 @@
+"""The label-fraction ablation: a fine-tuning run for every method, share of labels and seed, one after the other.
+
+A cell is an ordinary run in run.dir/<method>/<fraction>/<seed>. Finished ones are not repeated and interrupted ones go
+on, so the command that began an ablation also continues it, on any number of ranks.
+"""
+
+import gc
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from rspretrain import config, world
+from rspretrain.config import ConfigError, FinetuneSettings
+from rspretrain.downstream.fraction_report import CellResult, as_csv, draw, summarise, table
+from rspretrain.downstream.metrics import main_figure
+from rspretrain.engine.finetune import prepare_finetune
+from rspretrain.engine.interrupt import StopRequest
+from rspretrain.engine.loop import Say, train
+from rspretrain.engine.records import write_json
+from rspretrain.nn.tuning import TuneSettings
+from rspretrain.world import World
+
+PRETRAINED = "pretrained"  # the configuration as it stands
+_NEW, _BEGUN, _FINISHED = range(3)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared: the same configuration with other values."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the ablation."""
+
+    method: Method
+    fraction: float
+    number: int  # of the seed: 0, 1, …
+    settings: FinetuneSettings
+
+
+def parse_method(text: str) -> Method:
+    """`pretrained`, a mode of tuning with nothing else set, or `NAME: section.key=value …`. ConfigError for others."""
+    name, colon, rest = text.partition(":")
+    modes = get_args(TuneSettings.model_fields["mode"].annotation)
+    if colon and name.replace("-", "").replace("_", "").isalnum():
+        return Method(name, tuple(shlex.split(rest)))
+    if not colon and name in (PRETRAINED, *modes):
+        return Method(name, () if name == PRETRAINED else (f"tune={{mode: {name}}}",))
+    raise ConfigError(
+        f"--methods: got {text!r}, expected {PRETRAINED} (the configuration as it stands), one of {', '.join(modes)}, "
+        "or a name of your own with overrides, as in 'early: network.fusion=early tune.mode=scratch'."
+    )
+
+
+def plan(
+    path: Path, overrides: Sequence[str], methods: Sequence[Method], fractions: Sequence[float], seeds: int
+) -> list[Cell]:
+    """All cells, cheap ones first. ConfigError where something is given twice, or a configuration cannot be meant."""
+    for option, given in (("--methods", [method.name for method in methods]), ("--fractions", fractions)):
+        if len(set(given)) < len(given):
+            raise ConfigError(f"{option}: got {given}, expected each once: a cell is a folder. Leave one out.")
+    if seeds < 1:
+        raise ConfigError(f"--seeds: got {seeds}, expected the number of runs of every method and fraction. Set 3.")
+    cells = []
+    for fraction in sorted(fractions):
+        for number in range(seeds):
+            for method in methods:
+                settings = config.load_finetune(path, [*overrides, *method.overrides, f"labels.fraction={fraction}"])
+                cells.append(Cell(method, fraction, number, _placed(settings, method.name, fraction, number)))
+    return cells
+
+
+def _placed(settings: FinetuneSettings, method: str, fraction: float, number: int) -> FinetuneSettings:
+    """With its own folder and seeds: another draw of the labels, other initial weights and another order."""
+    run, labels = settings.run, settings.labels
+    place = f"{method}/{fraction:g}/{run.seed + number}"
+    own = {"dir": run.dir / place, "seed": run.seed + number, "name": f"{run.name or run.dir.name}/{place}"}
+    return settings.model_copy(
+        update={
+            "run": run.model_copy(update=own),
+            "labels": labels.model_copy(update={"seed": labels.seed + number}),
+        }
+    )
+
+
+def check_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool) -> None:
+    """Prepare every method once, with the fewest labels: mistakes show before anything trains. ValueError."""
+    for cell in {cell.method.name: cell for cell in reversed(cells)}.values():
+        prepare_finetune(cell.settings, here, deepspeed_launcher)
+
+
+def run_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool, say: Say) -> bool:
+    """Whatever is missing of them; all ranks call. False where a signal asked to stop.
+
+    ConfigError where a folder holds a run of another configuration.
+    """
+    with StopRequest() as stop:
+        for place, cell in enumerate(cells, 1):
+            if world.max_over_ranks(torch.tensor(int(stop.received is not None))):
+                return False
+            title = f"[{place}/{len(cells)}] {cell.method.name}, {100 * cell.fraction:g} % of the labels"
+            if not _run_cell(cell, here, deepspeed_launcher, title, say):
+                return False
+            gc.collect()  # a job holds itself in cycles, and its network would stay on the device
+    return True
+
+
+def _run_cell(cell: Cell, here: World, deepspeed_launcher: bool, title: str, say: Say) -> bool:
+    """Whether it is finished now."""
+    state = _state(cell.settings.run.dir, here)
+    job = prepare_finetune(cell.settings, here, deepspeed_launcher)
+    if state == _FINISHED:
+        config.check_same(cell.settings.run.dir / "config.yaml", job.settings)
+        return True
+    if here.is_first:
+        say(f"{title}, seed {cell.settings.run.seed}{', going on' if state == _BEGUN else ''}")
+    return train(job, resume=state == _BEGUN, say=say).is_complete
+
+
+def _state(folder: Path, here: World) -> int:
+    """How far a run is; the first rank's word, whose disk counts."""
+    state = 0
+    if here.is_first and folder.is_dir() and any(folder.iterdir()):
+        state = _FINISHED if _is_finished(folder) else _BEGUN
+    return int(world.sum_over_ranks(torch.tensor(state)))
+
+
+def _is_finished(folder: Path) -> bool:
+    summary = folder / "summary.json"
+    return (folder / "results.json").is_file() and summary.is_file() and json.loads(summary.read_text())["complete"]
+
+
+def collect(cells: Sequence[Cell]) -> list[CellResult]:
+    """What the finished ones found; call on the first rank."""
+    found = []
+    for cell in cells:
+        folder = cell.settings.run.dir
+        if _is_finished(folder):
+            results = json.loads((folder / "results.json").read_text())
+            figures = {name: value for name, value in results["test"].items() if isinstance(value, float)}
+            found.append(CellResult(
+                cell.method.name, cell.fraction, cell.settings.run.seed, results["n_train"], results["step"], figures
+            ))  # fmt: skip
+    return found
+
+
+def write_report(cells: Sequence[Cell], found: Sequence[CellResult], folder: Path) -> str:
+    """fractions.csv, fractions.json and fractions.png of what is finished; the table. Call on the first rank.
+
+    They show validation.metric, or the figure that stands for it where it is left out.
+    """
+    metric = cells[0].settings.validation.metric or main_figure("ap_macro" in found[0].figures)
+    points = summarise(found)
+    temporary = folder / ".tmp_fractions.csv"
+    temporary.write_text(as_csv(found))
+    temporary.replace(folder / "fractions.csv")
+    content = {
+        "metric": metric,
+        "methods": {cell.method.name: list(cell.method.overrides) for cell in cells},
+        "planned": len(cells),
+        "runs": [asdict(one) for one in found],
+        "points": [asdict(point) for point in points],
+    }
+    write_json(folder / "fractions.json", content)
+    draw(points, metric, folder / "fractions.png", folder.name)
+    return table(points, metric)
