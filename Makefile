@@ -41,12 +41,14 @@ demo: install
 	@echo "shards       demo/shards; a look inside: .venv/bin/python shards/inspect.py demo/shards --png demo/patches.png"
 	@echo "archive      demo/archive, simulated, in the layout of BigEarthNet-MM v1"
 
+# Two processes; a file's tests stay together, because they share what takes long to build.
+TWO := -n 2 --dist loadfile
 test: $(VENV)/installed-test
-	python -m pytest
+	python -m pytest $(TWO)
 
 # The long forms: more random cases, more kills.
 torture: $(VENV)/installed-test
-	RSPRETRAIN_TORTURE=1 python -m pytest
+	RSPRETRAIN_TORTURE=1 python -m pytest $(TWO)
 
 lint: $(VENV)/installed-test
 	ruff check .
