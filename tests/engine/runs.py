@@ -16,6 +16,10 @@ from rspretrain.engine.job import Job, prepare
 from rspretrain.world import World
 
 ROOT = Path(__file__).parents[2]
+# Launchers meet at port 29500 unless told otherwise, and several processes of tests may start some at once.
+PORT = str(29500 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
+DEEPSPEED = ("deepspeed", "--num_accelerators", "2", "--master_port", PORT)
+TORCHRUN = ("torchrun", "--nproc-per-node", "2", "--master-port", PORT)
 CONFIG = """
 data: {window: 2, ledger: true}
 sensors: {s1: {bands: [VV, VH], normalise: bigearthnet}, s2: {bands: [B02, B03, B04], normalise: bigearthnet}}

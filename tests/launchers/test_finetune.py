@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from engine.finetunes import results, write_config
-from engine.runs import ROOT, environment, last_step, whole_lines
+from engine.runs import DEEPSPEED, ROOT, environment, last_step, whole_lines
 
 from rspretrain.nn.classifier_files import load_classifier
 
@@ -56,8 +56,7 @@ def test_a_run_from_the_command_line_and_one_that_is_killed(tmp_path):
 @pytest.mark.slow
 def test_under_deepspeed_on_two_ranks(tmp_path):
     path = write_config(tmp_path)
-    deepspeed = str(Path(sys.executable).parent / "deepspeed")
-    found = launch(path, "tune.mode=linear", launcher=(deepspeed, "--num_accelerators", "2"))
+    found = launch(path, "tune.mode=linear", launcher=DEEPSPEED)
     assert found.returncode == 0, found.stdout + found.stderr
     alone = launch(path, "tune.mode=linear", f"run.dir={tmp_path}/alone")
     assert alone.returncode == 0, alone.stderr

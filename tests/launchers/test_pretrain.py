@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from engine.runs import launch, losses, whole_lines, write_config
+from engine.runs import DEEPSPEED, TORCHRUN, launch, losses, whole_lines, write_config
 from safetensors.torch import load_file
 
 # A ViT: in float32 a CNN's BatchNorms turn rounding into percents within three steps (law 4 is tried in float64).
@@ -16,7 +16,6 @@ VIT = (
     "train.steps=20",
     "optim.eps=1e-4",
 )
-DEEPSPEED, TORCHRUN = ("deepspeed", "--num_accelerators", "2"), ("torchrun", "--nproc-per-node", "2")
 
 
 def weights(run):
