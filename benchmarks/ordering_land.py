@@ -5,6 +5,7 @@ has both: skies, haze, seasons, incidence angles and speckle included. A class t
 sensor's pixels as they are, bit for bit. Every class is there or not by a draw of its own, so none tells of another.
 """
 
+import functools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,19 +25,20 @@ BACKGROUND = "pasture"
 SEEN_BY: dict[str, tuple[Sensor, ...]] = {
     "houses": ("s1", "s2"),
     "halls": ("s1", "s2"),
-    "broadleaf": ("s1", "s2"),
     "lake": ("s1", "s2"),
     "crop colour": ("s2",),
     "vine colour": ("s2",),
+    "broadleaf colour": ("s2",),
     "conifer colour": ("s2",),
     "grassland colour": ("s2",),
-    "shrub colour": ("s2",),
+    "bog colour": ("s2",),
     "crop roughness": ("s1",),
     "vine roughness": ("s1",),
     "bog roughness": ("s1",),
 }
+DAYS = (120, 270)  # of the year: the growing season, where a pasture is green
 PRESENCE = 0.25  # of every class by itself: 3 of 12 in a patch on average, as BigEarthNet's 19 have it (2.9)
-SHARES = (0.05, 0.16)  # of the patch that a blob covers, before a smaller one lies on it
+SHARES = (0.08, 0.25)  # of the patch that a blob covers, before a smaller one lies on it
 BANDS = {
     "s2_10m": ("B02", "B03", "B04", "B08"),
     "s2_20m": ("B05", "B06", "B07", "B8A", "B11", "B12"),
@@ -104,11 +106,12 @@ def see_s2(seed: int, number: int, labels: Collection[str]) -> dict[str, NDArray
     """Group -> [C H W] digital numbers of a patch with these classes."""
     rng = _rng(seed, number, _S2)
     cover = _paint(seed, number, [name for name in labels if "s2" in SEEN_BY[name]])
-    sky = simulate.draw_sky(rng, int(rng.integers(1, 366)))
+    sky = simulate.draw_sky(rng, int(rng.integers(*DAYS)))
     seen = simulate.see_s2(rng, cover, _textures(seed, number), sky)
     return {group: np.concatenate([seen[band] for band in bands]) for group, bands in BANDS.items()}
 
 
+@functools.lru_cache(maxsize=1)
 def _textures(seed: int, number: int) -> Any:
     return simulate.draw_textures(_rng(seed, number, _TEXTURES))
 
