@@ -67,6 +67,7 @@ bench: $(VENV)/installed-bench
 	python benchmarks/training.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
+	python benchmarks/ordering.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .hypothesis

@@ -152,8 +152,6 @@ def measure(run: Run, work: Path) -> dict[str, Any]:
 
     Of pilots those of the validation split only: what they decide must not have seen the test split.
     """
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
     kept = work / run.name / "row.json"
     if kept.exists():
         return json.loads(kept.read_text())  # type: ignore[no-any-return]
@@ -179,6 +177,12 @@ def figures_of(results: dict[str, Any]) -> dict[str, float]:
         seen = [score for label, score in of_class.items() if SEEN_BY[label] == sensors]
         row |= {f"ap_{name}": percent(mean(seen))} if seen else {}
     return row
+
+
+def start_worker() -> None:
+    """One thread for each of the processes that share the cores."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
 
 
 def build(seed: int, work: Path) -> None:
@@ -222,7 +226,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["*"], help="names of runs, with * for any characters")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(args.workers) as pool:
+    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(args.workers, initializer=start_worker) as pool:
         work = args.work or Path(name)
 
         def all_of(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -236,7 +240,9 @@ def main() -> None:
 
         rows = all_of(Run(kind, seed, rate_of(kind)) for kind, seed in product(KINDS, SEEDS))
     if args.only == ["*"]:
-        settings = {"sizes": SIZES, "steps": STEPS, "batch": BATCH, "kinds": KINDS, "vit": VIT, "px": PX}
+        settings = {"sizes": SIZES, "seen_by": SEEN_BY, "kinds": KINDS, "vit": VIT, "px": PX}
+        settings |= {"supervised": (STEPS, BATCH, RATE), "pretraining": (PRETRAIN_STEPS, PRETRAIN_BATCH, PRETRAIN_RATE)}
+        settings |= {"k_branch": (K_BRANCH_STEPS, K_BRANCH_BATCH, K_BRANCH_RATE)}
         write_results("ordering_runs", rows, settings)
         write_results("ordering", summarise(rows), settings)
         write_results("ordering_gains", compare(rows), settings)

@@ -8,9 +8,14 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from ordering import ORDERINGS, SEEDS, compare, figures_of
+import ordering
+from ordering import FIGURES, KINDS, ORDERINGS, SEEDS, Run, compare, figures_of, measure
 from ordering_land import SEEN_BY, SHARES, Land, see_s1, see_s2
 
+SMALL = {
+    "SIZES": {"train": 40, "val": 4, "test": 6}, "EXAMINE": 2,
+    "STEPS": 2, "BATCH": 4, "PRETRAIN_STEPS": 2, "PRETRAIN_BATCH": 4, "K_BRANCH_STEPS": 2, "K_BRANCH_BATCH": 2,
+}  # fmt: skip
 EYES = {"s1": see_s1, "s2": see_s2}
 LEAST = {"s1": 0.3, "s2": 0.02}  # dB, and share of the signal
 OTHERS = ("houses", "crop colour", "vine roughness")
@@ -71,3 +76,15 @@ def test_figures_are_percent_by_what_the_classes_are_seen_by():
     test = dict.fromkeys(("ap_macro", "ap_micro", "f2_macro", "recall_samples", "f1_samples", "f2_samples"), 0.5)
     row = figures_of({"classes": names, "test": {**test, "ap_per_class": [0.2, 0.3, 0.6, 0.4]}})
     assert (row["ap_macro"], row["ap_both"], row["ap_s2_only"], row["ap_s1_only"]) == (50.0, 30.0, 30.0, 60.0)
+
+
+def test_every_kind_of_run_gives_its_figures_once(tmp_path, monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(ordering, name, value)
+    ordering.build(0, tmp_path)
+    rows = [measure(Run(kind, 0, 1e-3), tmp_path) for kind in KINDS]
+    assert all(0 < row[figure] < 100 for row in rows for figure in FIGURES[:2])
+    assert [row["kind"] for row in rows if "ap_s1_only" not in row] == ["k_branch", "k_branch_plain"]
+    assert (tmp_path / "0/dual_simclr/0.001/export/s1").is_dir()
+    monkeypatch.setattr(ordering, "finetune", None)
+    assert measure(Run("sct", 0, 1e-3), tmp_path) == rows[list(KINDS).index("sct")]
