@@ -70,6 +70,7 @@ bench: $(VENV)/installed-bench
 	python benchmarks/large_batch.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
+	python benchmarks/ordering.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .hypothesis
