@@ -3,11 +3,19 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 
 from rspretrain import world
+from rspretrain.config import CommonSettings, ConfigError
+from rspretrain.engine.job import Job, describe
+from rspretrain.engine.loop import Finish, train
+
+Kind = TypeVar("Kind", bound=CommonSettings)
 
 
 def training_parser(description: str | None, configs: str) -> argparse.ArgumentParser:
@@ -25,6 +33,35 @@ def config_parser(description: str | None, configs: str) -> argparse.ArgumentPar
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in optim.lr=3e-4")
     return parser
+
+
+def run_training(
+    parser: argparse.ArgumentParser,
+    load: Callable[[Path, Sequence[str]], Kind],
+    prepare: Callable[[Kind, world.World, bool], Job],
+    tell: Callable[[Finish, Kind], None],
+) -> int:
+    """Parse the command line of a training run, prepare it, run it, and `tell` where everything lies; exit status."""
+    arguments = parser.parse_intermixed_args()
+    here = world.start()
+    share_cores(here)
+    try:
+        settings = load(arguments.config, arguments.overrides)
+        job = prepare(settings, here, arguments.local_rank is not None)
+        if arguments.dry_run:
+            if here.is_first:
+                print(describe(job))
+            return 0
+    except (ValueError, OSError, SafetensorError) as error:
+        return refuse(error, here)
+    try:
+        finish = train(job, resume=arguments.resume, say=lambda line: print(line, flush=True))
+    except ConfigError as error:  # of run.dir; anything else is a failure and shows where
+        return refuse(error, here)
+    world.stop()
+    if here.is_first:
+        tell(finish, settings)
+    return 0
 
 
 def refuse(error: Exception, here: world.World) -> int:

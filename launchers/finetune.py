@@ -24,38 +24,16 @@ import json
 import warnings
 from typing import Any
 
-from safetensors import SafetensorError
-
-from launchers.common import refuse, share_cores, training_parser
-from rspretrain import config, world
+from launchers.common import run_training, training_parser
+from rspretrain import config
 from rspretrain.downstream.probe import TITLES
 from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.job import describe
-from rspretrain.engine.loop import Finish, train
+from rspretrain.engine.loop import Finish
 
 
 def main() -> int:
-    """Parse the command line, run, and say what was found and where it lies."""
-    arguments = training_parser(__doc__, "configs/finetune/").parse_intermixed_args()
-    here = world.start()
-    share_cores(here)
-    try:
-        settings = config.load_finetune(arguments.config, arguments.overrides)
-        job = prepare_finetune(settings, here, deepspeed_launcher=arguments.local_rank is not None)
-        if arguments.dry_run:
-            if here.is_first:
-                print(describe(job))
-            return 0
-    except (ValueError, OSError, SafetensorError) as error:
-        return refuse(error, here)
-    try:
-        finish = train(job, resume=arguments.resume, say=lambda line: print(line, flush=True))
-    except config.ConfigError as error:  # of run.dir; anything else is a failure and shows where
-        return refuse(error, here)
-    world.stop()
-    if here.is_first:
-        tell(finish, settings)
-    return 0
+    """Parse the command line, run, and say where everything lies."""
+    return run_training(training_parser(__doc__, "configs/finetune/"), config.load_finetune, prepare_finetune, tell)
 
 
 def tell(finish: Finish, settings: config.FinetuneSettings) -> None:

@@ -11,7 +11,6 @@ Exit status: 0 done, 2 backbone and shard set do not fit, or one of them cannot 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from rspretrain.downstream.labels import FinetuneData
 from rspretrain.downstream.linear_eval import EPOCHS, LR, MOMENTUM, LinearEvaluation, draws_of, evaluate
 from rspretrain.downstream.probe import network_input_of, reinitialised
+from rspretrain.files import write_json
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.tokens import TokenFeatures, usual_features
 from rspretrain.nn.weights import load_backbone
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     }
     print(f"\n{table(found)}\n")
     path = args.json or args.backbone.parent / "linear_eval.json"
-    write(path, as_json(args, shards, contract, kind, found))
+    write_json(path, as_json(args, shards, contract, kind, found))
     print(f"backbone     {args.backbone}")
     print(f"numbers      {path}")
 
@@ -135,14 +135,6 @@ def as_json(
         "deviations": "whole images, no random crops or flips in training: features are computed once; full batch",
         "results": {name: one.as_dict() for name, one in found.items()},
     }
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """The old file or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

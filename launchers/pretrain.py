@@ -22,34 +22,15 @@ from rspretrain.allocator import keep_large_tensors
 if __name__ == "__main__":
     keep_large_tensors()
 
-from launchers.common import refuse, share_cores, training_parser
-from rspretrain import config, world
-from rspretrain.engine.job import describe, prepare
-from rspretrain.engine.loop import Finish, train
+from launchers.common import run_training, training_parser
+from rspretrain import config
+from rspretrain.engine.job import prepare
+from rspretrain.engine.loop import Finish
 
 
 def main() -> int:
     """Parse the command line, run, and say where everything lies."""
-    arguments = training_parser(__doc__, "configs/pretrain/").parse_intermixed_args()
-    here = world.start()
-    share_cores(here)
-    try:
-        settings = config.load(arguments.config, arguments.overrides)
-        job = prepare(settings, here, deepspeed_launcher=arguments.local_rank is not None)
-        if arguments.dry_run:
-            if here.is_first:
-                print(describe(job))
-            return 0
-    except ValueError as error:
-        return refuse(error, here)
-    try:
-        finish = train(job, resume=arguments.resume, say=lambda line: print(line, flush=True))
-    except config.ConfigError as error:  # of run.dir; anything else is a failure and shows where
-        return refuse(error, here)
-    world.stop()
-    if here.is_first:
-        tell(finish, settings)
-    return 0
+    return run_training(training_parser(__doc__, "configs/pretrain/"), config.load, prepare, tell)
 
 
 def tell(finish: Finish, settings: config.RunSettings) -> None:

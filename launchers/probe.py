@@ -9,7 +9,6 @@ Several labels a sample: average precision (macro, micro) and F1. One label: top
 """
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from rspretrain.downstream.metrics import MultiLabelScores
 from rspretrain.downstream.probe import TITLES, ProbeResult, headline, network_input_of, probe, reinitialised
 from rspretrain.downstream.samples import ProbeData, choose_data
+from rspretrain.files import write_json
 from rspretrain.nn.weights import load_backbone
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if absent := absent_classes(probed):
         print(f"{absent} of {len(data.classes)} classes have no test sample; each counts as 0 in the macro figures\n")
     path = args.json or args.backbone[0].parent / "probe.json"
-    write(path, as_json(args, shards, probed))
+    write_json(path, as_json(args, shards, probed))
     print(f"{time.perf_counter() - started:.1f} s")
     for each in probed:
         print(f"backbone     {each.folder}")
@@ -144,14 +144,6 @@ def as_json(args: argparse.Namespace, shards: ShardSet, probed: list[Probed]) ->
             for each in probed
         ],
     }
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """The old file or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Files that are whole or absent: written under another name, flushed to the disk, renamed."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -29,6 +30,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     """`data` as the file `path`."""
     with atomic(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """`content` as JSON without NaN, in a folder that is made if need be. ValueError where there is a NaN."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def sync(path: Path) -> None:
