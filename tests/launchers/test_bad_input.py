@@ -13,6 +13,7 @@ from fakes.memory import memory_shards
 from mounts import small_disk
 from servers import object_store, serving
 
+from launchers.common import refuse
 from rspretrain.world import World
 
 pytestmark = pytest.mark.timeout(60)
@@ -173,7 +174,7 @@ def test_a_world_that_the_batch_does_not_divide(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_every_machine_tells_what_is_wrong_with_it(launcher, capsys):
+def test_every_machine_tells_what_is_wrong_with_it(capsys):
     for rank, local_rank, told in ((0, 0, "error: full\n"), (9, 1, ""), (8, 0, "error on rank 8: full\n")):
-        assert launcher.refuse(ValueError("full"), World(rank, 16, local_rank, torch.device("cpu"))) == 2
+        assert refuse(ValueError("full"), World(rank, 16, local_rank, torch.device("cpu"))) == 2
         assert capsys.readouterr().err == told
