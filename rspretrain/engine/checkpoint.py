@@ -45,6 +45,7 @@ class RunState:
     world_size: int  # that wrote it
     config_sha256: str
     shards_sha256: str
+    threads: int = 0  # of the first rank, which share a sum on a CPU; 0: not noted
 
 
 class DamagedCheckpointError(RuntimeError):

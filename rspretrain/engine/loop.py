@@ -85,6 +85,13 @@ class _Loop:
             )
         written = f"written by {state.strategy} on {state.world_size} ranks"
         self.say(f"Going on after step {state.step} of {self.job.total_steps} ({written}).")
+        threads = torch.get_num_threads()
+        if self.job.world.device.type == "cpu" and state.threads not in (0, threads):
+            self.say(
+                f"That was with {state.threads} threads a rank, now there are {threads}: sums are taken in another "
+                "order, so the last bits will not be those of a run without a break. "
+                f"OMP_NUM_THREADS={state.threads} gives them."
+            )
         return state.step
 
     @contextmanager
@@ -184,6 +191,7 @@ class _Loop:
             world_size=self.job.world.size,
             config_sha256=hashlib.sha256(settings).hexdigest(),
             shards_sha256=self.job.sources.sha256,
+            threads=torch.get_num_threads(),
         )
         self.checkpoints.save(self.strategy, state, self.job.purpose.treasured)
 

@@ -120,6 +120,20 @@ def test_resume_with_nothing_there_says_so(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"]
 
 
+def test_other_threads_than_before_are_told(tmp_path):
+    path, said, threads = write_config(tmp_path, samples=16), [], torch.get_num_threads()
+    train(job(path, "train.steps=1"), resume=False, say=print)
+    try:
+        torch.set_num_threads(threads + 1)
+        train(job(path, "train.steps=2"), resume=True, say=said.append)
+    finally:
+        torch.set_num_threads(threads)
+    assert said[1:] == [
+        f"That was with {threads} threads a rank, now there are {threads + 1}: sums are taken in another order, so the "
+        f"last bits will not be those of a run without a break. OMP_NUM_THREADS={threads} gives them."
+    ]
+
+
 def test_a_run_folder_is_never_overwritten_nor_mixed(tmp_path):
     path = write_config(tmp_path, samples=16)
     train(job(path, "train.steps=2"), resume=False, say=print)
