@@ -108,13 +108,13 @@ def run_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool, say:
             if world.max_over_ranks(torch.tensor(int(stop.received is not None))):
                 return False
             title = f"[{place}/{len(cells)}] {cell.method.name}, {100 * cell.fraction:g} % of the labels"
-            if not _run_cell(cell, here, deepspeed_launcher, title, say):
+            if not _run_cell(cell, here, deepspeed_launcher, title, say, stop):
                 return False
             gc.collect()  # a job holds itself in cycles, and its network would stay on the device
     return True
 
 
-def _run_cell(cell: Cell, here: World, deepspeed_launcher: bool, title: str, say: Say) -> bool:
+def _run_cell(cell: Cell, here: World, deepspeed_launcher: bool, title: str, say: Say, stop: StopRequest) -> bool:
     """Whether it is finished now."""
     state = _state(cell.settings.run.dir, here)
     job = prepare_finetune(cell.settings, here, deepspeed_launcher)
@@ -123,7 +123,7 @@ def _run_cell(cell: Cell, here: World, deepspeed_launcher: bool, title: str, say
         return True
     if here.is_first:
         say(f"{title}, seed {cell.settings.run.seed}{', going on' if state == _BEGUN else ''}")
-    return train(job, resume=state == _BEGUN, say=say).is_complete
+    return train(job, resume=state == _BEGUN, say=say, stop=stop).is_complete
 
 
 def _state(folder: Path, here: World) -> int:

@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class StopRequest:
     """Notes a signal while it is entered; the loop asks `received` between steps. A second signal is noted likewise.
 
-    One inside another tells it too, so that whoever starts several runs knows even where the last had nothing to stop.
+    Whoever starts several runs enters one and passes it to all of them: each handler takes the place of an outer one.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,5 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        outer = getattr(self._before[signal.Signals(number)], "__self__", None)
-        if isinstance(outer, StopRequest):
-            outer._note(number, frame)
