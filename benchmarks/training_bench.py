@@ -205,7 +205,9 @@ class Run:
 
 PARTS = ("views", "loss", "health", "buffers", "clipping", "optimizer", "ema")
 # Of losses their forward: the backward is one pass with that of the networks.
-_LOSSES = ("nt_xent", "distance", "contrast", "distil", "cross_entropy", "masked_mse", "patchify", "directions")
+_LOSSES = (
+    "nt_xent", "distance", "contrast", "distil", "cross_entropy", "masked_mse", "standardise", "patchify", "directions"
+)  # fmt: skip
 _HEALTH = ("view_health", "taught_health", "teacher_health", "feature_std", "effective_rank", "worst")
 
 

@@ -96,9 +96,10 @@ class Mae(Stationary):
             cls, patches = self.encoders[name](view, kept=kept)
             painted = self.decoders[name](cls, patches, kept)  # [B N p*p*C]
             target = patchify(view, self.grid)
-            losses[name] = masked_mse(painted, target, hidden, self.settings.normalise_patches)
-            blank = torch.zeros_like(painted[:, :1])  # of every patch
-            nothing.append(masked_mse(blank, target, hidden, self.settings.normalise_patches))
+            if self.settings.normalise_patches:
+                target = standardise(target)
+            losses[name] = masked_mse(painted, target, hidden)
+            nothing.append(masked_mse(torch.zeros_like(painted[:, :1]), target, hidden))  # blank patches
             if self.is_watched:
                 health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
         return mean_loss("mae", losses, health, torch.stack(nothing).mean())
@@ -116,17 +117,21 @@ class Mae(Stationary):
         return {name: self._vit(name).backbone for name in self.encoders}
 
 
-def masked_mse(painted: Tensor, target: Tensor, hidden: Tensor, normalise: bool) -> Tensor:
-    """Mean square over the hidden patches, [B N O] against [B N O], hidden [B N] bool; in float32 or better.
+def standardise(target: Tensor) -> Tensor:
+    """Patches [B N O] less their mean, over their standard deviation (unbiased, 1e-6 added to the variance).
 
-    `normalise`: targets less the patch's mean, over its standard deviation (unbiased, 1e-6 added to the variance); to
-    paint nothing then scores almost 1.
+    To paint nothing then scores almost 1. In float32 or better.
     """
+    with torch.autocast(target.device.type, enabled=False):
+        target = target.to(torch.promote_types(target.dtype, torch.float32))
+        var, mean = torch.var_mean(target, dim=2, keepdim=True)
+        return (target - mean) / (var + 1e-6).sqrt()
+
+
+def masked_mse(painted: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """Mean square over the hidden patches, [B N O] against [B N O], hidden [B N] bool; in float32 or better."""
     with torch.autocast(painted.device.type, enabled=False):
         painted, target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (painted, target))
-        if normalise:
-            var, mean = torch.var_mean(target, dim=2, keepdim=True)
-            target = (target - mean) / (var + 1e-6).sqrt()
         loss = (painted - target).square().mean(dim=2)  # [B N]
         return (loss * hidden).sum() / hidden.sum()
 

@@ -12,7 +12,7 @@ from objectives.lessons import thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.torchvision_shim import ensure_torchvision
 from rspretrain.objectives import Mae, MaeSettings, SensorSettings
-from rspretrain.objectives.mae import masked_mse
+from rspretrain.objectives.mae import masked_mse, standardise
 
 torch.set_num_threads(1)
 ensure_torchvision()
@@ -80,21 +80,19 @@ def test_targets_are_lightlys() -> None:
     target, hidden = patchify(torch.randn(2, 3, 12, 12), 4), torch.rand(2, 9) < 0.7
     painted = torch.randn_like(target)
     want = torch.nn.MSELoss()(painted[hidden], normalize_mean_var(target)[hidden])
-    torch.testing.assert_close(masked_mse(painted, target, hidden, True), want)
-    torch.testing.assert_close(
-        masked_mse(painted, target, hidden, False), torch.nn.MSELoss()(painted[hidden], target[hidden])
-    )
+    torch.testing.assert_close(masked_mse(painted, standardise(target), hidden), want)
+    torch.testing.assert_close(masked_mse(painted, target, hidden), torch.nn.MSELoss()(painted[hidden], target[hidden]))
 
 
 def test_closed_forms() -> None:
     target, hidden = torch.randn(2, 4, 50), torch.tensor([[True, False, True, False]] * 2)
-    nothing = masked_mse(torch.zeros_like(target), target, hidden, True)
+    nothing = masked_mse(torch.zeros_like(target), standardise(target), hidden)
     assert nothing.item() == pytest.approx(49 / 50, rel=1e-4)  # the variance of the target, unbiased
-    assert masked_mse(target, target, hidden, False) == 0.0
+    assert masked_mse(target, target, hidden) == 0.0
     painted = torch.where(hidden[:, :, None], target, 1e6)  # what is visible does not count
-    assert masked_mse(painted, target, hidden, False) == 0.0
+    assert masked_mse(painted, target, hidden) == 0.0
     with torch.autocast("cpu", torch.bfloat16):
-        assert masked_mse(painted.bfloat16(), target, hidden, True).dtype == torch.float32
+        assert masked_mse(painted.bfloat16(), standardise(target), hidden).dtype == torch.float32
 
 
 @pytest.mark.parametrize("normalise", [True, False])
