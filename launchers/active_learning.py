@@ -22,11 +22,10 @@ if __name__ == "__main__":
     keep_large_tensors()
 
 import json
-import warnings
 
 from safetensors import SafetensorError
 
-from launchers.common import refuse, share_cores, training_parser
+from launchers.common import exit_with, refuse, share_cores, training_parser
 from rspretrain import config, world
 from rspretrain.downstream.curves import FILE, SHOWN
 from rspretrain.downstream.probe import TITLES
@@ -92,6 +91,4 @@ def table(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
-    sys.exit(main())
+    exit_with(main)

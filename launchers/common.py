@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,13 @@ from rspretrain.engine.job import Job, describe
 from rspretrain.engine.loop import Finish, train
 
 Kind = TypeVar("Kind", bound=CommonSettings)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run a launcher of training runs, without the warnings of libraries that no user can do anything about."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
+    sys.exit(main())
 
 
 def training_parser(description: str | None, configs: str) -> argparse.ArgumentParser:

@@ -21,10 +21,9 @@ if __name__ == "__main__":
     keep_large_tensors()
 
 import json
-import warnings
 from typing import Any
 
-from launchers.common import run_training, training_parser
+from launchers.common import exit_with, run_training, training_parser
 from rspretrain import config
 from rspretrain.downstream.probe import TITLES
 from rspretrain.engine.finetune import prepare_finetune
@@ -74,6 +73,4 @@ def table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
-    sys.exit(main())
+    exit_with(main)

@@ -22,11 +22,10 @@ from rspretrain.allocator import keep_large_tensors
 if __name__ == "__main__":
     keep_large_tensors()
 
-import warnings
 
 from safetensors import SafetensorError
 
-from launchers.common import config_parser, refuse, share_cores
+from launchers.common import config_parser, exit_with, refuse, share_cores
 from rspretrain import config, world
 from rspretrain.engine.fractions import Cell, check_cells, collect, parse_method, plan, run_cells, write_report
 
@@ -83,6 +82,4 @@ def tell(cells: list[Cell], folder: Path, complete: bool) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
-    sys.exit(main())
+    exit_with(main)

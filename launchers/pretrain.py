@@ -12,7 +12,6 @@ accord, and that 1 is not taken for yours).
 """
 
 import sys
-import warnings
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
@@ -22,7 +21,7 @@ from rspretrain.allocator import keep_large_tensors
 if __name__ == "__main__":
     keep_large_tensors()
 
-from launchers.common import run_training, training_parser
+from launchers.common import exit_with, run_training, training_parser
 from rspretrain import config
 from rspretrain.engine.job import prepare
 from rspretrain.engine.loop import Finish
@@ -45,6 +44,4 @@ def tell(finish: Finish, settings: config.RunSettings) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
-    sys.exit(main())
+    exit_with(main)

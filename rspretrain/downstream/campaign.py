@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rspretrain.archives.base import Nomenclature
 from rspretrain.downstream.budget import BudgetSettings, Keys, Split, given_split, random_split
 from rspretrain.downstream.imbalance import Labels
-from rspretrain.downstream.labels import FinetuneData, LabelSettings, copies
+from rspretrain.downstream.labels import FinetuneData, LabelSettings, draws_of
 from rspretrain.downstream.oracle import CsvOracle, Oracle, OracleSettings, TableOracle
 from rspretrain.downstream.pool import LabelPool, rows_of
 from rspretrain.downstream.samples import default_nomenclature
@@ -92,7 +92,7 @@ class Campaign:
         hot[told] |= self.known[told]
         keys = (*pool.labels, *(pool.pending if pending else ()))
         train = np.sort(rows_of(self.shards, keys))
-        draws = np.sort(np.repeat(train, copies(hot[train]))) if balanced else train
+        draws = draws_of(train, hot, balanced)
         return FinetuneData(self.nomenclature, self.classes.names, self.classes.multi, train, val, test, draws, hot)
 
     def _answers(self, pool: LabelPool, held_out: Labels) -> Iterator[tuple[str, Keys]]:

@@ -89,7 +89,7 @@ def choose_labels(shards: ShardSet, settings: LabelSettings, filter: str | None 
         val, train = shuffled[:num_val], shuffled[num_val:]
     hot = shards.labels(data.nomenclature)
     chosen = np.sort(_fraction(train, hot, data, settings))
-    draws = np.sort(np.repeat(chosen, copies(hot[chosen]))) if settings.balanced else chosen
+    draws = draws_of(chosen, hot, settings.balanced)
     return FinetuneData(data.nomenclature, data.classes, data.multi, chosen, np.sort(val), np.sort(test), draws)
 
 
@@ -118,6 +118,11 @@ def _fraction(train: Rows, hot: NDArray[np.bool_], data: ProbeData, settings: La
         mine = shuffled[class_of == number]
         parts.append(mine[: max(1, round(settings.fraction * len(mine)))])
     return np.concatenate(parts)
+
+
+def draws_of(rows: Rows, hot: NDArray[np.bool_], balanced: bool) -> Rows:
+    """What an epoch of `rows`, ascending, goes through; where classes are `balanced` with repetitions."""
+    return np.sort(np.repeat(rows, copies(hot[rows]))) if balanced else rows
 
 
 def copies(hot: NDArray[np.bool_]) -> NDArray[np.int64]:
