@@ -2,6 +2,7 @@
 
     python benchmarks/ordering.py --work runs                    # everything; what lies in `runs` is kept
     python benchmarks/ordering.py --work runs --only '*/sct/*'   # some runs, without writing results
+    python benchmarks/ordering.py --work runs --seeds 100 --only '*/s2/*' --steps 1600    # a pilot
 
 SCT Fusion > early fusion > Sentinel-2 > Sentinel-1 from scratch on all labels; pretraining by Dual-SimCLR > scratch on
 a tenth of them; K-Branch with multi-attention > without. Three seeds, each an archive of its own (ordering_land.py) and
@@ -79,10 +80,11 @@ class Run:
     kind: str
     seed: int
     lr: float
+    steps: int
 
     @property
     def name(self) -> str:
-        return f"{self.seed}/{self.kind}/{self.lr:g}"
+        return f"{self.seed}/{self.kind}/{self.steps}/{self.lr:g}"
 
 
 def rate_of(kind: str) -> float:
@@ -90,7 +92,12 @@ def rate_of(kind: str) -> float:
     return K_BRANCH_RATE if kind.startswith("k_branch") else RATE
 
 
-def common(run: Run, work: Path, steps: int, batch: int, samples: float) -> dict[str, Any]:
+def steps_of(kind: str) -> int:
+    """How many steps a kind's supervised runs have."""
+    return K_BRANCH_STEPS if kind.startswith("k_branch") else STEPS
+
+
+def common(run: Run, work: Path, batch: int, samples: float) -> dict[str, Any]:
     """The sections of a configuration that all runs share; `samples` an epoch."""
     # On the CPU that this was written on, bf16 takes 2/3 of the time of fp32 in convolutions, and 3/2 in these ViTs.
     precision = "bf16" if run.kind.startswith("k_branch") else "fp32"
@@ -105,7 +112,7 @@ def common(run: Run, work: Path, steps: int, batch: int, samples: float) -> dict
             "clip_norm": 3.0,
         },
         "strategy": {"name": "single", "precision": precision},
-        "train": {"global_batch": batch, "steps": steps, "checkpoint_minutes": None, "keep": 1},
+        "train": {"global_batch": batch, "steps": run.steps, "checkpoint_minutes": None, "keep": 1},
         "watch": {"wandb": "off", "every": 50},
     }
 
@@ -113,11 +120,11 @@ def common(run: Run, work: Path, steps: int, batch: int, samples: float) -> dict
 def finetune(run: Run, work: Path) -> dict[str, Any]:
     """Train and test; results.json."""
     grids = run.kind.startswith("k_branch")
-    steps, batch = (K_BRANCH_STEPS, K_BRANCH_BATCH) if grids else (STEPS, BATCH)
+    batch = K_BRANCH_BATCH if grids else BATCH
     kind = {"labels": {"nomenclature": "s2" if grids else "all"}, **KINDS[run.kind]}
     samples = SIZES["train"] * kind["labels"].get("fraction", 1.0)
     tree = {
-        **common(run, work, steps, batch, samples),
+        **common(run, work, batch, samples),
         **kind,
         "validation": {"every_epochs": EXAMINE * batch / samples, "resamples": 0},
     }
@@ -133,8 +140,8 @@ def finetune(run: Run, work: Path) -> dict[str, Any]:
 
 def pretrain(seed: int, work: Path) -> Path:
     """Dual-SimCLR on the training split without its labels; the folder of the exports. Trains unless they lie there."""
-    run = Run("dual_simclr", seed, PRETRAIN_RATE)
-    tree = common(run, work, PRETRAIN_STEPS, PRETRAIN_BATCH, SIZES["train"]) | {
+    run = Run("dual_simclr", seed, PRETRAIN_RATE, PRETRAIN_STEPS)
+    tree = common(run, work, PRETRAIN_BATCH, SIZES["train"]) | {
         "sensors": S1 | S2,
         "backbone": VIT,
         "objective": {"name": "dual_simclr", "crop_px": 96, "px": PX, "symmetry": "dihedral"},
@@ -236,6 +243,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="a folder to keep; runs that lie there are not trained again")
     parser.add_argument("--only", nargs="+", default=["*"], help="names of runs, with * for any characters")
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"others than {SEEDS}; {PILOT_SEED} is that of pilots")
+    parser.add_argument("--steps", type=int, help="others than those of the design")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(args.workers, initializer=start_worker) as pool:
@@ -250,8 +259,11 @@ def main() -> None:
                 print(row, flush=True)
             return rows
 
-        rows = all_of(Run(kind, seed, rate_of(kind)) for kind, seed in product(KINDS, SEEDS))
-    if args.only == ["*"]:
+        seeds = args.seeds or SEEDS
+        rows = all_of(
+            Run(kind, seed, rate_of(kind), args.steps or steps_of(kind)) for kind, seed in product(KINDS, seeds)
+        )
+    if args.only == ["*"] and not (args.seeds or args.steps):
         write(rows)
 
 

@@ -82,9 +82,9 @@ def test_every_kind_of_run_gives_its_figures_once(tmp_path, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(ordering, name, value)
     ordering.build(0, tmp_path)
-    rows = [measure(Run(kind, 0, 1e-3), tmp_path) for kind in KINDS]
+    rows = [measure(Run(kind, 0, 1e-3, ordering.steps_of(kind)), tmp_path) for kind in KINDS]
     assert all(0 < row[figure] < 100 for row in rows for figure in FIGURES[:2])
     assert [row["kind"] for row in rows if "ap_s1_only" not in row] == ["k_branch", "k_branch_plain"]
-    assert (tmp_path / "0/dual_simclr/0.001/export/s1").is_dir()
+    assert (tmp_path / "0/dual_simclr/2/0.001/export/s1").is_dir()
     monkeypatch.setattr(ordering, "finetune", None)
-    assert measure(Run("sct", 0, 1e-3), tmp_path) == rows[list(KINDS).index("sct")]
+    assert measure(Run("sct", 0, 1e-3, 2), tmp_path) == rows[list(KINDS).index("sct")]
