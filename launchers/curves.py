@@ -2,8 +2,9 @@
 
     python launchers/curves.py runs/al_* --png curve.png --csv curve.csv
 
-Prints, a query function and figure: the mean over the rounds after a query, and by how much that lies above `random`
-with the same seeds (split, first images and initial weights are the same). Needs no GPU and no shard set.
+Prints, a query function and figure: the mean over the rounds after a query, or with as many labels as --at says, and by
+how much that lies above `random` with the same seeds (split, first images and initial weights are the same). Needs no
+GPU and no shard set.
 Exit status: 0 done; 2 the folders cannot be compared.
 """
 
@@ -24,6 +25,9 @@ def main() -> int:
     """Parse the command line, read, join, and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run.dir of a label-budget loop")
+    parser.add_argument(
+        "--at", type=int, metavar="LABELS", help="compare with so many labels instead of over the rounds"
+    )
     parser.add_argument("--png", type=Path, help="figure to write")
     parser.add_argument("--csv", type=Path, help="table to write")
     parser.add_argument("--title", default="Learning curves", help="of the figure")
@@ -31,15 +35,16 @@ def main() -> int:
     try:
         runs = [read_run(folder) for folder in arguments.runs]
         curves = compare(runs)
-        print("mean over the rounds after a query, percent, with the 95 % interval of the mean over runs")
-        for row in means(runs):
+        which = "mean over the rounds after a query" if arguments.at is None else f"with {arguments.at} labels"
+        print(f"{which}, percent, with the 95 % interval of the mean over runs")
+        for row in means(runs, arguments.at):
             told = (
                 f"{100 * row['mean']:6.2f} ± {100 * row['half_width']:.2f}"
                 if row["num"] > 1
                 else f"{100 * row['mean']:6.2f}"
             )
             print(f"  {row['method']:<28}{TITLES[row['figure']]:<13}{told}   {row['num']} runs")
-        for row in margins(runs):
+        for row in margins(runs, arguments.at):
             interval = f" ± {100 * row['half_width']:.2f}" if row["num"] > 1 else ""
             above = f"{100 * row['mean']:+6.2f}{interval}"
             print(f"  {row['method']:<28}{TITLES[row['figure']]:<13}{above} above random, {row['num']} seeds")

@@ -110,9 +110,18 @@ def half_width(values: Sequence[float]) -> float:
     return float(stdtrit(num - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(num)) if num > 1 else 0.0
 
 
-def means(runs: Sequence[Run]) -> list[Row]:
-    """Every method's mean over the rounds after a query that all runs have, over its runs."""
-    common = set.intersection(*({point["labels"] for point in run["rounds"] if point["round"]} for run in runs))
+def means(runs: Sequence[Run], at: int | None = None) -> list[Row]:
+    """Every method's mean over its runs, with `at` labels, or over the rounds after a query that all runs have.
+
+    ValueError where a run has no round with `at` labels.
+    """
+    common = set.intersection(*(_compared(run, at) for run in runs))
+    if at is not None and not common:
+        reached = {run["name"]: [point["labels"] for point in run["rounds"]] for run in runs}
+        raise ValueError(
+            f"Runs got compared at {at} labels, expected a number that all of them have a round with: {reached}. "
+            "Choose one of these, or go on with the runs that have not come so far."
+        )
     found: dict[tuple[str, str], list[float]] = {}
     for run, method in zip(runs, methods_of(runs), strict=True):
         points = [point for point in run["rounds"] if point["labels"] in common]
@@ -121,8 +130,13 @@ def means(runs: Sequence[Run]) -> list[Row]:
     return _rows(found)
 
 
-def margins(runs: Sequence[Run], baseline: str = "random") -> list[Row]:
-    """By how much methods lie above the baseline of the same seed, averaged over the rounds after a query.
+def _compared(run: Run, at: int | None) -> set[int]:
+    """Numbers of labels of the rounds that count: those after a query, or the one with `at`."""
+    return {point["labels"] for point in run["rounds"] if (point["round"] if at is None else point["labels"] == at)}
+
+
+def margins(runs: Sequence[Run], at: int | None = None, baseline: str = "random") -> list[Row]:
+    """By how much methods lie above the baseline of the same seed, with `at` labels or in the rounds after a query.
 
     Runs of one seed share split, first images and initial weights, so most of what differs between runs cancels.
     """
@@ -134,7 +148,8 @@ def margins(runs: Sequence[Run], baseline: str = "random") -> list[Row]:
         if other is None or run["query"] == baseline:
             continue
         before = {point["labels"]: point for point in other["rounds"]}
-        pairs = [(p, before[p["labels"]]) for p in run["rounds"] if p["round"] and p["labels"] in before]
+        compared = _compared(run, at) & before.keys()
+        pairs = [(p, before[p["labels"]]) for p in run["rounds"] if p["labels"] in compared]
         for figure in SHOWN[run["multi"]] if pairs else ():
             found.setdefault((method, figure), []).append(float(np.mean([a[figure] - b[figure] for a, b in pairs])))
     return _rows(found)

@@ -75,6 +75,16 @@ def test_margins_are_over_the_baseline_of_the_same_seed() -> None:
     assert rows == pytest.approx({"mge, scenario 1": 0.125, "mge, scenario 3": 0.4})
 
 
+def test_runs_are_compared_at_one_number_of_labels() -> None:
+    found = {row["method"]: row for row in means(RUNS, 6) if row["figure"] == "f1_micro"}
+    assert {name: row["mean"] for name, row in found.items()} == pytest.approx({"mge": 0.7, "random": 0.6})
+    (row,) = (row for row in margins(RUNS, 6) if row["figure"] == "f1_micro")
+    assert (row["mean"], row["num"]) == (pytest.approx(0.1), 2)
+    assert means(RUNS, 4)[0]["mean"] == pytest.approx(0.4)  # before any query, too
+    with pytest.raises(ValueError, match=r"compared at 8 labels, expected a number .*'mge_1': \[4, 6\].* go on with"):
+        means(RUNS, 8)
+
+
 def test_what_differs_among_runs_is_in_their_names() -> None:
     others = [RUNS[0], run("mge", 0, 0.1, scenario=3), run("mge", 0, 0.1, warm_start=False)]
     first, *named = methods_of(others)
