@@ -1,9 +1,7 @@
-"""GeoTiff: law 1 for tiles, exact cover, filters, real scenes where they are at hand."""
+"""GeoTiff: law 1 for tiles, exact cover, filters."""
 
-import pickle
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,78 +9,19 @@ import rasterio
 from fakes.geotiff import noise, write_band_folder, write_file, write_s1, write_vrt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from laws import check_record
-from rasterio.windows import Window, from_bounds
 
+from archives.tiles import check_tiles
 from rspretrain.archives import open_archive
 from rspretrain.archives.geotiff import GeoTiff
 from rspretrain.archives.windows import close_files
-from rspretrain.patch import KEY_PATTERN, PatchError, PatchExcluded
-from rspretrain.sensors import BAND_ORDER
+from rspretrain.patch import PatchError, PatchExcluded
 from rspretrain.shardset.build import build_shards
-from rspretrain.shardset.record import NAME_LIMIT, encode, fixed_layout, follows
-
-REAL = Path(__file__).parents[2].parent / "shared/data"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")
 
 
 @pytest.fixture(autouse=True)
 def _closed():
     yield
     close_files()
-
-
-def check_tiles(archive, faults_expected, slack_px=0.01):
-    """Law 1 for tiles: one order, unique keys that fit, pixels equal to rasterio's at the tile's bounds, faults named.
-
-    Returns the patches. `slack_px`: how far a coarse or foreign window may lie off the bounds, in its own pixels.
-    """
-    entries, faults = archive.entries()
-    again = pickle.loads(pickle.dumps(archive)).entries()
-    assert ([entry.key for entry in entries], faults) == ([entry.key for entry in again[0]], again[1])
-    assert len({entry.key for entry in entries}) == len({entry.name for entry in entries}) == len(entries)
-    found = {fault.name: fault.reason for fault in faults}
-    assert len(found) == len(faults)
-    patches = []
-    layout = fixed_layout(archive.groups, False, archive.metadata_bytes)
-    for entry in entries:
-        assert KEY_PATTERN.fullmatch(entry.key)
-        try:
-            patch = archive.read(pickle.loads(pickle.dumps(entry)))
-        except PatchError as error:
-            found[entry.name] = str(error)
-            continue
-        assert list(patch.images) == [group.name for group in archive.groups]
-        check_record(archive, patch)
-        assert follows(encode(patch, archive.groups, {}, archive.metadata_bytes), layout)
-        for scene in (entry.source.scene, *entry.source.partners):
-            groups = [group for group in archive.groups if group.sensor == scene.sensor]
-            for group, layer in zip(groups, scene.layers, strict=True):
-                image = patch.images[group.name]
-                assert (image.dtype, image.shape) == (group.dtype, (len(group.bands), *group.shape))
-                assert len(f"{entry.key}.{group.name}.npy") <= NAME_LIMIT
-                assert np.array_equal(
-                    image, pixels_at(archive.roots[scene.sensor], patch, layer, group.shape, slack_px)
-                )
-        patches.append(patch)
-    assert found.keys() == faults_expected.keys(), found
-    for name, part in faults_expected.items():
-        assert part in found[name], found[name]
-    return patches
-
-
-def pixels_at(root, patch, layer, shape, slack_px):
-    """What rasterio reads of a layer at the patch's bounds."""
-    images = []
-    for path, bands in layer.files:
-        with rasterio.open(root / path) as source:
-            row, col = patch.attributes["row"], patch.attributes["col"]
-            if patch.bounds is not None:
-                place = from_bounds(*patch.bounds, source.transform)
-                row, col = round(place.row_off), round(place.col_off)
-                assert max(abs(place.row_off - row), abs(place.col_off - col)) <= slack_px
-            images.append(source.read(list(bands), window=Window(col, row, *reversed(shape))))
-    return np.concatenate(images)
 
 
 def test_law_of_band_folders(tmp_path):
@@ -359,60 +298,3 @@ def test_sources_that_are_not_there(tmp_path):
         ValueError, match=r"expected GeoTIFF, COG, VRT or JP2; s2/a\.tif: .*a\.tif: cannot be read whole"
     ):
         GeoTiff(tmp_path)
-
-
-@real
-def test_major_tom():
-    archive = GeoTiff(REAL / "major-tom", window=264, overlap=0.5)
-    patches = check_tiles(archive, {})
-    assert len(patches) == 8 * 8  # 7 at a stride of 132 and one more at the border: 1068 = 6 x 132 + 264 + 12
-    assert [group.shape for group in archive.groups] == [(264, 264), (132, 132), (44, 44)]
-    assert {patch.attributes["cloud"] for patch in patches} == {0.0}
-    assert patches[0].attributes["s2_date"] == "2022-07-06T08:56:11"
-
-
-@real
-def test_ssl4eo_s12():
-    with pytest.raises(
-        ValueError, match=r"B1\.tif: the edges of its grid lie up to 0\.42 of its pixels off those of B2"
-    ):
-        GeoTiff(REAL / "ssl4eo-s12/s2c", window=264)
-    archive = GeoTiff(REAL / "ssl4eo-s12/s2c", window=264, max_offset=0.5)
-    patches = check_tiles(archive, {}, slack_px=0.5)
-    assert [group.shape for group in archive.groups] == [(264, 264), (132, 132), (44, 44)]
-    assert patches[0].attributes["s2_60m_offset_px"] == pytest.approx(2.5 / 6, abs=1e-4)
-    whole = GeoTiff(REAL / "ssl4eo-s12/s2c", REAL / "ssl4eo-s12/s1", window=264, max_offset=4)
-    entries, faults = whole.entries()
-    assert (len(entries), faults) == (2, [])
-    patch = whole.read(entries[1])
-    assert patch.attributes["s1_scene"].endswith("S1A_IW_GRDH_1SDV_20200903T131212_20200903T131237_034195_03F8F5_AC1C")
-    assert patch.attributes["s1_10m_offset_px"] == pytest.approx(3.9593)
-
-
-@real
-def test_sen1floods11():
-    archive = GeoTiff(REAL / "sen1floods11/S2", REAL / "sen1floods11/S1", window=256)
-    assert [(group.name, len(group.bands), group.dtype, group.nodata) for group in archive.groups] == [
-        ("s1_10m", 2, "float32", None), ("s2_10m", 13, "int16", 0.0),
-    ]  # fmt: skip
-    assert len(check_tiles(archive, {})) == 4
-
-
-@real
-def test_a_raster_of_labels_is_another_sensor():
-    root = REAL / "sen1floods11"
-    archive = GeoTiff(root / "S2", root / "S1", other=root / "Labels", other_bands=("flood",), window=256)
-    assert [(group.name, group.bands) for group in archive.groups][2:] == [("other_10m", ("flood",))]
-    patches = check_tiles(archive, {})
-    assert {int(value) for patch in patches for value in np.unique(patch.images["other_10m"])} == {-1, 0, 1}
-
-
-@real
-def test_other_archives_by_pattern():
-    bands = {f"{sensor}_bands": BAND_ORDER[sensor] for sensor in ("s2", "s1")}
-    sen12ms = GeoTiff(REAL / "sen12ms/*_s2_*", REAL / "sen12ms/*_s1_*", window=128, **bands)
-    assert len(check_tiles(sen12ms, {})) == 4
-    root = REAL / "bigearthnet-v1"
-    ben = GeoTiff(root / "BigEarthNet-v1.0", root / "BigEarthNet-S1-v1.0", window=120)
-    patches = check_tiles(ben, {}, slack_px=0.5)
-    assert [patch.attributes["s1_scene"][-6:] for patch in patches] == ["_87_48", "_36_85", "_69_24"]
