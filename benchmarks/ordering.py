@@ -36,9 +36,9 @@ from rspretrain.engine.loop import train
 from rspretrain.shardset.build import build_shards
 from rspretrain.world import World
 
-SEEDS, PILOT_SEED = (0, 1, 2), 100
+SEEDS, PILOT_SEED = (3, 4, 5), 100  # 0, 1 and 2 were those of a shorter design, whose test figures were seen
 SIZES = {"train": 1000, "val": 150, "test": 400}
-STEPS, BATCH, RATE, WARMUP, EXAMINE = 400, 32, 2e-3, 25, 50
+STEPS, TENTH_STEPS, BATCH, RATE, WARMUP, EXAMINE = 1600, 400, 32, 2e-3, 25, 50
 PRETRAIN_STEPS, PRETRAIN_BATCH, PRETRAIN_RATE = 300, 64, 1e-3
 K_BRANCH_STEPS, K_BRANCH_BATCH, K_BRANCH_RATE = 250, 16, 1e-3  # the paper's rate
 PX = 60  # of 120: a patch of 10 is 200 m
@@ -94,7 +94,9 @@ def rate_of(kind: str) -> float:
 
 def steps_of(kind: str) -> int:
     """How many steps a kind's supervised runs have."""
-    return K_BRANCH_STEPS if kind.startswith("k_branch") else STEPS
+    if kind.startswith("k_branch"):
+        return K_BRANCH_STEPS
+    return TENTH_STEPS if "tenth" in kind else STEPS
 
 
 def common(run: Run, work: Path, batch: int, samples: float) -> dict[str, Any]:
@@ -232,7 +234,10 @@ def compare(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def write(rows: list[dict[str, Any]]) -> None:
     """The three tables: every run, means over the seeds, and the orderings."""
     settings = {"sizes": SIZES, "seen_by": SEEN_BY, "kinds": KINDS, "vit": VIT, "px": PX}
-    settings |= {"supervised": (STEPS, BATCH, RATE), "pretraining": (PRETRAIN_STEPS, PRETRAIN_BATCH, PRETRAIN_RATE)}
+    settings |= {
+        "supervised": (STEPS, TENTH_STEPS, BATCH, RATE),
+        "pretraining": (PRETRAIN_STEPS, PRETRAIN_BATCH, PRETRAIN_RATE),
+    }
     settings |= {"k_branch": (K_BRANCH_STEPS, K_BRANCH_BATCH, K_BRANCH_RATE)}
     write_results("ordering_runs", rows, settings)
     write_results("ordering", summarise(rows), settings)

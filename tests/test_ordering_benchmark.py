@@ -14,7 +14,8 @@ from ordering_land import SEEN_BY, SHARES, Land, see_s1, see_s2
 
 SMALL = {
     "SIZES": {"train": 40, "val": 4, "test": 6}, "EXAMINE": 2,
-    "STEPS": 2, "BATCH": 4, "PRETRAIN_STEPS": 2, "PRETRAIN_BATCH": 4, "K_BRANCH_STEPS": 2, "K_BRANCH_BATCH": 2,
+    "STEPS": 2, "TENTH_STEPS": 2, "PRETRAIN_STEPS": 2, "K_BRANCH_STEPS": 2,
+    "BATCH": 4, "PRETRAIN_BATCH": 4, "K_BRANCH_BATCH": 2,
 }  # fmt: skip
 EYES = {"s1": see_s1, "s2": see_s2}
 LEAST = {"s1": 0.3, "s2": 0.02}  # dB, and share of the signal
@@ -61,12 +62,12 @@ def test_gains_are_told_by_seed_with_their_sign():
     kinds = {kind for above, below, _ in ORDERINGS for kind in (above, below)}
     figures = {figure for *_, some in ORDERINGS for figure in some}
     rows = [
-        {"kind": kind, "seed": seed, **dict.fromkeys(figures, 10.0 * seed if kind == "sct" else 15.0)}
+        {"kind": kind, "seed": seed, **dict.fromkeys(figures, 10.0 * number if kind == "sct" else 15.0)}
         for kind in kinds
-        for seed in SEEDS
+        for number, seed in enumerate(SEEDS)
     ]
     first = compare(rows)[0]
-    assert (first["above"], first["gain_0"], first["gain_2"]) == ("sct", -15.0, 5.0)
+    assert (first["above"], first[f"gain_{SEEDS[0]}"], first[f"gain_{SEEDS[2]}"]) == ("sct", -15.0, 5.0)
     assert first["holds_on"] == 1
     assert first["gain"] == -5.0
 
