@@ -29,10 +29,14 @@ def _mix_tensor(z: torch.Tensor) -> torch.Tensor:
     return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
-def uniform(seeds: torch.Tensor, purpose: str, shape: Sequence[int] = ()) -> torch.Tensor:
-    """[B *shape] float32 uniform in [0, 1), a function of each sample's own seed [B] int64 and of the purpose only."""
+def uniform(seeds: torch.Tensor, purpose: str | int, shape: Sequence[int] = ()) -> torch.Tensor:
+    """[B *shape] float32 uniform in [0, 1), a function of each sample's own seed [B] int64 and of the purpose only.
+
+    `purpose`: its name, or the name's `purpose_id`.
+    """
     count = math.prod(shape)
-    base = _mix_tensor(seeds + _signed(GOLDEN + purpose_id(purpose)))  # [B]
+    word = purpose if isinstance(purpose, int) else purpose_id(purpose)
+    base = _mix_tensor(seeds + _signed(GOLDEN + word))  # [B]
     counters = torch.arange(count, device=seeds.device, dtype=torch.int64) + _signed(GOLDEN)
     bits = _mix_tensor(base[:, None] + counters[None, :])  # [B count]
     # 24 bits are what float32 holds exactly, so that the result never rounds up to 1.

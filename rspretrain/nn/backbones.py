@@ -1,6 +1,7 @@
 """timm models for any bands, from scratch, together with the contract that says what they were made for.
 
-The only module that imports timm. ViTs are built for the size of the input (`img_size`), the others take any size.
+Beside drop_path.py the only module that imports timm. ViTs are built for the size of the input (`img_size`), the others
+take any size.
 """
 
 import difflib
@@ -36,7 +37,7 @@ class BackboneSettings(Settings):
         default=0.0,
         ge=0.0,
         lt=1.0,
-        description="stochastic depth of the last block; drawn per rank, not keyed",
+        description="stochastic depth of the last block, linear from 0 at the first; drawn for every sample",
     )
     args: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
 

@@ -3,7 +3,7 @@
 A loss that is a mean over samples is summed up piece by piece. One that compares samples is done by cached gradients
 (nn/comparing.py): every piece is embedded without a graph, all embeddings are compared, over all ranks, and each piece
 is embedded once more to carry its gradient down. Views and masks belong to the sample, so they come out the same; what
-draws from torch's own generator (drop path) starts the second time where it started the first.
+draws from torch's own generator (dropout) starts the second time where it started the first.
 """
 
 from collections.abc import Callable, Sequence

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from rspretrain import world as ranks
 from rspretrain.batch import Batch
 from rspretrain.nn.comparing import Comparing
+from rspretrain.nn.drop_path import key_drops_, keyed_drops
 from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
@@ -59,6 +60,7 @@ class Entry(nn.Module):
     def __init__(self, objective: nn.Module) -> None:
         super().__init__()
         self.objective = objective
+        self._drops = tuple(keyed_drops(objective))
 
     def adopt(self, parameters: Iterable[nn.Parameter]) -> None:
         """Own these, too: FSDP2 and ZeRO-3 gather what a module owns when it is entered, and this one is for a step."""
@@ -72,6 +74,8 @@ class Entry(nn.Module):
 
         For pieces of a batch (accumulate.py): the embeddings alone, or what has the gradient `upstream` gives them.
         """
+        for drop in self._drops:
+            drop.begin(batch.seeds)
         if embed or upstream is not None:
             assert isinstance(self.objective, Comparing)
             embeddings = self.objective.embed(batch)
@@ -108,6 +112,7 @@ class Strategy(ABC):
         self.updates = 0  # steps that moved the weights: all but the refused ones
         if world.size > 1:
             synchronise_norms(objective)
+        key_drops_(objective)
         self.objective = objective.to(world.device).train()
         self._shapes = {name: tensor.shape for name, tensor in objective.state_dict().items()}  # before they are cut up
         if settings.compile:

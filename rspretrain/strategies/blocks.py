@@ -8,13 +8,15 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from rspretrain.nn.drop_path import KeyedDropPath, State, drawn_again, keyed_drops
 
 # timm's names and our decoders': ViT blocks, ResNet layer1 …, Swin layers.n.blocks, ConvNeXt stages.n.blocks.
 _LISTS = re.compile(r"(.+_)?blocks|layers|stages|layer\d+")
@@ -57,10 +59,10 @@ def need_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
 
 def recompute_(block: nn.Module) -> None:
     """Keep only the block's input for the backward, and run the block again there, with the same random numbers."""
-    forward = block.forward
+    forward, drops = block.forward, keyed_drops(block)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _buffers_kept(block)
+        return nullcontext(), _as_before(block, [(drop, drop.state) for drop in drops])
 
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():  # a teacher's
@@ -68,6 +70,12 @@ def recompute_(block: nn.Module) -> None:
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     block.forward = recomputed
+
+
+@contextmanager
+def _as_before(block: nn.Module, states: Sequence[tuple[KeyedDropPath, State]]) -> Iterator[None]:
+    with drawn_again(states), _buffers_kept(block):
+        yield
 
 
 @contextmanager
@@ -87,7 +95,7 @@ def compile_(blocks: list[nn.Module]) -> None:
     from torch._dynamo import config  # slow
     from torch._inductor import config as inductor
 
-    inductor.fallback_random = True  # drop path draws what it draws uncompiled
+    inductor.fallback_random = True  # dropout draws what it draws uncompiled
     # Beyond 8 variants of one piece of code (drop rates, strides, teachers) torch would go on uncompiled.
     config.recompile_limit = max(config.recompile_limit, 8 * len(blocks))
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * len(blocks))
