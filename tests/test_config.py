@@ -5,6 +5,7 @@ import yaml
 
 from rspretrain import config
 from rspretrain.config import ConfigError
+from rspretrain.downstream.labels import LabelSettings
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -31,6 +32,12 @@ def test_overrides_are_yaml_and_exponents_are_numbers(tmp_path):
     assert settings.optim.lr == 3e-4
     assert settings.sensors["rgb"].bands == ("B", "R")
     assert (settings.data.split, settings.watch.wandb) == (None, "off")
+
+
+def test_names_that_yaml_takes_for_numbers_are_names(tmp_path):
+    settings = load(tmp_path, "run.name=2026", "data.split=1")
+    assert (settings.run.name, settings.data.split) == ("2026", "1")
+    assert LabelSettings(nomenclature=19).nomenclature == "19"  # BigEarthNet's
 
 
 def test_exponents_in_the_file(tmp_path):
