@@ -231,7 +231,10 @@ def _explain(item: Mapping[str, Any], tree: Tree, kind: type[Settings]) -> str:
         return f"Unknown key {key!r}. {_nearest(path, kind)}"
     if item["type"] == "missing":
         return f"{key!r} is missing and has no default. Set it in the file or as {key}=…."
-    expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if item["type"] == "value_error":  # a sentence of our own
+        told: str = item["msg"].removeprefix("Value error, ")
+        return told if told.startswith((f"{key}.", f"{key}:")) else f"{key}: {told}"
+    expected = item["msg"].removeprefix("Input should be ")
     return f"{key!r} is {item['input']!r}, expected {expected}."
 
 
