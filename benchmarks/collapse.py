@@ -10,6 +10,7 @@ batches, here only (collapse_runs.py).
 
 import argparse
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -48,11 +49,13 @@ def measure(run: Run, folder: Path, seed: int, overrides: Sequence[str] = ()) ->
         "watch": {"wandb": "off"},
     }  # fmt: skip
     settings = config.parse(tree, [*run.overrides, *overrides])
-    metrics = settings.run.dir / "metrics.jsonl"
-    if not metrics.exists():
+    metrics, ended = settings.run.dir / "metrics.jsonl", settings.run.dir / "ended"
+    if not ended.exists():
+        shutil.rmtree(settings.run.dir, ignore_errors=True)  # of a run that was interrupted
         job = run.plant(prepare(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False))
         with suppress(RuntimeError):  # too many refused steps in a row, which are in the metrics
             train(job, resume=False, say=lambda line: None)
+        ended.touch()
     return {"run": run.name, "seed": seed, **judge_file(metrics, run.fits)}
 
 
