@@ -225,7 +225,7 @@ def _override(tree: Tree, text: str) -> None:
 
 def _explain(item: Mapping[str, Any], tree: Tree, kind: type[Settings]) -> str:
     """One sentence or two about one error of pydantic: the value, the expectation, the remedy."""
-    path = _path_in(tree, item["loc"])
+    path = _path_in(tree, item["loc"], item["type"] != "value_error")
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
         return f"Unknown key {key!r}. {_nearest(path, kind)}"
@@ -238,12 +238,15 @@ def _explain(item: Mapping[str, Any], tree: Tree, kind: type[Settings]) -> str:
     return f"{key!r} is {item['input']!r}, expected {expected}."
 
 
-def _path_in(tree: Tree, place: Sequence[int | str]) -> list[str]:
-    """pydantic's place of an error without the names of union members, which no file contains."""
+def _path_in(tree: Tree, place: Sequence[int | str], may_lack: bool) -> list[str]:
+    """pydantic's place of an error without the names of union members, which no file contains.
+
+    `may_lack`: the last part is a key even if it is not there.
+    """
     path, here = [], tree
     for index, part in enumerate(place):
         inside = isinstance(here, dict) and part in here
-        if inside or index == len(place) - 1 or isinstance(part, int):
+        if inside or (may_lack and index == len(place) - 1) or isinstance(part, int):
             path.append(str(part))
             here = here[part] if inside else {}  # type: ignore[index]
     return path
