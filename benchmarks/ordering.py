@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["*"], help="names of runs, with * for any characters")
     parser.add_argument("--seeds", type=int, nargs="+", help=f"others than {SEEDS}; {PILOT_SEED} is that of pilots")
     parser.add_argument("--steps", type=int, help="others than those of the design")
+    parser.add_argument("--rate", type=float, help="learning rate, another than that of the design")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(args.workers, initializer=start_worker) as pool:
@@ -266,9 +267,10 @@ def main() -> None:
 
         seeds = args.seeds or SEEDS
         rows = all_of(
-            Run(kind, seed, rate_of(kind), args.steps or steps_of(kind)) for kind, seed in product(KINDS, seeds)
+            Run(kind, seed, args.rate or rate_of(kind), args.steps or steps_of(kind))
+            for kind, seed in product(KINDS, seeds)
         )
-    if args.only == ["*"] and not (args.seeds or args.steps):
+    if args.only == ["*"] and not (args.seeds or args.steps or args.rate):
         write(rows)
 
 
