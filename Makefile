@@ -71,6 +71,7 @@ bench: $(VENV)/installed-bench
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
 	python benchmarks/ordering.py
+	python benchmarks/label_budget.py --source $(UCMERCED)
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .hypothesis
