@@ -194,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     rows = measure_all(args)
-    told = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    told = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "out"
+    }
     name = args.name or ("training_gpu" if args.suite == "gpu" else "training")
     write_results(name, rows, told, args.out)
 
