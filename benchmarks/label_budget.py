@@ -22,15 +22,14 @@ from typing import Any
 
 from results import FOLDER, write_results
 
-from rspretrain.downstream.curves import Run as Told
-from rspretrain.downstream.curves import compare, draw_curves, margins, means, read_run
+from rspretrain.downstream.curves import OVER_RUNS, SHOWN, compare, draw_curves, margins, means, read_run
 
 ROOT = Path(__file__).parents[1]
 PRETRAIN, LOOP = "configs/pretrain/byol_ucmerced_small.yaml", "configs/active_learning/ucmerced_small.yaml"
 SEEDS, SCENARIOS, QUERIES = (0, 1, 2), (1, 3), ("mge", "random")
-FIGURES = ("f1_micro", "f1_macro", "ap_macro")
+FIGURES = SHOWN[True]
+Told = dict[str, Any]  # active.json of a loop
 AT = 180  # labels, where the paper has figures
-NOTE = "band: 95 % interval of the mean over runs (Student's t)"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def pretrain(source: Path, work: Path, threads: int) -> Path:
 
 
 def spend(run: Run, backbone: Path, work: Path) -> Told:
-    """One loop to its end, with one thread; what it told of itself, and its seconds in this call."""
+    """One loop to its end, with one thread; what it told of itself."""
     folder, started = run.folder(work), time.perf_counter()
     resume = ["--resume"] if folder.exists() else []
     choices = [f"budget.seed={run.seed}", f"budget.scenario={run.scenario}", f"query.name={run.query}"]
@@ -125,7 +124,7 @@ def main() -> None:
         settings = {"pretrain": PRETRAIN, "loop": LOOP, "at": AT}
         write_results("label_budget_rounds", rows_of(runs), settings)
         write_results("label_budget", summary(runs), settings)
-        draw_curves(compare(runs), FOLDER / "label_budget.png", f"UC-Merced, {len(SEEDS)} runs each", NOTE)
+        draw_curves(compare(runs), FOLDER / "label_budget.png", f"UC-Merced, {len(SEEDS)} runs each", OVER_RUNS)
 
 
 if __name__ == "__main__":

@@ -237,8 +237,8 @@ def write(rows: list[dict[str, Any]]) -> None:
     settings |= {
         "supervised": (STEPS, TENTH_STEPS, BATCH, RATE),
         "pretraining": (PRETRAIN_STEPS, PRETRAIN_BATCH, PRETRAIN_RATE),
+        "k_branch": (K_BRANCH_STEPS, K_BRANCH_BATCH, K_BRANCH_RATE),
     }
-    settings |= {"k_branch": (K_BRANCH_STEPS, K_BRANCH_BATCH, K_BRANCH_RATE)}
     write_results("ordering_runs", rows, settings)
     write_results("ordering", summarise(rows), settings)
     write_results("ordering_gains", compare(rows), settings)

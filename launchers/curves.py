@@ -14,11 +14,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
 
-from rspretrain.downstream.curves import compare, curves_csv, draw_curves, margins, means, read_run
+from rspretrain.downstream.curves import OVER_RUNS, compare, curves_csv, draw_curves, margins, means, read_run
 from rspretrain.downstream.probe import TITLES
 from rspretrain.files import write_atomically
-
-NOTE = "band: 95 % interval of the mean over runs (Student's t)"
 
 
 def main() -> int:
@@ -49,7 +47,7 @@ def main() -> int:
             above = f"{100 * row['mean']:+6.2f}{interval}"
             print(f"  {row['method']:<28}{TITLES[row['figure']]:<13}{above} above random, {row['num']} seeds")
         if arguments.png:
-            draw_curves(curves, arguments.png, arguments.title, NOTE)
+            draw_curves(curves, arguments.png, arguments.title, OVER_RUNS)
         if arguments.csv:
             write_atomically(arguments.csv, curves_csv(curves).encode())
     except (ValueError, OSError) as error:

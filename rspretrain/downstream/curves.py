@@ -22,6 +22,7 @@ from rspretrain.files import atomic
 
 FILE = "active.json"  # of a loop's folder
 SHOWN = {True: ("f1_micro", "f1_macro", "ap_macro"), False: ("top1", "average_accuracy")}  # by `multi`
+OVER_RUNS = "band: 95 % interval of the mean over runs (Student's t)"  # a note for `draw_curves`
 _COLOURS = ("#b5443a", "#3b6fae", "#4a8a40", "#8a5fa8", "#c08a2e", "#4a9a9a")
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 
