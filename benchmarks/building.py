@@ -38,7 +38,7 @@ from results import write_results
 
 from rspretrain.archives.corine import label_sets
 from rspretrain.patch import key_of
-from rspretrain.shardset.verify import verify
+from rspretrain.shardset.inspection.verify import verify
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = (1, 2)

@@ -26,10 +26,10 @@ from results import write_results
 
 from rspretrain import config
 from rspretrain.engine.job import prepare
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 from rspretrain.observe.sinks import read_metrics
 from rspretrain.observe.verdict import LEVELS, HealthSettings, Watch
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.world import World
 
 STEPS = 200

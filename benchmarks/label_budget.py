@@ -22,7 +22,7 @@ from typing import Any
 
 from results import FOLDER, write_results
 
-from rspretrain.downstream.curves import OVER_RUNS, SHOWN, compare, draw_curves, margins, means, read_run
+from rspretrain.active_learning.curves import OVER_RUNS, SHOWN, compare, draw_curves, margins, means, read_run
 
 ROOT = Path(__file__).parents[1]
 PRETRAIN, LOOP = "configs/pretrain/byol_ucmerced_small.yaml", "configs/active_learning/ucmerced_small.yaml"

@@ -22,7 +22,7 @@ from training_bench import CPU, Noise
 from rspretrain import config
 from rspretrain.engine.job import prepare, seed_torch
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.strategies import build_strategy
 from rspretrain.world import World
 

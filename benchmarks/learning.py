@@ -31,14 +31,14 @@ import torch
 from results import write_results
 
 from rspretrain import config
-from rspretrain.downstream.probe import Labelled, extract_features, headline, knn_probe, probe, reinitialised
-from rspretrain.downstream.samples import choose_data, every_fifth
 from rspretrain.engine.job import prepare
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
+from rspretrain.evaluation.probe import Labelled, extract_features, headline, knn_probe, probe, reinitialised
+from rspretrain.evaluation.splits import choose_data, every_fifth
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.weights import load_backbone
-from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.shardset.index import open_shards
+from rspretrain.transforms.inputs import NetworkInput, SensorInput, SensorSettings
 from rspretrain.world import World
 
 ROOT = Path(__file__).parents[1]

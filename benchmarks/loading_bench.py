@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from rspretrain.archives.base import Archive
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import ShardSet, open_shards
 
 

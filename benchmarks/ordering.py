@@ -32,8 +32,8 @@ from results import write_results
 from rspretrain import config
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.job import prepare
-from rspretrain.engine.loop import train
-from rspretrain.shardset.build import build_shards
+from rspretrain.engine.trainer import train
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.world import World
 
 SEEDS, PILOT_SEED = (3, 4, 5), 100  # 0, 1 and 2 were those of a shorter design, whose test figures were seen

@@ -41,7 +41,7 @@ from fakes.memory import MemoryArchive
 from results import write_results
 
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import open_shards
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.settings import DataSettings

@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 from results import write_results
 
-from rspretrain.streaming.order import Order
+from rspretrain.streaming.sampler import EpochSampler
 
 SHARD, BATCH, BUFFER = 1024, 256, 1000
 Ints = NDArray[np.int64]
@@ -33,7 +33,7 @@ def ours(in_shards: Ints, window: int, streams: int) -> Ints:
     """One epoch in global batches."""
     starts = range(0, len(in_shards), SHARD)
     sizes = np.array([len(in_shards[start : start + SHARD]) for start in starts])
-    order = Order(sizes, seed=0, streams=streams, window=window)
+    order = EpochSampler(sizes, seed=0, streams=streams, window=window)
     positions = np.concatenate([order.batch_positions(batch, BATCH) for batch in range(-(-len(order) // BATCH))])
     return in_shards[order.samples(0, positions)]
 

@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 from results import write_results
 
-from rspretrain.downstream.probe import probe, reinitialised
-from rspretrain.downstream.samples import choose_data
+from rspretrain.evaluation.probe import probe, reinitialised
+from rspretrain.evaluation.splits import choose_data
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.weights import load_backbone
-from rspretrain.objectives.views import NetworkInput, SensorInput, SensorSettings
 from rspretrain.shardset.index import ShardSet, open_shards
+from rspretrain.transforms.inputs import NetworkInput, SensorInput, SensorSettings
 
 ROOT = Path(__file__).parents[1]
 PX, BATCH = 64, 128

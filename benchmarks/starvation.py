@@ -26,8 +26,8 @@ from rspretrain import config
 from rspretrain.archives.bigearthnet import BigEarthNet
 from rspretrain.archives.demo import write_demo
 from rspretrain.engine.job import prepare
-from rspretrain.engine.loop import train
-from rspretrain.shardset.build import build_shards
+from rspretrain.engine.trainer import train
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import open_shards
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.settings import DataSettings

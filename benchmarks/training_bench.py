@@ -19,12 +19,12 @@ from rspretrain import config
 from rspretrain.archives.base import Archive, Entry
 from rspretrain.batch import Batch
 from rspretrain.engine.job import Job, prepare, seed_torch
-from rspretrain.engine.meter import Meter
+from rspretrain.engine.metric_logger import MetricLogger
 from rspretrain.observe.progress import ProgressBar
 from rspretrain.observe.sinks import Sinks
 from rspretrain.patch import Fault, Patch
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.strategies import base as strategies
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StepReport
@@ -171,7 +171,7 @@ class Run:
         sinks = Sinks(settings.run.dir, settings.watch, settings.model_dump(mode="json"), True, None)
         self._stack.callback(sinks.close, {})
         progress = ProgressBar(job.total_steps, self.step, False)
-        self.meter = Meter(job, self.strategy, sinks, progress, self.step, lambda line: None)
+        self.metric_logger = MetricLogger(job, self.strategy, sinks, progress, self.step, lambda line: None)
         self.batches = job.loader.batches(self.step)
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class Run:
 
     def line(self, batch: Batch, report: StepReport) -> None:
         """The line of metrics of the last step."""
-        self.meter.after(self.step, batch, report, self.job.lr(self.step))
+        self.metric_logger.after(self.step, batch, report, self.job.lr(self.step))
 
     def as_it_runs(self, steps: int) -> dict[str, float]:
         """Seconds a step and the share of the time that the loop waits for data, the loader included."""
@@ -208,7 +208,7 @@ PARTS = ("views", "loss", "health", "buffers", "clipping", "optimizer", "ema")
 _LOSSES = (
     "nt_xent", "distance", "contrast", "distil", "cross_entropy", "masked_mse", "standardise", "patchify", "directions"
 )  # fmt: skip
-_HEALTH = ("view_health", "taught_health", "teacher_health", "feature_std", "effective_rank", "worst")
+_HEALTH = ("view_health", "teacher_student_health", "teacher_health", "feature_std", "effective_rank", "worst")
 
 
 class Parts:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.heads import PrototypeHead
-from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import Objective
 from rspretrain.objectives.self_distillation import Center
-from rspretrain.objectives.window import SharedWindow
 from rspretrain.strategies.blocks import blocks_of
+from rspretrain.transforms.shared_window import SharedWindow
+from rspretrain.transforms.views import SensorViews
 
 Autocast = Callable[[], AbstractContextManager[Any]]  # in which networks are called
 

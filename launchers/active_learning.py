@@ -27,9 +27,9 @@ from safetensors import SafetensorError
 
 from launchers.common import exit_with, refuse, share_cores, training_parser
 from rspretrain import config, world
-from rspretrain.downstream.curves import FILE, SHOWN
-from rspretrain.downstream.probe import TITLES
+from rspretrain.active_learning.curves import FILE, SHOWN
 from rspretrain.engine.active_learning import Standing, prepare_active
+from rspretrain.evaluation.probe import TITLES
 
 
 def main() -> int:

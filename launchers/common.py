@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from rspretrain import world
 from rspretrain.config import CommonSettings, ConfigError
 from rspretrain.engine.job import Job, describe
-from rspretrain.engine.loop import Finish, train
+from rspretrain.engine.trainer import Finish, train
 
 Kind = TypeVar("Kind", bound=CommonSettings)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
 
-from rspretrain.downstream.curves import OVER_RUNS, compare, curves_csv, draw_curves, margins, means, read_run
-from rspretrain.downstream.probe import TITLES
+from rspretrain.active_learning.curves import OVER_RUNS, compare, curves_csv, draw_curves, margins, means, read_run
+from rspretrain.evaluation.probe import TITLES
 from rspretrain.files import write_atomically
 
 

@@ -25,9 +25,9 @@ from typing import Any
 
 from launchers.common import exit_with, run_training, training_parser
 from rspretrain import config
-from rspretrain.downstream.probe import TITLES
 from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.loop import Finish
+from rspretrain.engine.trainer import Finish
+from rspretrain.evaluation.probe import TITLES
 
 
 def main() -> int:

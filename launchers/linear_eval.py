@@ -20,9 +20,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so tha
 import torch
 from safetensors import SafetensorError
 
-from rspretrain.downstream.labels import FinetuneData
-from rspretrain.downstream.linear_eval import EPOCHS, LR, MOMENTUM, LinearEvaluation, draws_of, evaluate
-from rspretrain.downstream.probe import network_input_of, reinitialised
+from rspretrain.evaluation.labels import FinetuneData
+from rspretrain.evaluation.linear_eval import EPOCHS, LR, MOMENTUM, LinearEvaluation, draws_of, evaluate
+from rspretrain.evaluation.probe import network_input_of, reinitialised
 from rspretrain.files import write_json
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.tokens import TokenFeatures, usual_features

@@ -27,9 +27,9 @@ from torch import Tensor
 from rspretrain import world
 from rspretrain.archives.base import Archive
 from rspretrain.archives.images import open_images
-from rspretrain.downstream.predict import inputs_for, labels_for, places_of, predict, predict_patches
-from rspretrain.downstream.predictions import Predictions, write_predictions
-from rspretrain.downstream.probe import TITLES, headline, scores_of
+from rspretrain.evaluation.predict import inputs_for, labels_for, places_of, predict, predict_patches
+from rspretrain.evaluation.predictions import Predictions, write_predictions
+from rspretrain.evaluation.probe import TITLES, headline, scores_of
 from rspretrain.nn.classifier_files import Answers, answers_of, load_classifier
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards
 

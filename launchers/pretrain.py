@@ -24,7 +24,7 @@ if __name__ == "__main__":
 from launchers.common import exit_with, run_training, training_parser
 from rspretrain import config
 from rspretrain.engine.job import prepare
-from rspretrain.engine.loop import Finish
+from rspretrain.engine.trainer import Finish
 
 
 def main() -> int:

@@ -20,9 +20,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so tha
 import torch
 from safetensors import SafetensorError
 
-from rspretrain.downstream.metrics import MultiLabelScores
-from rspretrain.downstream.probe import TITLES, ProbeResult, headline, network_input_of, probe, reinitialised
-from rspretrain.downstream.samples import ProbeData, choose_data
+from rspretrain.evaluation.metrics import MultiLabelScores
+from rspretrain.evaluation.probe import TITLES, ProbeResult, headline, network_input_of, probe, reinitialised
+from rspretrain.evaluation.splits import ProbeData, choose_data
 from rspretrain.files import write_json
 from rspretrain.nn.weights import load_backbone
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards

@@ -18,8 +18,8 @@ from pathlib import Path
 from rspretrain.archives import ARCHIVES, open_archive, usages
 from rspretrain.archives.base import Archive
 from rspretrain.observe.progress import Countdown
-from rspretrain.shardset.assemble import REPORT_NAME, BuildReport
-from rspretrain.shardset.build import Part, build_shards
+from rspretrain.shardset.building.assemble import REPORT_NAME, BuildReport
+from rspretrain.shardset.building.build import Part, build_shards
 from rspretrain.shardset.codecs import CODECS
 from rspretrain.shardset.record import RAW
 

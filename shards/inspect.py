@@ -15,9 +15,9 @@ import argparse
 import os
 from pathlib import Path
 
-from rspretrain.shardset.charts import draw_statistics, statistics_lines
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards
-from rspretrain.shardset.preview import describe, draw_sample, draw_sheet, row_of, summary
+from rspretrain.shardset.inspection.charts import draw_statistics, statistics_lines
+from rspretrain.shardset.inspection.preview import describe, draw_sample, draw_sheet, row_of, summary
 
 OVER = {"train": "the samples of split train", "all": "all samples"}
 

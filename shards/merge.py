@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from rspretrain.observe.progress import Countdown
-from rspretrain.shardset.merge import merge_parts
+from rspretrain.shardset.building.merge import merge_parts
 
 
 def main() -> int:

@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from rspretrain.observe.progress import Countdown
+from rspretrain.shardset.building.upgrade import upgrade
 from rspretrain.shardset.manifest import VERSION
-from rspretrain.shardset.upgrade import upgrade
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from rspretrain.observe.progress import Countdown
+from rspretrain.shardset.inspection.verify import verify
 from rspretrain.shardset.manifest import read_content
-from rspretrain.shardset.verify import verify
 
 
 def main() -> int:

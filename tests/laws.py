@@ -20,12 +20,12 @@ from rspretrain.nn.tokens import MaskedViT
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.patch import KEY_PATTERN, Exclusion, Patch, PatchError
 from rspretrain.shardset.record import decode_array, encode
-from rspretrain.streaming.batches import Picks
+from rspretrain.streaming.batch_plan import Picks
 from rspretrain.streaming.mixture import Mixture
-from rspretrain.streaming.order import Order, rank_slice
+from rspretrain.streaming.sampler import EpochSampler, rank_slice
 
 
-def check_order(order: Order, epoch: int, world: int, accumulation: int, global_batch: int) -> None:
+def check_order(order: EpochSampler, epoch: int, world: int, accumulation: int, global_batch: int) -> None:
     """Law 3: every sample once an epoch; global batches are the same list for any world, accumulation and restart."""
     positions = np.arange(len(order))
     everything = order.samples(epoch, positions)
@@ -42,7 +42,7 @@ def check_order(order: Order, epoch: int, world: int, accumulation: int, global_
             parts = [order.samples(epoch, listed[rank_slice(global_batch, rank, ranks)]) for rank in range(ranks)]
             assert np.concatenate(parts).tolist() == alone.tolist()
     assert sorted(seen) == positions.tolist()
-    restarted = Order(order.sizes, seed=order.seed, streams=order.streams, window=order.window)
+    restarted = EpochSampler(order.sizes, seed=order.seed, streams=order.streams, window=order.window)
     middle = len(order) // 2
     assert restarted.samples(epoch, positions[middle:]).tolist() == everything[middle:].tolist()
 

@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from collapse import FAULTS, HEALTHY, OTHERS, Land, measure
 
 from rspretrain.objectives import OBJECTIVES
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 
 RUNS = {run.name: run for run in (*FAULTS, *HEALTHY)}
 SHORT = ("train.steps=60", "train.global_batch=16", "watch.every=3", "optim.warmup_epochs=1")

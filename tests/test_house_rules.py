@@ -59,5 +59,9 @@ def test_mypy():
 
 
 def test_archives_and_shards_need_no_torch():
-    modules = [f"rspretrain.{str(m)[:-3].replace('/', '.')}" for m in MODULES if m.parts[0] in ("archives", "shardset")]
+    modules = [
+        f"rspretrain.{str(m)[:-3].replace('/', '.')}"
+        for m in MODULES
+        if m.parts[0] in ("archives", "download", "shardset")
+    ]
     run("python", "-c", f"import {', '.join(modules)}, sys; assert 'torch' not in sys.modules")

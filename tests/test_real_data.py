@@ -15,9 +15,9 @@ import rasterio
 from rasterio.windows import Window, from_bounds
 
 from rspretrain.archives import open_archive
-from rspretrain.shardset.build import Part, build_shards
-from rspretrain.shardset.merge import merge_parts
-from rspretrain.shardset.verify import verify
+from rspretrain.shardset.building.build import Part, build_shards
+from rspretrain.shardset.building.merge import merge_parts
+from rspretrain.shardset.inspection.verify import verify
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data"

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from rspretrain.keyed import mix, mix_array
+from rspretrain.rng import mix, mix_array
 
 SPLITS = ("train", "val", "test")
 Flag = Literal["snow", "cloud"]

@@ -22,23 +22,23 @@ import torch
 from torch import Tensor
 
 from rspretrain import world
+from rspretrain.active_learning.imbalance import Labels
+from rspretrain.active_learning.labelling_task import LabellingTask, open_labelling_task
+from rspretrain.active_learning.oracle import CsvOracle
+from rspretrain.active_learning.pool import LabelPool, rows_of
+from rspretrain.active_learning.queries import choose
+from rspretrain.active_learning.queries.candidates import candidates_of
 from rspretrain.config import ActiveSettings, ConfigError
-from rspretrain.downstream.campaign import Campaign, open_campaign
-from rspretrain.downstream.imbalance import Labels
-from rspretrain.downstream.labels import LabelSettings
-from rspretrain.downstream.oracle import CsvOracle
-from rspretrain.downstream.pool import LabelPool, rows_of
-from rspretrain.downstream.predict import predict_with_features
-from rspretrain.downstream.queries import choose
-from rspretrain.downstream.queries.candidates import candidates_of
-from rspretrain.downstream.supervised import Supervised
 from rspretrain.engine.finetune import check_data, prepare_finetune
-from rspretrain.engine.interrupt import StopRequest
 from rspretrain.engine.job import Job, describe
-from rspretrain.engine.loop import Say, train
-from rspretrain.engine.records import claim_run_dir
 from rspretrain.engine.rounds import Rounds
+from rspretrain.engine.run_dir import claim_run_dir
+from rspretrain.engine.stop_request import StopRequest
+from rspretrain.engine.trainer import Say, train
+from rspretrain.evaluation.labels import LabelSettings
+from rspretrain.evaluation.predict import predict_with_features
 from rspretrain.files import write_atomically
+from rspretrain.finetuning.supervised import Supervised
 from rspretrain.streaming.sources import open_sources
 from rspretrain.world import World
 
@@ -61,7 +61,7 @@ def prepare_active(settings: ActiveSettings, here: World, deepspeed_launcher: bo
     check_data(settings)
     _check_sections(settings)
     (shards,) = open_sources(settings.data).sets.values()
-    campaign = open_campaign(shards, settings.labels, settings.oracle)
+    campaign = open_labelling_task(shards, settings.labels, settings.oracle)
     path = settings.run.dir / POOL
 
     def state() -> str:
@@ -113,7 +113,7 @@ class ActiveLearning:
         self,
         settings: ActiveSettings,
         here: World,
-        campaign: Campaign,
+        campaign: LabellingTask,
         pool: LabelPool,
         *,
         deepspeed_launcher: bool,

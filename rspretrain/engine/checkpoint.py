@@ -58,20 +58,20 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self._keep = folder, keep
 
-    def save(self, strategy: Strategy, state: RunState, treasured: int | None = None) -> None:
+    def save(self, strategy: Strategy, state: RunState, best_step: int | None = None) -> None:
         """Write the checkpoint of `state.step`; on return all ranks know that it is on the disk.
 
-        The one of step `treasured` stays beside the newest ones; the first rank's word counts.
+        The one of step `best_step` stays beside the newest ones; the first rank's word counts.
         """
         first = strategy.world.is_first
         weights = gather(strategy.weights(), first)
         optimizer = gather(strategy.optimizer_state(), first)
         if first:
-            self._write(weights, optimizer, state, treasured)
+            self._write(weights, optimizer, state, best_step)
         world.barrier()
 
     def _write(
-        self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: RunState, treasured: int | None
+        self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: RunState, best_step: int | None
     ) -> None:
         name = _name(state.step)
         temporary = self.folder / f".tmp_{name}"
@@ -90,7 +90,7 @@ class Checkpoints:
         sync(self.folder)
         with atomic(self.folder / LATEST, temporary=self.folder / f".tmp_{LATEST}") as pointer:
             pointer.write(f"{name}\n".encode())
-        self._prune({name, _name(state.step if treasured is None else treasured)})
+        self._prune({name, _name(state.step if best_step is None else best_step)})
 
     def _prune(self, kept: set[str]) -> None:
         others = sorted(path for path in self.folder.glob("step_*") if path.name not in kept)

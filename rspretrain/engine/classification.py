@@ -17,16 +17,16 @@ from torch import Tensor
 
 from rspretrain import world
 from rspretrain.config import FinetuneSettings
-from rspretrain.downstream.bootstrap import intervals
-from rspretrain.downstream.labels import FinetuneData
-from rspretrain.downstream.metrics import Scores, main_figure
-from rspretrain.downstream.predict import predict
-from rspretrain.downstream.probe import headline, scores_of
-from rspretrain.downstream.samples import Rows
-from rspretrain.downstream.supervised import Supervised
 from rspretrain.engine.checkpoint import Checkpoints
-from rspretrain.engine.purpose import Purpose, Weights
-from rspretrain.engine.records import write_json
+from rspretrain.engine.evaluator import Evaluator, Weights
+from rspretrain.engine.run_dir import write_json
+from rspretrain.evaluation.bootstrap import intervals
+from rspretrain.evaluation.labels import FinetuneData
+from rspretrain.evaluation.metrics import Scores, main_figure
+from rspretrain.evaluation.predict import predict
+from rspretrain.evaluation.probe import headline, scores_of
+from rspretrain.evaluation.splits import Rows
+from rspretrain.finetuning.supervised import Supervised
 from rspretrain.nn.classifier_files import Answers, export_classifier
 from rspretrain.nn.tuning import merge_
 from rspretrain.shardset.index import ShardSet
@@ -42,7 +42,7 @@ class Task:
 
 
 @final
-class Classification(Purpose):
+class Classification(Evaluator):
     """See the module."""
 
     def __init__(
@@ -63,19 +63,19 @@ class Classification(Purpose):
         self._metric = settings.validation.metric or main_figure(task.data.multi)
         self._history: list[tuple[int, float]] = []  # (step, score) of every examination
 
-    def is_examined(self, step: int) -> bool:
-        """See Purpose."""
+    def is_due(self, step: int) -> bool:
+        """See Evaluator."""
         return bool(len(self._task.data.val)) and (step % self._every == 0 or step == self._total)
 
-    def examine(self, step: int, weights: Weights) -> dict[str, float]:
-        """See Purpose."""
+    def evaluate(self, step: int, weights: Weights) -> dict[str, float]:
+        """See Evaluator."""
         self._fill(weights)
         scores, _ = self._score(self._task.data.val)
         self._remember(step, getattr(scores, self._metric))
         return {f"val/{name}": value for name, value in (*headline(scores), (self._metric, self._history[-1][1]))}
 
-    def recall(self, lines: Sequence[Mapping[str, float]]) -> None:
-        """See Purpose."""
+    def restore(self, lines: Sequence[Mapping[str, float]]) -> None:
+        """See Evaluator."""
         for line in lines:
             if (score := line.get(f"val/{self._metric}")) is not None:
                 self._remember(int(line["step"]), score)
@@ -84,14 +84,14 @@ class Classification(Purpose):
         self._history.append((step, score))
 
     @property
-    def treasured(self) -> int | None:
+    def best_step(self) -> int | None:
         """The step that was best so far, the earliest of equals; None where the last one is wanted."""
         if self._settings.validation.keep == "last" or not self._history:
             return None
         return max(self._history, key=lambda one: (one[1], -one[0]))[0]
 
     @property
-    def is_reached(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether patience is at its end."""
         patience = self._settings.validation.patience
         if patience is None or not self._history:
@@ -99,9 +99,9 @@ class Classification(Purpose):
         best = max(range(len(self._history)), key=lambda i: (self._history[i][1], -i))
         return len(self._history) - 1 - best >= patience
 
-    def conclude(self, step: int, weights: Weights) -> dict[str, Path]:
+    def finish(self, step: int, weights: Weights) -> dict[str, Path]:
         """Test the chosen weights, write results.json and export/classifier."""
-        chosen = int(world.max_over_ranks(torch.tensor(self.treasured or 0)))  # other ranks have no lines to recall
+        chosen = int(world.max_over_ranks(torch.tensor(self.best_step or 0)))  # other ranks have no lines to recall
         run_dir = self._settings.run.dir
         self._fill(weights if not chosen else Checkpoints(run_dir / "checkpoints", 1).weights(chosen).items())
         results = self._results(chosen or step)

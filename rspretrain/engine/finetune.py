@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from rspretrain.config import ConfigError, FinetuneSettings
-from rspretrain.downstream.finetune import Networks, assemble, grid_inputs, load_networks, resize_
-from rspretrain.downstream.labels import FinetuneData, choose_labels
-from rspretrain.downstream.metrics import figures, main_figure
-from rspretrain.downstream.supervised import Supervised
-from rspretrain.downstream.targets import choose_targets
-from rspretrain.downstream.train_views import TrainViews
 from rspretrain.engine.classification import Classification, Task
 from rspretrain.engine.job import Job, ready, resolved
+from rspretrain.evaluation.labels import FinetuneData, choose_labels
+from rspretrain.evaluation.metrics import figures, main_figure
+from rspretrain.finetuning.networks import Networks, assemble, grid_inputs, load_networks, resize_
+from rspretrain.finetuning.supervised import Supervised
+from rspretrain.finetuning.targets import choose_targets
 from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
 from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.nn.tuning import tune_
 from rspretrain.shardset.index import ShardSet
+from rspretrain.transforms.train_views import TrainViews
 from rspretrain.world import World
 
 
@@ -48,7 +48,7 @@ def prepare_finetune(
     if initial is not None:
         objective.load_state_dict(initial)
     steps = len(data.draws) // settings.train.global_batch
-    purpose = Classification(
+    evaluator = Classification(
         settings,
         Task(shards, data, hot),
         objective,
@@ -57,7 +57,7 @@ def prepare_finetune(
         total_steps=settings.train.steps or settings.train.epochs * steps,
         device=world.device,
     )
-    return ready(settings, world, sources, objective, purpose, data.draws)
+    return ready(settings, world, sources, objective, evaluator, data.draws)
 
 
 def check_data(settings: FinetuneSettings) -> None:

@@ -16,12 +16,12 @@ import torch
 
 from rspretrain import config, world
 from rspretrain.config import ConfigError, FinetuneSettings
-from rspretrain.downstream.fraction_report import CellResult, as_csv, draw, summarise, table
-from rspretrain.downstream.metrics import main_figure
 from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.interrupt import StopRequest
-from rspretrain.engine.loop import Say, train
-from rspretrain.engine.records import write_json
+from rspretrain.engine.run_dir import write_json
+from rspretrain.engine.stop_request import StopRequest
+from rspretrain.engine.trainer import Say, train
+from rspretrain.evaluation.metrics import main_figure
+from rspretrain.finetuning.fraction_report import CellResult, as_csv, draw, summarise, table
 from rspretrain.nn.tuning import TuneSettings
 from rspretrain.world import World
 

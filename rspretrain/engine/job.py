@@ -7,18 +7,18 @@ import torch
 
 from rspretrain import config
 from rspretrain.config import CommonSettings, ConfigError, RunSettings
-from rspretrain.draws import purpose_id
-from rspretrain.engine.purpose import Pretraining, Purpose
-from rspretrain.keyed import mix
+from rspretrain.engine.evaluator import Evaluator, Pretraining
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective, Progress
-from rspretrain.objectives.views import SensorSettings
+from rspretrain.rng import mix
+from rspretrain.rng_torch import purpose_id
 from rspretrain.schedules import cosine, warmup_cosine, warmup_steps
 from rspretrain.sensors import MEASURED
-from rspretrain.shardset.glance import glance
+from rspretrain.shardset.inspection.quick_check import quick_check
 from rspretrain.strategies import check_network, resolve
 from rspretrain.streaming.loader import Ints, Loader
 from rspretrain.streaming.sources import Sources, open_sources
+from rspretrain.transforms.inputs import SensorSettings
 from rspretrain.world import World, local_size
 
 Kind = TypeVar("Kind", bound=CommonSettings)
@@ -34,7 +34,7 @@ class Job:
     objective: Objective
     loader: Loader
     total_steps: int
-    purpose: Purpose
+    evaluator: Evaluator
 
     def lr(self, step: int) -> float:
         """The learning rate of the step after `step` finished ones."""
@@ -81,7 +81,7 @@ def ready(
     world: World,
     sources: Sources,
     objective: Objective,
-    purpose: Purpose,
+    evaluator: Evaluator,
     rows: Ints | None = None,
 ) -> Job:
     """The job of an objective. `rows`: what an epoch goes through, instead of the split and filter in `data`."""
@@ -97,9 +97,9 @@ def ready(
         rows=rows,
     )
     for shards, needed in zip(sources.sets.values(), loader.shards_needed, strict=True):
-        glance(shards, needed, forgiving=data.on_corrupt == "quarantine")
+        quick_check(shards, needed, forgiving=data.on_corrupt == "quarantine")
     total = train.steps or train.epochs * loader.steps_per_epoch
-    return Job(settings, world, sources, objective, loader, total, purpose)
+    return Job(settings, world, sources, objective, loader, total, evaluator)
 
 
 def _measured(name: str, settings: SensorSettings, sources: Sources) -> SensorSettings:

@@ -12,13 +12,13 @@ from typing import Any, final
 
 from torch import Tensor
 
+from rspretrain.active_learning.curves import FILE, SHOWN, draw_curves, single
+from rspretrain.active_learning.labelling_task import LabellingTask
+from rspretrain.active_learning.pool import LabelPool
 from rspretrain.config import ActiveSettings
-from rspretrain.downstream.campaign import Campaign
-from rspretrain.downstream.curves import FILE, SHOWN, draw_curves, single
-from rspretrain.downstream.metrics import figures
-from rspretrain.downstream.pool import LabelPool
 from rspretrain.engine.checkpoint import Checkpoints
-from rspretrain.engine.records import write_json
+from rspretrain.engine.run_dir import write_json
+from rspretrain.evaluation.metrics import figures
 from rspretrain.files import write_atomically
 
 Tree = dict[str, Any]
@@ -63,7 +63,7 @@ class Rounds:
     def _checkpoints(self, number: int) -> Checkpoints:
         return Checkpoints(self.folder(number) / "checkpoints", 1)
 
-    def report(self, settings: ActiveSettings, campaign: Campaign, pool: LabelPool) -> None:
+    def report(self, settings: ActiveSettings, campaign: LabellingTask, pool: LabelPool) -> None:
         """Write active.json, .csv and .png of all complete rounds."""
         told = self.summary(settings, campaign, pool)
         write_json(self._run_dir / FILE, told)
@@ -74,7 +74,7 @@ class Rounds:
         note = "band: 95 % bootstrap interval over the test images"
         draw_curves(single(told), self._run_dir / "active.png", told["name"], note)
 
-    def summary(self, settings: ActiveSettings, campaign: Campaign, pool: LabelPool) -> Tree:
+    def summary(self, settings: ActiveSettings, campaign: LabellingTask, pool: LabelPool) -> Tree:
         """The loop and its complete rounds, for a JSON file."""
         points = [self._point(number, campaign.classes.multi) for number in self.complete()]
         shown, queried = SHOWN[campaign.classes.multi], [point for point in points if point["round"]]

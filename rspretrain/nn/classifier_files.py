@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rspretrain.nn.backbones import Backbone
-from rspretrain.nn.card import classifier_card
 from rspretrain.nn.classifiers import Classifier, ClassifierSettings, build_classifier
-from rspretrain.nn.normalise import Normalise
+from rspretrain.nn.model_card import classifier_card
 from rspretrain.nn.weights import WEIGHTS, describe, stamped, stored_contract, write_folder
+from rspretrain.transforms.normalise import Normalise
 
 CONTRACT_VERSION = 1
 KEY = "rspretrain_classifier"  # of the contract in config.json

@@ -12,9 +12,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from rspretrain.draws import purpose_id, uniform
-from rspretrain.keyed import GOLDEN
 from rspretrain.nn.torchvision_shim import ensure_torchvision
+from rspretrain.rng import GOLDEN
+from rspretrain.rng_torch import purpose_id, uniform
 
 ensure_torchvision()
 from timm.layers import DropPath

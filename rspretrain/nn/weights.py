@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rspretrain.nn.backbones import Backbone
-from rspretrain.nn.card import model_card
-from rspretrain.nn.normalise import HSG_EPSILON, Normalise
+from rspretrain.nn.model_card import model_card
 from rspretrain.sensors import Scaling
+from rspretrain.transforms.normalise import HSG_EPSILON, Normalise
 
 CONTRACT_VERSION = 2
 WEIGHTS = "model.safetensors"

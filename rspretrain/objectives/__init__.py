@@ -15,9 +15,9 @@ from rspretrain.objectives.mae import Mae, MaeSettings
 from rspretrain.objectives.mma import Mma, MmaSettings
 from rspretrain.objectives.moco_v3 import MocoV3, MocoV3Settings
 from rspretrain.objectives.simclr import Simclr, SimclrSettings
-from rspretrain.objectives.views import SensorSettings
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
+from rspretrain.transforms.inputs import SensorSettings
 
 ObjectiveSettings = Annotated[
     ByolSettings

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.ema import TeacherPair
-from rspretrain.objectives.views import NetworkInput
+from rspretrain.transforms.inputs import NetworkInput
 
 CHANCE_RATIO = "health/chance_ratio"  # the loss as a share of what guessing scores: 1 has learnt nothing yet
 
@@ -70,7 +70,7 @@ class Objective(nn.Module, ABC):
         """By the same names, how pixels become a network's input: for evaluation, probes and an export's contract."""
 
 
-class Stationary(Objective):
+class StaticObjective(Objective):
     """An objective that is the same at every step and has no teacher."""
 
     @final

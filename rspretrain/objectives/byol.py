@@ -19,18 +19,23 @@ from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import Losses, Progress
-from rspretrain.objectives.colour import FirstColour, SecondColour
-from rspretrain.objectives.networks import loss_names, mean_loss
-from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
-from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.objectives.per_network import loss_names, mean_loss
+from rspretrain.objectives.teacher_student import (
+    TEACHER_STUDENT_HEALTH,
+    TeacherStudent,
+    TeacherStudentSettings,
+    teacher_student_health,
+)
 from rspretrain.sensors import Group
+from rspretrain.transforms.colour import FirstColour, SecondColour
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.views import SensorViews
 
 CHANCE = 4.0  # the loss of directions that know nothing of each other, both ways
 
 
-class ByolSettings(TaughtSettings):
+class ByolSettings(TeacherStudentSettings):
     """Any sensors, two random views, a teacher."""
 
     name: Literal["byol"] = "byol"
@@ -42,7 +47,7 @@ class ByolSettings(TaughtSettings):
 
 
 @final
-class Byol(Taught[ByolSettings]):
+class Byol(TeacherStudent[ByolSettings]):
     """Two views, each predicted from the other. ValueError where the shard set lacks a sensor or a band."""
 
     couples_samples = False  # but BatchNorm does
@@ -63,7 +68,7 @@ class Byol(Taught[ByolSettings]):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.predictor = nn.ModuleDict({name: self._head(settings.projection) for name in inputs})
         self.teacher = make_teacher(self.student)
-        self.metric_names = (*loss_names("byol", inputs), *TAUGHT_HEALTH)
+        self.metric_names = (*loss_names("byol", inputs), *TEACHER_STUDENT_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -87,7 +92,7 @@ class Byol(Taught[ByolSettings]):
             a, b = (self.predictor[name](z) for z in projected)
             losses[name] = distance(a, target_b) + distance(b, target_a)
             if self.is_watched:
-                health.append(taught_health((target_a, target_b), projected))
+                health.append(teacher_student_health((target_a, target_b), projected))
         return mean_loss("byol", losses, health, CHANCE)
 
 

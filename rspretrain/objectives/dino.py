@@ -20,10 +20,8 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone,
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.augment import CropSettings, SensorViews
 from rspretrain.objectives.base import Losses, Progress
-from rspretrain.objectives.colour import FirstColour, SecondColour
-from rspretrain.objectives.networks import loss_names, mean_loss
+from rspretrain.objectives.per_network import loss_names, mean_loss
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
     Center,
@@ -33,12 +31,19 @@ from rspretrain.objectives.self_distillation import (
     teacher_health,
     warm_temperature,
 )
-from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
-from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.objectives.teacher_student import (
+    TEACHER_STUDENT_HEALTH,
+    TeacherStudent,
+    TeacherStudentSettings,
+    teacher_student_health,
+)
 from rspretrain.sensors import Group
+from rspretrain.transforms.colour import FirstColour, SecondColour
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.views import CropSettings, SensorViews
 
 # Of the features of both and of the teacher's answers, worst of any sensor.
-HEALTH = (*TAUGHT_HEALTH, *TEACHER_HEALTH)
+HEALTH = (*TEACHER_STUDENT_HEALTH, *TEACHER_HEALTH)
 
 
 class LocalColour(FirstColour):
@@ -47,7 +52,7 @@ class LocalColour(FirstColour):
     blur: float = Field(default=0.5, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
 
 
-class DinoSettings(TaughtSettings):
+class DinoSettings(TeacherStudentSettings):
     """Any sensors, two global views and perhaps local ones, a teacher."""
 
     name: Literal["dino"] = "dino"
@@ -75,7 +80,7 @@ class DinoSettings(TaughtSettings):
 
 
 @final
-class Dino(Taught[DinoSettings]):
+class Dino(TeacherStudent[DinoSettings]):
     """Views, a teacher, a center. ValueError where a sensor or band is missing, or local views do not suit the ViT."""
 
     couples_samples = True  # by the center, which moves once a forward
@@ -131,7 +136,7 @@ class Dino(Taught[DinoSettings]):
             losses[name] = distil(targets.unflatten(0, shape), outputs.unflatten(0, shape), self.settings.temperature)
             if self.is_watched:
                 answers = teacher_health(targets, cast(Center, self.centers[name]), self.teacher_temperature)
-                health.append(taught_health(features.chunk(2), seen[0].chunk(2)) | answers)
+                health.append(teacher_student_health(features.chunk(2), seen[0].chunk(2)) | answers)
         return mean_loss("dino", losses, health, math.log(self.settings.outputs))
 
     @torch.no_grad()

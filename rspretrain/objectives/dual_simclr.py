@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
-from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, Stationary
+from rspretrain.nn.two_stage_loss import TwoStageLoss
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, StaticObjective
 from rspretrain.objectives.contrastive import VIEW_HEALTH, Negatives, chance_level, nt_xent, view_health
-from rspretrain.objectives.views import NetworkInput, SensorSettings
-from rspretrain.objectives.window import SharedWindow, WindowSettings
 from rspretrain.sensors import Group
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 
 
 class DualSimclrSettings(WindowSettings):
@@ -35,7 +35,7 @@ class DualSimclrSettings(WindowSettings):
 
 
 @final
-class DualSimclr(Stationary, Comparing):
+class DualSimclr(StaticObjective, TwoStageLoss):
     """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
 
     metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
@@ -72,7 +72,7 @@ class DualSimclr(Stationary, Comparing):
         return torch.stack([self.heads[name](self.encoders[name](view)) for name, view in self.views(batch).items()])
 
     def compare(self, embeddings: Tensor) -> Losses:
-        """See Comparing."""
+        """See TwoStageLoss."""
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)
         metrics = {

@@ -19,11 +19,8 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.tokens import MaskedViT
-from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import CHANCE_RATIO, Losses, Progress
-from rspretrain.objectives.colour import ColourSettings, FirstColour, SecondColour
 from rspretrain.objectives.contrastive import worst
-from rspretrain.objectives.masking import MaskShape, complementary, draw_masks
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
     Center,
@@ -33,15 +30,23 @@ from rspretrain.objectives.self_distillation import (
     teacher_health,
     warm_temperature,
 )
-from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
-from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.objectives.teacher_student import (
+    TEACHER_STUDENT_HEALTH,
+    TeacherStudent,
+    TeacherStudentSettings,
+    teacher_student_health,
+)
 from rspretrain.sensors import Group
+from rspretrain.transforms.colour import ColourSettings, FirstColour, SecondColour
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.masking import MaskShape, complementary, draw_masks
+from rspretrain.transforms.views import SensorViews
 
 # Of the class tokens of both, and of the teacher's answers to its own; the worst of any network.
-HEALTH = (*TAUGHT_HEALTH, *TEACHER_HEALTH)
+HEALTH = (*TEACHER_STUDENT_HEALTH, *TEACHER_HEALTH)
 
 
-class GscMimSettings(TaughtSettings):
+class GscMimSettings(TeacherStudentSettings):
     """Any sensors, two views with complementary masks, a teacher; the backbone is a ViT."""
 
     name: Literal["gsc_mim"] = "gsc_mim"
@@ -124,7 +129,7 @@ class Lesson(NamedTuple):
 
 
 @final
-class GscMim(Taught[GscMimSettings]):
+class GscMim(TeacherStudent[GscMimSettings]):
     """Two views, masks, one teacher a student. ValueError where a sensor or band is missing, or the network no ViT."""
 
     couples_samples = True  # by the centers, which move once a forward
@@ -180,7 +185,7 @@ class GscMim(Taught[GscMimSettings]):
             terms.append(torch.stack([cls, patch]))
             if self.is_watched:
                 answers = teacher_health(lesson.cls, cast(Center, self.centers[name].cls), self.cls_temperature)
-                health.append(taught_health(lesson.tokens.chunk(2), seen.split(len(batch))) | answers)
+                health.append(teacher_student_health(lesson.tokens.chunk(2), seen.split(len(batch))) | answers)
         cls_loss, patch_loss = torch.stack(terms).unbind(dim=1)  # [networks] each
         losses = self.settings.cls_weight * cls_loss + self.settings.patch_weight * patch_loss
         metrics = {"loss/gsc_mim": losses.detach().mean()}

@@ -16,13 +16,13 @@ from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.decoder import PatchDecoder, fix_positions_, patchify
 from rspretrain.nn.tokens import MaskedViT
-from rspretrain.objectives.augment import CropSettings, Fusion, SensorViews
-from rspretrain.objectives.base import Losses, Stationary
-from rspretrain.objectives.masking import draw_masks
-from rspretrain.objectives.networks import loss_names, mean_loss
-from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.objectives.base import Losses, StaticObjective
+from rspretrain.objectives.per_network import loss_names, mean_loss
 from rspretrain.observe.health import effective_rank, feature_std
 from rspretrain.sensors import Group
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.masking import draw_masks
+from rspretrain.transforms.views import CropSettings, Fusion, SensorViews
 
 HEALTH = ("health/feature_std", "health/effective_rank")  # of class tokens of what is visible, least of any sensor
 
@@ -49,7 +49,7 @@ class MaeSettings(CropSettings):
 
 
 @final
-class Mae(Stationary):
+class Mae(StaticObjective):
     """One view, masked. ValueError where a sensor or band is missing, the network is no ViT or the mask is trivial."""
 
     couples_samples = False

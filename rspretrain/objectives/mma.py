@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, check_map, create_backbone
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, Stationary
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, StaticObjective
 from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, nt_xent, view_health
-from rspretrain.objectives.views import NetworkInput, SensorSettings
-from rspretrain.objectives.window import SharedWindow, WindowSettings
 from rspretrain.sensors import Group
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 
 
 class MmaSettings(WindowSettings):
@@ -41,7 +41,7 @@ class MmaSettings(WindowSettings):
 
 
 @final
-class Mma(Stationary):
+class Mma(StaticObjective):
     """One CNN a sensor. ValueError unless exactly two sensors are configured and the backbone has maps."""
 
     metric_names = ("loss/mma", CHANCE_RATIO, *VIEW_HEALTH)

@@ -20,18 +20,23 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.augment import SensorViews
 from rspretrain.objectives.base import Losses, Progress
-from rspretrain.objectives.colour import FirstColour, SecondColour
 from rspretrain.objectives.contrastive import chance_level
-from rspretrain.objectives.networks import loss_names, mean_loss
-from rspretrain.objectives.taught import TAUGHT_HEALTH, Taught, TaughtSettings, taught_health
-from rspretrain.objectives.views import NetworkInput, SensorSettings
+from rspretrain.objectives.per_network import loss_names, mean_loss
+from rspretrain.objectives.teacher_student import (
+    TEACHER_STUDENT_HEALTH,
+    TeacherStudent,
+    TeacherStudentSettings,
+    teacher_student_health,
+)
 from rspretrain.sensors import Group
+from rspretrain.transforms.colour import FirstColour, SecondColour
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.views import SensorViews
 from rspretrain.world import gather_stack, rank
 
 
-class MocoV3Settings(TaughtSettings):
+class MocoV3Settings(TeacherStudentSettings):
     """Any sensors, two random views, a teacher."""
 
     name: Literal["moco_v3"] = "moco_v3"
@@ -51,7 +56,7 @@ class MocoV3Settings(TaughtSettings):
 
 
 @final
-class MocoV3(Taught[MocoV3Settings]):
+class MocoV3(TeacherStudent[MocoV3Settings]):
     """Queries against keys, both ways. ValueError where a sensor or band is missing, or nothing is there to freeze."""
 
     couples_samples = True
@@ -72,7 +77,7 @@ class MocoV3(Taught[MocoV3Settings]):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.predictor = nn.ModuleDict({name: self._head(settings.projection, 2) for name in inputs})
         self.teacher = make_teacher(self.student)
-        self.metric_names = (*loss_names("moco_v3", inputs), *TAUGHT_HEALTH)
+        self.metric_names = (*loss_names("moco_v3", inputs), *TEACHER_STUDENT_HEALTH)
         synchronise_norms(self)
 
     def _student(self, network_input: NetworkInput, backbone: BackboneSettings) -> nn.Module:
@@ -103,7 +108,7 @@ class MocoV3(Taught[MocoV3Settings]):
             q1, q2 = (self.predictor[name](z) for z in projected)
             losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
             if self.is_watched:
-                health.append(taught_health((k1, k2), projected))
+                health.append(teacher_student_health((k1, k2), projected))
         return mean_loss("moco_v3", losses, health, 4.0 * temperature * chance_level(len(batch), "cross"))
 
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
-from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.augment import CropSettings, SensorViews
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, Stationary
-from rspretrain.objectives.colour import ColourSettings
+from rspretrain.nn.two_stage_loss import TwoStageLoss
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, StaticObjective
 from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, nt_xent, view_health
-from rspretrain.objectives.views import NetworkInput, SensorSettings
 from rspretrain.sensors import Group
+from rspretrain.transforms.colour import ColourSettings
+from rspretrain.transforms.inputs import NetworkInput, SensorSettings
+from rspretrain.transforms.views import CropSettings, SensorViews
 
 
 class SimclrSettings(CropSettings):
@@ -36,7 +36,7 @@ class SimclrSettings(CropSettings):
 
 
 @final
-class Simclr(Stationary, Comparing):
+class Simclr(StaticObjective, TwoStageLoss):
     """NT-Xent over two views of the samples of all ranks. ValueError where the sensor is not configured."""
 
     metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
@@ -73,7 +73,7 @@ class Simclr(Stationary, Comparing):
         return z.view(2, len(batch), -1)
 
     def compare(self, embeddings: Tensor) -> Losses:
-        """See Comparing."""
+        """See TwoStageLoss."""
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.settings.temperature)
         metrics = {"loss/nt_xent": loss.detach(), CHANCE_RATIO: loss.detach() / chance_level(len(z1))}

@@ -14,7 +14,7 @@ from typing import Literal, final
 
 from pydantic import Field
 
-from rspretrain.observe.inputs import DUPLICATES, OFFSET, SPREAD
+from rspretrain.observe.input_health import DUPLICATES, OFFSET, SPREAD
 from rspretrain.settings import Settings
 
 Line = Mapping[str, float]  # one line of metrics.jsonl: "step" and metrics by name

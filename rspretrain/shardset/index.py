@@ -21,13 +21,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from rspretrain.archives.base import Nomenclature
+from rspretrain.download.file_locks import Lease
+from rspretrain.download.protocols import is_url
 from rspretrain.patch import Patch
 from rspretrain.sensors import Group
 from rspretrain.shardset.codecs import codec_of
 from rspretrain.shardset.filter import matching_rows
-from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.manifest import INDEX_NAME, load_manifest
-from rspretrain.shardset.protocols import is_url
 from rspretrain.shardset.record import Metadata, decode_array
 from rspretrain.shardset.remote import Remote, RemoteOptions
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rspretrain.shardset.cache import Cache, NoRoomError, default_folder
-from rspretrain.shardset.incoming import Expected
-from rspretrain.shardset.leases import Claim, Lease
+from rspretrain.download.cache import Cache, NoRoomError, default_folder
+from rspretrain.download.file_locks import Claim, Lease
+from rspretrain.download.partial_file import Expected
+from rspretrain.download.protocols import child, shown
+from rspretrain.download.transfer import LONGEST_BACKOFF_S, Patience, Source, Stopped, TransferError
 from rspretrain.shardset.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, load_manifest
-from rspretrain.shardset.protocols import child, shown
-from rspretrain.shardset.transfer import LONGEST_BACKOFF_S, Patience, Source, Stopped, TransferError
 
 POLL_S, LONGEST_POLL_S = 0.02, 0.2  # a look into a cache of ten thousand shards takes 5 to 40 ms
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rspretrain.batch import Batch
-from rspretrain.nn.comparing import Comparing
+from rspretrain.nn.two_stage_loss import TwoStageLoss
 
 Metrics = dict[str, Tensor]
 Forward = Callable[..., tuple[Tensor, Metrics]]  # (batch, upstream=None, embed=False), see base.Entry
@@ -31,7 +31,7 @@ def check_pieces(objective: nn.Module, couples_samples: bool) -> None:
             "the whole batch and not of its pieces. Use a backbone and heads without them (a ViT; objective.norm=false "
             "for simclr), more ranks, or strategy.accumulate=1."
         )
-    if couples_samples and not isinstance(objective, Comparing):
+    if couples_samples and not isinstance(objective, TwoStageLoss):
         raise ValueError(
             f"strategy.accumulate: the loss of {type(objective).__name__} depends on all samples of a step together, "
             "not through embeddings alone, so it cannot be cut. Use more ranks, or strategy.accumulate=1."
@@ -46,7 +46,7 @@ def accumulate(
     poison: Poison,
 ) -> tuple[Tensor, Metrics]:
     """Loss and metrics of the whole batch; its gradient is where `backward` leaves it."""
-    if isinstance(objective, Comparing):
+    if isinstance(objective, TwoStageLoss):
         return _by_cached_gradients(objective, pieces, forward, backward, poison)
     losses, told = [], []
     for piece in pieces:
@@ -58,7 +58,7 @@ def accumulate(
 
 
 def _by_cached_gradients(
-    objective: Comparing,
+    objective: TwoStageLoss,
     pieces: Sequence[Batch],
     forward: Forward,
     backward: Backward,

@@ -19,10 +19,10 @@ from torch.distributed.tensor import DTensor
 
 from rspretrain import world as ranks
 from rspretrain.batch import Batch
-from rspretrain.nn.comparing import Comparing
 from rspretrain.nn.drop_path import key_drops_, keyed_drops
 from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
 from rspretrain.nn.norm import synchronise_norms
+from rspretrain.nn.two_stage_loss import TwoStageLoss
 from rspretrain.settings import Settings
 from rspretrain.strategies.accumulate import accumulate
 from rspretrain.strategies.blocks import compile_, need_blocks, recompute_
@@ -77,7 +77,7 @@ class Entry(nn.Module):
         for drop in self._drops:
             drop.begin(batch.seeds)
         if embed or upstream is not None:
-            assert isinstance(self.objective, Comparing)
+            assert isinstance(self.objective, TwoStageLoss)
             embeddings = self.objective.embed(batch)
             return embeddings if upstream is None else (embeddings * upstream).sum(), {}
         outcome: Outcome = self.objective.forward(batch)

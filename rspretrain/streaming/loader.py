@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from rspretrain.batch import Batch
-from rspretrain.keyed import mix, sample_seeds
+from rspretrain.rng import mix, sample_seeds
 from rspretrain.shardset.index import ShardSet
-from rspretrain.streaming.batches import Epochs, GlobalBatches, Picks
-from rspretrain.streaming.horizon import Horizon, bytes_at_once
+from rspretrain.streaming.batch_plan import BatchPlan, EpochPlan, Picks
 from rspretrain.streaming.joint_reader import JointReader
+from rspretrain.streaming.lookahead import Lookahead, bytes_at_once
 from rspretrain.streaming.mixture import Mixture
-from rspretrain.streaming.order import Order, rank_slice
 from rspretrain.streaming.pipeline import Pipeline, Work
 from rspretrain.streaming.quarantine import Quarantine
 from rspretrain.streaming.reader import Reader
+from rspretrain.streaming.sampler import EpochSampler, rank_slice
 from rspretrain.streaming.settings import DataSettings
 from rspretrain.streaming.sources import Sources
 from rspretrain.world import World, local_size
@@ -77,19 +77,19 @@ class Loader:
             device=world.device,
         )
 
-    def _plan_batches(self, seed: int) -> GlobalBatches:
+    def _plan_batches(self, seed: int) -> BatchPlan:
         orders = []
         for number, (name, shards) in enumerate(self.sources.sets.items()):
             sizes = np.bincount(shards.numbers("shard")[self._rows[number]], minlength=len(shards.manifest.shards))
             try:
-                orders.append(Order(
+                orders.append(EpochSampler(
                     sizes.astype(np.int64), seed=self._seeds[number], streams=self._settings.streams,
                     window=self._settings.window,
                 ))  # fmt: skip
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         if not self._settings.sources:
-            return Epochs(orders[0], self._global_batch)
+            return EpochPlan(orders[0], self._global_batch)
         weights = [source.weight or len(rows) for source, rows in zip(self._settings.sources, self._rows, strict=True)]
         return Mixture(orders, weights, self._global_batch, seed)
 
@@ -125,7 +125,7 @@ class Loader:
         """This rank's batches from a global step on, over all epochs; the last, short batch of an epoch is dropped."""
         if not any(shards.remote for shards in self.sources.sets.values()):
             return self._pipeline.run(self._work(first_step))
-        horizon = Horizon(self._batches, self._slice)
+        horizon = Lookahead(self._batches, self._slice)
         return self._pipeline.run(
             self._work(first_step), lambda first, last: horizon.shards(first_step + first, first_step + last)
         )

@@ -16,19 +16,19 @@ from typing import final
 
 import numpy as np
 
-from rspretrain.keyed import permutation
-from rspretrain.streaming.batches import GlobalBatches, Ints, Picks, Windows
-from rspretrain.streaming.order import Order, listed
+from rspretrain.rng import permutation
+from rspretrain.streaming.batch_plan import BatchPlan, Ints, Picks, Windows
+from rspretrain.streaming.sampler import EpochSampler, listed
 
 BLOCK = 10_000  # weights are exact to a hundredth of a percent
 _DEAL = 4  # a purpose of permutations, beside those of order.py
 
 
 @final
-class Mixture(GlobalBatches):
+class Mixture(BatchPlan):
     """`weights` are relative; every source needs at least one sample in a block. All orders have the same streams."""
 
-    def __init__(self, orders: Sequence[Order], weights: Sequence[float], global_batch: int, seed: int) -> None:
+    def __init__(self, orders: Sequence[EpochSampler], weights: Sequence[float], global_batch: int, seed: int) -> None:
         self.orders = tuple(orders)
         self._global_batch, self._seed, self._streams = global_batch, seed, orders[0].streams
         self.shares = share_out(weights)
@@ -37,7 +37,7 @@ class Mixture(GlobalBatches):
         self._block = lru_cache(maxsize=2 * self._streams)(self._deal_block)
 
     def picks(self, step: int, part: slice = slice(None)) -> Picks:
-        """See GlobalBatches."""
+        """See BatchPlan."""
         stream_of, index_of = self._elements(step, part)
         source, epoch, position = (np.empty_like(stream_of) for _ in range(3))
         for stream in np.unique(stream_of).tolist():
@@ -49,7 +49,7 @@ class Mixture(GlobalBatches):
         return Picks(source, epoch, position)
 
     def windows(self, first_step: int, last_step: int, part: slice) -> list[Windows]:
-        """See GlobalBatches."""
+        """See BatchPlan."""
         found: list[Windows] = [{} for _ in self.orders]
         (first_streams, first), (last_streams, last) = (self._elements(s, part) for s in (first_step, last_step))
         for stream in np.unique(first_streams).tolist():
@@ -62,14 +62,14 @@ class Mixture(GlobalBatches):
         return found
 
     def counts(self, step: int) -> Ints:
-        """See GlobalBatches."""
+        """See BatchPlan."""
         each, more = divmod(step * self._global_batch, self._streams)
         taken = [self._taken(stream, each + (stream < more)) for stream in range(self._streams)]
         counts: Ints = np.sum(taken, axis=0, dtype=np.int64)
         return counts
 
     def _elements(self, step: int, part: slice) -> tuple[Ints, Ints]:
-        """[B] streams and [B] how many samples their streams gave before, stream by stream as in Order."""
+        """[B] streams and [B] how many samples their streams gave before, stream by stream as in EpochSampler."""
         positions = listed(step * self._global_batch, self._global_batch, self._streams, part)
         return positions % self._streams, positions // self._streams
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rspretrain.keyed import mix
+from rspretrain.rng import mix
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.sources import Sources
 

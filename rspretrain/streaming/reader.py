@@ -16,12 +16,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from rspretrain.download.file_locks import Lease
+from rspretrain.download.transfer import TransferError
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, corrupt_message, restore_from_copy
-from rspretrain.shardset.leases import Lease
 from rspretrain.shardset.record import decode_array, npy_header
-from rspretrain.shardset.transfer import TransferError
-from rspretrain.streaming.ahead import Ahead
 from rspretrain.streaming.quarantine import Quarantine
+from rspretrain.streaming.shard_prefetcher import ShardPrefetcher
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -70,7 +70,7 @@ class Reader:
         self._record_of: Array = shards.numbers("record")
         self._open: dict[int, _Mapped] = {}
         self._opening = threading.Lock()
-        self._ahead = Ahead(shards.remote, fetches) if shards.remote else None
+        self._ahead = ShardPrefetcher(shards.remote, fetches) if shards.remote else None
         # Threads may check a sample twice, which is harmless; none is ever left out.
         self._unchecked = np.full(len(shards), verify)
         self.quarantine = quarantine
@@ -185,7 +185,7 @@ class Reader:
                 mapped = self._open[number]
         return mapped
 
-    def _map_remote(self, ahead: Ahead, number: int) -> _Mapped:
+    def _map_remote(self, ahead: ShardPrefetcher, number: int) -> _Mapped:
         """Waits for the shard before it takes the lock, so that others open theirs meanwhile."""
         try:
             lease = ahead.lease(number)

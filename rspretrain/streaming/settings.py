@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from rspretrain.download.transfer import Patience
 from rspretrain.settings import Settings
 from rspretrain.shardset.remote import RemoteOptions
-from rspretrain.shardset.transfer import Patience
 
 
 def _as_text(shards: object) -> object:

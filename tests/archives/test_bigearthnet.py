@@ -19,7 +19,7 @@ from laws import check_archive
 from rspretrain.archives import open_archive
 from rspretrain.archives.bigearthnet import BigEarthNet
 from rspretrain.patch import Exclusion
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import ShardSet
 
 

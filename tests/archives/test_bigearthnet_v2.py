@@ -17,7 +17,7 @@ from laws import check_archive
 from rspretrain.archives import open_archive
 from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
 from rspretrain.archives.raster import read_raster, write_raster
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import ShardSet
 
 REAL = Path(__file__).parents[2].parent / "shared/data/bigearthnet-v2"

@@ -8,10 +8,10 @@ from laws import check_archive, check_record
 
 from rspretrain.archives import open_archive
 from rspretrain.archives.dfc2020 import CODES, Dfc2020, dfc_labels
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import open_shards
+from rspretrain.shardset.inspection.verify import verify
 from rspretrain.shardset.record import check_patch
-from rspretrain.shardset.verify import verify
 
 
 def files(archive):

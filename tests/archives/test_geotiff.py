@@ -15,7 +15,7 @@ from rspretrain.archives import open_archive
 from rspretrain.archives.geotiff import GeoTiff
 from rspretrain.archives.windows import close_files
 from rspretrain.patch import PatchError, PatchExcluded
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 
 
 @pytest.fixture(autouse=True)

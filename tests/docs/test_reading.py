@@ -20,8 +20,8 @@ from servers import object_store
 
 from docs.pages import PAGES, ROOT, blocks, section
 from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
-from rspretrain.config import _override
-from rspretrain.shardset.build import build_shards
+from rspretrain.config.loading import _override
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import open_shards
 from rspretrain.shardset.manifest import GroupEntry, Layout, Manifest, NomenclatureEntry, ShardEntry, Span
 from rspretrain.shardset.rows import _TYPES
@@ -181,7 +181,8 @@ def test_settings_of_remote_sets_have_their_defaults():
 
 
 def test_errors_of_remote_sets_say_what_is_quoted():
-    code = " ".join(path.read_text() for path in (ROOT / "rspretrain/shardset").glob("*.py"))
+    packages = ("rspretrain/shardset", "rspretrain/download")
+    code = " ".join(path.read_text() for package in packages for path in (ROOT / package).glob("*.py"))
     code = re.sub(r'"\s+f?"|\{[^{}]*\}', "", code)  # texts as they are put together
     quoted = re.findall(r'"([a-z ]+?)(?: in 9 attempts)?"', section("remote", "What happens when …"))
     assert len(quoted) >= 6

@@ -14,7 +14,7 @@ from rspretrain import config, world
 from rspretrain.archives.base import Entry
 from rspretrain.engine.active_learning import ActiveLearning, Standing, prepare_active
 from rspretrain.patch import Patch
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import open_shards
 from rspretrain.world import World
 

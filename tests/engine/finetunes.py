@@ -11,9 +11,9 @@ from fakes.memory import CLASSES, MemoryArchive
 from rspretrain import config, world
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.job import Job
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.world import World
 
 CONFIG = """

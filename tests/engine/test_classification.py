@@ -10,7 +10,7 @@ from engine.runs import whole_lines
 from rspretrain import config
 from rspretrain.engine.checkpoint import Checkpoints, read
 from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 from rspretrain.world import World
 
 

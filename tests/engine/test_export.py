@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 
 from engine.runs import BYOL, job, write_config
 from rspretrain.config import ConfigError
-from rspretrain.downstream.probe import extract_features, network_input_of
 from rspretrain.engine.checkpoint import WEIGHTS, DamagedCheckpointError
 from rspretrain.engine.export import export_checkpoint
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
+from rspretrain.evaluation.probe import extract_features, network_input_of
 from rspretrain.nn.weights import load_backbone, read_contract
 
 

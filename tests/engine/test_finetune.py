@@ -5,10 +5,10 @@ from engine.finetunes import Coloured, finetune, job, write_config
 from rspretrain import config
 from rspretrain.config import ConfigError
 from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 from rspretrain.nn.weights import export_backbone
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.world import World
 
 
@@ -41,7 +41,7 @@ def test_a_sensor_at_random_beside_a_pretrained_one(path, tmp_path):
     folder = exported(path, tmp_path)
     run = job(path, "sensors={s1: {bands: [VV, VH], normalise: bigearthnet}}", f"backbone.s2={folder}")
     assert list(run.objective.classifier.backbones) == ["s2", "s1"]
-    assert run.purpose._initial == {"s2": str(folder), "s1": "random"}
+    assert run.evaluator._initial == {"s2": str(folder), "s1": "random"}
 
 
 @pytest.mark.parametrize("classifier", ["linear", "sct_fusion"])

@@ -16,11 +16,11 @@ from rspretrain.archives import open_archive
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.fractions import parse_method
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.normalise import Normalise
 from rspretrain.nn.weights import export_backbone
 from rspretrain.sensors import BAND_ORDER
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.streaming.loader import evaluation_batches
+from rspretrain.transforms.normalise import Normalise
 from rspretrain.world import World
 
 CONFIGS = Path(__file__).parents[2] / "configs/finetune"

@@ -10,7 +10,7 @@ from engine.finetunes import write_config
 from rspretrain.config import ConfigError
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.fractions import Method, check_cells, collect, parse_method, plan, run_cells, write_report
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 from rspretrain.nn.classifiers import Classifier
 from rspretrain.world import World
 

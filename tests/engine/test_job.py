@@ -6,7 +6,7 @@ from engine.runs import job, losses, write_config
 from rspretrain import config
 from rspretrain.config import ConfigError
 from rspretrain.engine.job import describe, parameter_counts, prepare
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 from rspretrain.world import World
 
 

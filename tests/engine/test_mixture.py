@@ -9,7 +9,7 @@ from engine.runs import job, launch, losses, whole_lines, write_config
 from engine.test_elastic import torchrun
 from rspretrain.config import ConfigError
 from rspretrain.engine.job import describe
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 
 
 def mixture(folder, weights=(0.75, 0.25), second="b"):

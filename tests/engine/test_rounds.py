@@ -8,12 +8,12 @@ from fakes.memory import memory_shards
 from safetensors.torch import save_file
 
 from rspretrain import config
-from rspretrain.downstream.budget import BudgetSettings
-from rspretrain.downstream.campaign import open_campaign
-from rspretrain.downstream.metrics import figures
-from rspretrain.downstream.oracle import OracleSettings
+from rspretrain.active_learning.budget import BudgetSettings
+from rspretrain.active_learning.labelling_task import open_labelling_task
+from rspretrain.active_learning.oracle import OracleSettings
 from rspretrain.engine.checkpoint import RunState, sha256_of
 from rspretrain.engine.rounds import Rounds
+from rspretrain.evaluation.metrics import figures
 
 
 def write(folder: Path, number: int, *, complete: bool = True, step: int = 6) -> Path:
@@ -69,7 +69,7 @@ def test_what_all_rounds_tell_together(tmp_path: Path) -> None:
         "labels": {"nomenclature": "all"},
     }  # fmt: skip
     settings = config.parse_as(config.ActiveSettings, tree)
-    campaign = open_campaign(shards, settings.labels, OracleSettings())
+    campaign = open_labelling_task(shards, settings.labels, OracleSettings())
     pool = campaign.start(settings.labels, BudgetSettings(**tree["budget"]), OracleSettings(), None)
     for number in range(3):
         write(tmp_path, number)

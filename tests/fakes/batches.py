@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rspretrain.batch import Batch
-from rspretrain.keyed import sample_seeds
+from rspretrain.rng import sample_seeds
 from rspretrain.sensors import Group
 
 # BigEarthNet-MM's grids at a fifth of their size, and images of odd size as in UC-Merced.

@@ -8,7 +8,7 @@ import numpy as np
 from rspretrain.archives.base import Archive, Entry, Nomenclature
 from rspretrain.patch import Fault, Patch, PatchError, PatchExcluded
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import ShardSet, open_shards
 
 PAIR_GROUPS = (

@@ -6,7 +6,7 @@ import torch
 from engine.runs import ROOT, job, write_config
 from safetensors.torch import load_file
 
-from rspretrain.engine.loop import train
+from rspretrain.engine.trainer import train
 
 
 def export(*arguments):

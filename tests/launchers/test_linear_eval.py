@@ -8,9 +8,9 @@ import torch
 from fakes.memory import memory_shards
 
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.normalise import Normalise
 from rspretrain.nn.weights import export_backbone
 from rspretrain.shardset.index import open_shards
+from rspretrain.transforms.normalise import Normalise
 
 REPOSITORY = Path(__file__).parents[2]
 BANDS = ("B02", "B08")

@@ -19,7 +19,7 @@ from rasterio.warp import transform
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.classifier_files import Answers, export_classifier
 from rspretrain.nn.classifiers import LinearSettings, build_classifier
-from rspretrain.objectives.views import SensorInput, SensorSettings
+from rspretrain.transforms.inputs import SensorInput, SensorSettings
 
 REPOSITORY = Path(__file__).parents[2]
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B08")}

@@ -9,8 +9,8 @@ import torch
 from fakes.memory import SCENE_GROUPS, memory_shards
 
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.normalise import Normalise
 from rspretrain.nn.weights import export_backbone
+from rspretrain.transforms.normalise import Normalise
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

@@ -24,8 +24,8 @@ from rspretrain.nn.classifiers import Classifier, ClassifierSettings, LinearSett
 from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
 from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.nn.classifiers.sct_fusion import SctSettings
-from rspretrain.nn.normalise import Normalise
 from rspretrain.nn.weights import export_backbone, normalise_of
+from rspretrain.transforms.normalise import Normalise
 
 torch.set_num_threads(1)
 ANSWERS = Answers("all", ("field", "forest; old", "water"), multi=True)

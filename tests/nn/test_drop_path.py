@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rspretrain.keyed import sample_seeds
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.drop_path import KeyedDropPath, drawn_again, key_drops_, keyed_drops
+from rspretrain.rng import sample_seeds
 from rspretrain.strategies.blocks import blocks_of, recompute_
 
 SEEDS = torch.from_numpy(sample_seeds(3, 0, np.arange(4000)))

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.nn.normalise import Normalise
 from rspretrain.nn.weights import export_backbone, inputs_of, load_backbone, normalise_of, read_contract
+from rspretrain.transforms.normalise import Normalise
 
 torch.set_num_threads(1)
 BANDS = ("B04", "B02", "B11", "B8A")

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from rspretrain.batch import Batch
-from rspretrain.keyed import sample_seeds
 from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.objectives.base import Losses, Objective, Progress
+from rspretrain.rng import sample_seeds
 
 
 def thirty_steps(objective: Objective, batch_at: Callable[[int], Batch], rate: float) -> Iterator[Losses]:

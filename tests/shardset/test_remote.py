@@ -12,11 +12,11 @@ from fakes.memory import memory_shards
 from processes import CONTEXT, join, start
 from servers import object_store, serving, total_bytes
 
-from rspretrain.shardset.cache import Cache
+from rspretrain.download.cache import Cache
+from rspretrain.download.transfer import Patience, TransferError
 from rspretrain.shardset.index import CorruptSampleError, open_shards
 from rspretrain.shardset.manifest import Manifest, dump_manifest
 from rspretrain.shardset.remote import RemoteOptions
-from rspretrain.shardset.transfer import Patience, TransferError
 
 pytestmark = pytest.mark.timeout(90)
 

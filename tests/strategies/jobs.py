@@ -26,7 +26,7 @@ from rspretrain import config, world
 from rspretrain.engine.job import Job, prepare
 from rspretrain.nn.backbones import Backbone
 from rspretrain.sensors import Group
-from rspretrain.shardset.build import build_shards
+from rspretrain.shardset.building.build import build_shards
 from rspretrain.strategies import Strategy, build_strategy
 from rspretrain.strategies.base import StepReport
 from strategies.toys import here

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fakes.memory import SCENE_GROUPS, MemoryArchive, memory_shards
 
-from rspretrain.keyed import sample_seeds
+from rspretrain.rng import sample_seeds
 from rspretrain.streaming.loader import Loader, evaluation_batches
 from rspretrain.streaming.settings import DataSettings
 from rspretrain.world import World

@@ -5,13 +5,15 @@ from hypothesis import strategies as st
 from laws import check_mixture
 from torture import times
 
-from rspretrain.streaming.batches import Epochs
+from rspretrain.streaming.batch_plan import EpochPlan
 from rspretrain.streaming.mixture import BLOCK, Mixture, share_out
-from rspretrain.streaming.order import Order, rank_slice
+from rspretrain.streaming.sampler import EpochSampler, rank_slice
 
 
 def mixture(sizes, weights, streams=1, window=2, seed=0, global_batch=8):
-    orders = [Order(np.array(each), seed=seed + n, streams=streams, window=window) for n, each in enumerate(sizes)]
+    orders = [
+        EpochSampler(np.array(each), seed=seed + n, streams=streams, window=window) for n, each in enumerate(sizes)
+    ]
     return Mixture(orders, weights, global_batch, seed)
 
 
@@ -82,7 +84,7 @@ def test_seeking_far_costs_one_block():
     made = mixture([[1000] * 64, [1000] * 128], [0.5, 0.5], streams=64, global_batch=4096)
     made.picks(1_000_000, rank_slice(4096, 77, 512))
     assert made._block.cache_info().misses == 1
-    single = Epochs(made.orders[0], 64)
+    single = EpochPlan(made.orders[0], 64)
     assert single.counts(5).tolist() == [320]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes.memory import MemoryArchive, memory_shards
 
-from rspretrain.keyed import mix
+from rspretrain.rng import mix
 from rspretrain.shardset.index import CorruptSampleError, open_shards
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.quarantine import Quarantine, told

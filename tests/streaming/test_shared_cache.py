@@ -13,7 +13,7 @@ from fakes.memory import memory_shards
 from processes import CONTEXT, join, start
 from servers import serving, total_bytes
 
-from rspretrain.shardset.cache import Cache
+from rspretrain.download.cache import Cache
 from streaming.test_remote_stream import loader, same, seen, settings
 
 pytestmark = pytest.mark.timeout(120)

@@ -9,8 +9,8 @@ from torch import nn
 
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone, timm
 from rspretrain.nn.classifiers.sct_fusion import SctFusion, SctSettings
-from rspretrain.nn.normalise import Normalise
 from rspretrain.nn.weights import export_backbone, load_backbone
+from rspretrain.transforms.normalise import Normalise
 
 torch.set_num_threads(1)
 S1 = ("VV", "VH")

@@ -1,0 +1,1 @@
+"""Choose which images to label next, within a budget of labels."""

@@ -1,0 +1,34 @@
+"""MGE + clustering: the images that would move the last layer most, one of each of b groups that look alike.
+
+Möllenbrok & Demir, "Active learning guided fine-tuning", eq. 3 and section 2.2; methods.md F.2. Not given there: m
+(10 b), the bias (left out), what fills b where clusters are empty (the next largest gradients).
+"""
+
+import numpy as np
+from torch import Tensor
+
+from rspretrain.active_learning.queries.candidates import Candidates, Places, largest_first
+from rspretrain.active_learning.queries.kmeans import clusters
+
+UNCERTAIN = 10  # m / b: images that are clustered, for every image that is wanted
+
+
+def query(candidates: Candidates, budget: int, seed: int, uncertain: int = UNCERTAIN) -> Places:
+    """The image of the largest gradient in each of b clusters of the m = `uncertain` * b largest; largest first."""
+    likely = largest_first(magnitudes(candidates))[: uncertain * budget]
+    cluster = clusters(candidates.features[likely], budget, seed)
+    _, best = np.unique(cluster, return_index=True)  # the first of a cluster has its largest gradient
+    others = np.setdiff1d(np.arange(len(likely)), best)
+    places: Places = likely[np.concatenate([np.sort(best), others])[:budget]]
+    return places
+
+
+def magnitudes(candidates: Candidates) -> Tensor:
+    """[N] norm of the gradient of the mean loss over classes at the last layer's weights, had the model been right.
+
+    That gradient is the outer product (p - yhat) h / C, so its norm is the product of two: no autograd. One label an
+    image has one loss, not a mean over C, and no 1/C.
+    """
+    num_losses = candidates.probabilities.shape[1] if candidates.multi else 1
+    size: Tensor = candidates.residuals().norm(dim=1) * candidates.features.norm(dim=1) / num_losses
+    return size

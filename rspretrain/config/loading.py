@@ -1,0 +1,130 @@
+"""Read a configuration: YAML, dotted overrides from the command line, checks, and the comparison on resume."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from rspretrain.config.errors import ConfigError, Tree, explain
+from rspretrain.config.settings_tree import ActiveSettings, CommonSettings, FinetuneSettings, RunSettings
+from rspretrain.settings import Settings
+
+Kind = TypeVar("Kind", bound=Settings)
+
+# Where a resumed run must be what it was, because the mathematics would change; and the keys in there that may differ.
+# The shard set itself is compared by the SHA-256 of its manifest, so its folder may have moved.
+BINDING = (
+    "run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch",
+    "network", "classifier", "tune", "labels", "views", "validation", "budget", "query", "oracle", "warm_start",
+)  # fmt: skip
+FREE = {
+    "data.shards", "data.sources.*.shards", "data.threads", "data.prefetch", "data.verify", "data.ledger",
+    "data.on_corrupt", "data.quarantine_limit", "data.cache_dir", "data.cache_gb", "data.fetches",
+    "data.fetch_timeout_s", "data.fetch_retries",
+}  # fmt: skip
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its two traps: 3e-4 is a number though it has no dot, and `off` and `no` are words."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """The settings in a YAML file with `section.key=value` overrides. ConfigError says what is wrong, all of it."""
+    return parse(_read_tree(path), overrides, str(path))
+
+
+def load_finetune(path: Path, overrides: Sequence[str] = ()) -> FinetuneSettings:
+    """As `load`, of a fine-tuning run."""
+    return parse_as(FinetuneSettings, _read_tree(path), overrides, str(path))
+
+
+def load_active(path: Path, overrides: Sequence[str] = ()) -> ActiveSettings:
+    """As `load`, of a label-budget loop."""
+    return parse_as(ActiveSettings, _read_tree(path), overrides, str(path))
+
+
+def parse(tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> RunSettings:
+    """Settings from a tree of plain values; `source` is named in errors."""
+    return parse_as(RunSettings, tree, overrides, source)
+
+
+def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> Kind:
+    """As `parse`, of a run of any kind."""
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        told = " ".join(explain(item, tree, kind) for item in error.errors())
+        raise ConfigError(f"{source}: {told}") from None
+
+
+def dump(settings: Settings) -> str:
+    """The resolved configuration as YAML; `load` reads it back as the same settings."""
+    return str(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+
+def check_same(saved: Path, settings: CommonSettings) -> None:
+    """ConfigError where going on with `settings` would not be the run whose configuration was saved."""
+    # Parsed, so that what was saved before a field existed has its default.
+    written = parse_as(type(settings), _read_tree(saved))
+    before, now = (dict(_flatten(each.model_dump(mode="json"))) for each in (written, settings))
+    bound = [key for key in {**before, **now} if key.startswith(BINDING) and re.sub(r"\.\d+\.", ".*.", key) not in FREE]
+    differing = [key for key in bound if before.get(key) != now.get(key)]
+    if differing:
+        told = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing)
+        raise ConfigError(
+            f"--resume: {saved} differs where the mathematics would change: {told}. Resume with the saved values, or "
+            "start a new run with another run.dir."
+        )
+
+
+def _read_tree(path: Path) -> Tree:
+    try:
+        tree = yaml.load(path.read_text(), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"--config: cannot read {path} ({error.strerror}). Expected a YAML file.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config: {path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config: {path} holds {type(tree).__name__}, expected sections such as `train:`.")
+    return tree
+
+
+def _override(tree: Tree, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"Override {text!r} is not of the form section.key=value, as in optim.lr=3e-4.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"Override {text!r}: {parent!r} holds {below!r}, not a section.")
+        tree = below
+    try:
+        tree[last] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        tree[last] = value  # a text with quotes of its own: data.filter='Pastures' in labels_19
+
+
+def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from _flatten({str(place): each for place, each in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,1 +1,0 @@
-"""Supervised use of exported backbones: probes and metrics."""

@@ -1,0 +1,1 @@
+"""Measure backbones and classifiers: probes, linear evaluation, predictions and metrics."""

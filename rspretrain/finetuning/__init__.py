@@ -1,0 +1,1 @@
+"""Train classifiers on labels: networks, targets and the supervised objective."""

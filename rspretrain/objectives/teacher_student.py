@@ -1,0 +1,73 @@
+"""What objectives with EMA teachers share: a student and a teacher for every network, over random views.
+
+One network a sensor, or one for the stacked bands of all (`fusion`). The teacher's momentum goes by a cosine over all
+steps (methods.md B.4, C.6).
+"""
+
+from collections.abc import Sequence
+from typing import Generic, Literal, TypeVar, cast, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.ema import TeacherPair
+from rspretrain.objectives.base import Objective, Progress
+from rspretrain.objectives.contrastive import VIEW_HEALTH, view_health
+from rspretrain.observe.health import feature_std
+from rspretrain.schedules import cosine
+from rspretrain.transforms.inputs import NetworkInput
+from rspretrain.transforms.views import CropSettings, Fusion, SensorViews
+
+STUDENT_STD = "health/student_std"
+TEACHER_STUDENT_HEALTH = (*VIEW_HEALTH, STUDENT_STD)
+
+
+class TeacherStudentSettings(CropSettings):
+    """Any sensors, random views, a teacher."""
+
+    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
+    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update")
+    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
+    export: Literal["student", "teacher"] = Field(default="student", description="whose backbone the run exports")
+
+
+S = TypeVar("S", bound=TeacherStudentSettings)
+
+
+class TeacherStudent(Objective, Generic[S]):
+    """`student` and `teacher` are made by those who inherit: by network name modules that have an `encoder`."""
+
+    settings: S
+    views: SensorViews
+    student: nn.ModuleDict
+    teacher: nn.ModuleDict
+
+    def _set_momentum(self, progress: Progress) -> None:
+        """For `prepare`: the teacher follows ever more slowly."""
+        self.momentum = cosine(progress.step, progress.total_steps, self.settings.momentum, self.settings.momentum_end)
+
+    @final
+    def teachers(self) -> Sequence[TeacherPair]:
+        """See Objective."""
+        return (TeacherPair(self.student, self.teacher),)
+
+    @final
+    def inputs(self) -> dict[str, NetworkInput]:
+        """See Objective."""
+        return self.views.inputs()
+
+    @final
+    def backbones(self) -> dict[str, Backbone]:
+        """See Objective."""
+        networks = self.student if self.settings.export == "student" else self.teacher
+        return {name: cast(Backbone, network.encoder) for name, network in networks.items()}
+
+
+def teacher_student_health(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What a person watches: `view_health` of the teacher's two [B D], and the least spread of its student's V [B D].
+
+    A teacher of momentum 0.9996 is 2,500 steps behind; that its student sees nothing, or is gone, shows at once.
+    """
+    return view_health(*teacher) | {STUDENT_STD: torch.stack([feature_std(view) for view in student]).amin()}

@@ -1,0 +1,1 @@
+"""Look into shard sets: verify, preview, plot."""

@@ -1,0 +1,84 @@
+"""A quick check of a shard set before a run: the index against the manifest, and the tars against the index.
+
+It takes no longer than reading the index. `verify` looks at every byte; a run does, too, but shard by shard.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rspretrain.shardset.index import CorruptSampleError, ShardSet
+from rspretrain.shardset.manifest import INDEX_NAME, MANIFEST_NAME
+
+RECORDS = 16  # shards of which one record is compared with the index: enough to tell another build
+TOLD = 3  # shards that an error names
+_QUARANTINE = "set data.on_corrupt to quarantine, which leaves their samples out"
+
+
+def quick_check(shards: ShardSet, numbers: NDArray[np.integer], *, forgiving: bool = False) -> None:
+    """ValueError where index and manifest do not belong together, or the shards `numbers` are missing, have another
+    size, or begin with other samples than the index says. With `forgiving`, only the index counts.
+
+    Of a set behind a URL the index was checked when it came, and whatever comes will be; its shards are asked for where
+    its server can list them.
+    """
+    if shards.remote is None:
+        _check_index(shards)
+    if forgiving:
+        return
+    _check_sizes(shards, numbers)
+    if shards.remote is None:
+        _check_records(shards, numbers)
+
+
+def _check_index(shards: ShardSet) -> None:
+    path = shards.path / INDEX_NAME
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != shards.manifest.index_sha256:
+        raise ValueError(
+            f"{path} has SHA-256 {found[:12]}…, its {MANIFEST_NAME} says {shards.manifest.index_sha256[:12]}…: it was "
+            "damaged, or they are not of one build. Restore both from one copy, or build the set again."
+        )
+
+
+def _check_sizes(shards: ShardSet, numbers: NDArray[np.integer]) -> None:
+    tars = {} if shards.remote else {path.name: path.stat().st_size for path in shards.path.glob("*.tar")}
+    found = shards.remote.sizes() if shards.remote else tars
+    if found is None:
+        return
+    wrong = []
+    for entry in (shards.manifest.shards[number] for number in numbers.tolist()):
+        if entry.name not in found:
+            wrong.append(f"{entry.name} is missing")
+        elif found[entry.name] != entry.bytes:
+            wrong.append(f"{entry.name} has {found[entry.name]} bytes instead of {entry.bytes}")
+    if wrong:
+        place = shards.remote.shown("") if shards.remote else shards.path
+        remedy = "Upload them again" if shards.remote else f"Restore them from a copy (shards/verify.py {shards.path})"
+        raise ValueError(
+            f"{len(wrong)} of {len(numbers)} shards in {place} are not what {MANIFEST_NAME} says: "
+            f"{_some(wrong)}. {remedy}, or {_QUARANTINE}."
+        )
+
+
+def _check_records(shards: ShardSet, numbers: NDArray[np.integer]) -> None:
+    looked = numbers[np.unique(np.linspace(0, len(numbers) - 1, RECORDS).round().astype(np.int64))]
+    rows = np.searchsorted(shards.numbers("shard"), looked)  # the first of each: rows are sorted by shard
+    wrong = []
+    for number, row in zip(looked.tolist(), rows.tolist(), strict=True):
+        try:
+            shards.read(row)
+        except CorruptSampleError:
+            wrong.append(shards.manifest.shards[number].name)
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(looked)} shards looked at in {shards.path} do not begin with the sample that "
+            f"{INDEX_NAME} says: {_some(wrong)}. They were damaged, or are of another build. Run shards/verify.py "
+            f"{shards.path} for the whole extent and restore them from a copy, or {_QUARANTINE}."
+        )
+
+
+def _some(wrong: list[str]) -> str:
+    return ", ".join(wrong[:TOLD]) + (" …" if len(wrong) > TOLD else "")

@@ -1,0 +1,189 @@
+"""Photometric views for a whole batch, every choice keyed by sample: SimCLR's for RGB, and what suits other sensors.
+
+Chen et al. 2020, appendix A, with the semantics of torchvision's functional ops (methods.md A.6, B.5). Brightness,
+contrast and saturation are one blend each, `lerp(reference, x, factor)`: samples in different order share one pass.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rspretrain.rng_torch import normal, uniform
+from rspretrain.settings import Settings
+
+_GREY = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+class ColourSettings(Settings):
+    """How strongly views differ in colour. SimCLR has strength 1 for ImageNet, 0.5 for CIFAR-10."""
+
+    strength: float = Field(default=0.5, ge=0.0, description="of jitter: times the four below; of other sensors' too")
+    brightness: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    contrast: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    saturation: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    hue: float = Field(default=0.2, ge=0.0, description="greatest turn at strength 1, RGB only")
+    jitter: float = Field(default=0.8, ge=0.0, le=1.0, description="probability of colour (or spectral) jitter")
+    grey: float = Field(default=0.2, ge=0.0, le=1.0, description="probability of greyscale, RGB only")
+    blur: float = Field(default=0.5, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+    solarise: float = Field(default=0.0, ge=0.0, le=1.0, description="probability of solarisation at 0.5, RGB only")
+    band_drop: float = Field(default=0.05, ge=0.0, lt=1.0, description="probability of blanking each band, not for RGB")
+
+
+class FirstColour(ColourSettings):
+    """BYOL's and iBOT's distribution A: 0.4, 0.4, 0.2, 0.1 for the four of jitter in their order; always blurred."""
+
+    saturation: float = Field(default=0.4, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
+    blur: float = Field(default=1.0, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+
+
+class SecondColour(FirstColour):
+    """BYOL's distribution A': as A, but rarely blurred and sometimes solarised."""
+
+    blur: float = Field(default=0.1, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+    solarise: float = Field(default=0.2, ge=0.0, le=1.0, description="probability of solarisation at 0.5, RGB only")
+
+
+def greyscale(x: Tensor) -> Tensor:
+    """[B 3 H W] to its luma [B 1 H W]."""
+    return (x[:, 0] * _GREY[0]).add_(x[:, 1], alpha=_GREY[1]).add_(x[:, 2], alpha=_GREY[2])[:, None]
+
+
+def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """x [N 3 H W] in [0, 1] with its hue turned by shift [N] in turns, value and saturation kept.
+
+    Without the detour over HSV: channel n of (5, 3, 1) is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + 6 h) mod 6.
+    """
+    red, green, blue = x.unbind(1)
+    value, chroma = x.amax(dim=1), x.amax(dim=1) - x.amin(dim=1)
+    safe = torch.where(chroma == 0, 1.0, chroma)
+    by_green = (blue - red).div_(safe).add_(2.0)
+    by_blue = (red - green).div_(safe).add_(4.0)
+    hue = torch.where(value == green, by_green, by_blue)
+    hue = torch.where(value == red, (green - blue).div_(safe), hue)  # [N H W] in sixths of a turn, -1 to 5
+    hue += 6.0 * shift[:, None, None]
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device)[:, None, None]
+    k = (hue[:, None] + offsets).remainder_(6.0)
+    return value[:, None] - torch.minimum(k, 4.0 - k).clamp_(0.0, 1.0).mul_(chroma[:, None])
+
+
+def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """x [B 3 H W] in [0, 1], brightness, contrast, saturation factors and hue shift [B 4], in the sample's order [B 4].
+
+    factors of (1, 1, 1, 0) leave a sample as it is.
+    """
+    x = x.clone()
+    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=x.device)
+    for slot in range(4):
+        op = order[:, slot]
+        factor = torch.where(op == HUE, 1.0, factors.gather(1, op[:, None])[:, 0])[:, None, None, None]
+        grey = greyscale(x)
+        reference = grey * (op == SATURATION)[:, None, None, None]
+        reference += grey.mean(dim=(1, 2, 3), keepdim=True) * (op == CONTRAST)[:, None, None, None]
+        x = torch.lerp(reference.expand_as(x), x, factor).clamp_(0.0, 1.0)
+        turned = ((op == HUE) & (factors[:, HUE] != neutral[HUE])).nonzero()[:, 0]
+        x[turned] = shift_hue(x[turned], factors[turned, HUE])
+    return x
+
+
+def blur_matrices(sigma: Tensor, active: Tensor, px: int) -> Tensor:
+    """[B px px]: multiplying from the left blurs columns by a Gaussian of sigma [B] pixels; identity where not active.
+
+    Kernel of about px / 10, odd, with reflected borders, as torchvision's gaussian_blur.
+    """
+    reach = max(1, px // 20)
+    taps = torch.arange(-reach, reach + 1, device=sigma.device)
+    kernel = torch.exp(-0.5 * (taps / sigma[:, None]).square())
+    kernel = torch.where(active[:, None], kernel / kernel.sum(dim=1, keepdim=True), (taps == 0).float())  # [B K]
+    source = (torch.arange(px, device=sigma.device)[:, None] + taps).abs()  # [px K]
+    source = (px - 1) - ((px - 1) - source).abs()
+    matrices = torch.zeros(len(sigma), px, px, device=sigma.device)
+    # Reflected taps may fall on one pixel twice, hence a sum.
+    return matrices.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, px, -1))
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, active: Tensor) -> Tensor:
+    """x [B C px px] blurred along both axes where active [B]; sigma [B] in pixels."""
+    if not x.is_cuda and not active.all():  # a GPU would have to wait to know which
+        blurred = x.clone()
+        blurred[active] = gaussian_blur(x[active], sigma[active], active[active])
+        return blurred
+    num, channels, px, _ = x.shape
+    matrices = blur_matrices(sigma, active, px)
+    across = torch.bmm(x.reshape(num, channels * px, px), matrices.transpose(1, 2)).view(num, channels, px, px)
+    down = torch.bmm(matrices, across.transpose(1, 2).reshape(num, px, channels * px))
+    return down.view(num, px, channels, px).transpose(1, 2)
+
+
+def _keyed_blur(x: Tensor, seeds: Tensor, view: str, probability: float) -> Tensor:
+    if probability == 0.0:
+        return x
+    u = uniform(seeds, f"{view}/blur", (2,))
+    return gaussian_blur(x, 0.1 + 1.9 * u[:, 0], u[:, 1] < probability)
+
+
+def rgb_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
+    """SimCLR's photometric view of x [B 3 px px] in [0, 1]: jitter, greyscale, blur, solarisation."""
+    x = colour_jitter(x, *_draw_jitter(seeds, view, settings))
+    grey = uniform(seeds, f"{view}/grey") < settings.grey
+    x = torch.where(grey[:, None, None, None], greyscale(x), x)
+    x = _keyed_blur(x, seeds, view, settings.blur)
+    if settings.solarise:
+        turned = (uniform(seeds, f"{view}/solarise") < settings.solarise)[:, None, None, None]
+        x = torch.where(turned & (x >= 0.5), 1.0 - x, x)
+    return x
+
+
+def _draw_jitter(seeds: Tensor, view: str, settings: ColourSettings) -> tuple[Tensor, Tensor]:
+    """Factors [B 4] and order [B 4] for colour_jitter."""
+    u = uniform(seeds, f"{view}/jitter", (4,))
+    blends = [
+        min(one * settings.strength, 1.0) for one in (settings.brightness, settings.contrast, settings.saturation)
+    ]
+    reach = torch.tensor([*blends, min(settings.hue * settings.strength, 0.5)], device=seeds.device)
+    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=seeds.device)
+    factors = neutral + (2.0 * u - 1.0) * reach
+    active = (uniform(seeds, f"{view}/jitter_on") < settings.jitter)[:, None]
+    order = uniform(seeds, f"{view}/jitter_order", (4,)).argsort(dim=1)
+    return torch.where(active, factors, neutral), order
+
+
+def spectral_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
+    """A view of optical bands x [B C px px], normalised: gain and offset, blur, blanked bands. No hue over 12 bands."""
+    x = spectral_jitter(x, seeds, view, settings)
+    x = _keyed_blur(x, seeds, view, settings.blur)
+    return band_drop(x, seeds, view, settings.band_drop)
+
+
+def sar_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
+    """A view of backscatter x [B C px px], normalised dB: gain and offset, speckle, blanked bands. No blur.
+
+    Multiplicative speckle is additive in dB; Gaussian of up to 0.05 s per pixel, 1.25 s dB under `fixed` scaling.
+    """
+    x = spectral_jitter(x, seeds, view, settings)
+    sigma = 0.05 * settings.strength * uniform(seeds, f"{view}/speckle_sigma")
+    x = x + normal(seeds, f"{view}/speckle", x.shape[1:]) * sigma[:, None, None, None]
+    return band_drop(x, seeds, view, settings.band_drop)
+
+
+def spectral_jitter(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
+    """Gain and offset: U(±0.4 s) and U(±0.1 s) for the whole image, a quarter of it again for every band.
+
+    In normalised units about the image's own band means, so that a gain changes contrast and an offset brightness.
+    """
+    bands = x.shape[1]
+    u = 2.0 * uniform(seeds, f"{view}/spectral", (2, bands + 1)) - 1.0  # [B 2 C+1]
+    u = (u[:, :, :1] + 0.25 * u[:, :, 1:]) * settings.strength  # [B 2 C]
+    active = (uniform(seeds, f"{view}/spectral_on") < settings.jitter)[:, None]
+    gain = torch.where(active, 1.0 + 0.4 * u[:, 0], 1.0)[:, :, None, None]
+    offset = torch.where(active, 0.1 * u[:, 1], 0.0)[:, :, None, None]
+    return torch.lerp(x.mean(dim=(2, 3), keepdim=True).expand_as(x), x, gain) + offset
+
+
+def band_drop(x: Tensor, seeds: Tensor, view: str, probability: float) -> Tensor:
+    """Every band replaced by its mean with a probability, never all of a sample's bands: one always stays."""
+    if probability == 0.0:
+        return x
+    u = uniform(seeds, f"{view}/band_drop", (x.shape[1],))
+    dropped = (u < probability) & (u < u.amax(dim=1, keepdim=True))
+    return torch.where(dropped[:, :, None, None], x.mean(dim=(2, 3), keepdim=True), x)

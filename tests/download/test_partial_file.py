@@ -1,0 +1,69 @@
+import hashlib
+import os
+from contextlib import closing
+
+import pytest
+
+from rspretrain.download.partial_file import FLUSH, Expected, PartialFile, WrongBytesError
+
+DATA = os.urandom(3_000_000)
+WHOLE = Expected(len(DATA), hashlib.sha256(DATA).hexdigest())
+
+
+def test_taken_in_as_it_grows(tmp_path, monkeypatch):
+    with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming, (tmp_path / "a").open("wb", buffering=0) as file:
+        assert incoming.look() == (0, 0)
+        for start in range(0, len(DATA), 1_000_000):
+            file.write(DATA[start : start + 1_000_000])
+            assert incoming.look()[0] == start + 1_000_000
+        monkeypatch.setattr(hashlib, "file_digest", None)  # nothing is read again
+        incoming.verify()
+
+
+def test_written_out_of_order_it_is_read_again(tmp_path):
+    with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
+        with (tmp_path / "a").open("wb") as file:
+            file.truncate(len(DATA))
+            file.seek(1_000_000)
+            file.write(DATA[1_000_000:])
+            file.flush()
+            incoming.look()
+            file.seek(0)
+            file.write(DATA[:1_000_000])
+        incoming.verify()
+
+
+def test_another_file_in_its_place(tmp_path):
+    with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
+        (tmp_path / "b").write_bytes(DATA)
+        (tmp_path / "b").rename(tmp_path / "a")
+        assert incoming.look()[0] == len(DATA)
+        incoming.verify()
+
+
+def test_too_much_too_little_and_something_else(tmp_path):
+    with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
+        (tmp_path / "a").write_bytes(DATA[1:])
+        incoming.look()
+        with pytest.raises(RuntimeError, match="2999999 bytes came, the manifest says 3000000"):
+            incoming.verify()
+        (tmp_path / "a").write_bytes(DATA[1:] + b"x")
+        with pytest.raises(WrongBytesError, match=r"what came has SHA-256 \w{12}…, the manifest says \w{12}…: damaged"):
+            incoming.verify()
+        (tmp_path / "a").write_bytes(DATA + b"x")
+        with pytest.raises(RuntimeError, match="it brought more than the 3000000 bytes that are expected"):
+            incoming.look()
+    with closing(PartialFile(tmp_path / "b", Expected(limit=5))) as incoming:
+        (tmp_path / "b").write_bytes(b"12345")
+        incoming.look()
+        incoming.verify()
+
+
+def test_the_disk_never_owes_much(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: flushed.append(os.fstat(descriptor).st_size))
+    with closing(PartialFile(tmp_path / "a", Expected())) as incoming, (tmp_path / "a").open("wb", buffering=0) as file:
+        for _ in range(5):
+            file.write(bytes(FLUSH // 2))
+            incoming.look()
+    assert flushed == [FLUSH, 2 * FLUSH]

@@ -1,0 +1,64 @@
+"""Patches as batches are the batches of a shard set of them; what cannot be read is left out by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from fakes.memory import PAIR_GROUPS, SCENE_GROUPS, MemoryArchive, memory_shards
+
+from rspretrain.batch import Batch
+from rspretrain.evaluation import archive_loader as patches
+from rspretrain.evaluation.archive_loader import ArchiveLoader
+from rspretrain.sensors import Group
+from rspretrain.shardset.footprints import corners_of
+from rspretrain.streaming.loader import evaluation_batches
+from rspretrain.transforms.inputs import SensorInput, SensorSettings
+from rspretrain.transforms.resample import full_geometry
+
+CPU = torch.device("cpu")
+
+
+def batches(archive: MemoryArchive, rows: list[int], batch_size: int = 3) -> ArchiveLoader:
+    return ArchiveLoader(archive, archive.entries()[0], np.array(rows, dtype=np.int64), batch_size, CPU)
+
+
+@pytest.mark.parametrize("groups", [PAIR_GROUPS, SCENE_GROUPS], ids=["pairs", "scenes"])
+def test_views_are_those_of_a_shard_set(tmp_path: Path, groups: tuple[Group, ...]) -> None:
+    """Also of pictures that differ in size."""
+    shards, archive = memory_shards(tmp_path / "x", samples=9, groups=groups), MemoryArchive(9, groups)
+    sensor, bands = ("s2", ("B02", "B8A", "B01")) if groups == PAIR_GROUPS else ("rgb", ("R", "G", "B"))
+    one = SensorInput(sensor, SensorSettings(bands=bands), groups)
+
+    def view(batch: Batch) -> torch.Tensor:
+        return one(batch, full_geometry(len(batch), CPU), 10)
+
+    wanted = [7, 2, 5, 8]
+    rows = np.array([shards.row_of_key[f"patch-{number:05d}"] for number in wanted])
+    stored = torch.cat([view(batch) for batch in evaluation_batches(shards, one.groups, rows, 3)])
+    found = batches(archive, wanted)
+    assert torch.equal(torch.cat([view(batch) for batch in found]), stored)
+    assert found.rows == wanted
+    places = corners_of(shards_places(shards, rows))
+    np.testing.assert_array_equal(found.corners(), places)
+    assert np.isfinite(places).all()
+
+
+def shards_places(shards, rows):
+    return pa.table({name: shards.column(name).take(rows) for name in ("crs", "left", "bottom", "right", "top")})
+
+
+def test_what_cannot_be_read_is_left_out_by_name() -> None:
+    archive = MemoryArchive(6, broken={1: "unreadable", 4: "cloudy"})
+    found = batches(archive, [0, 1, 2, 3, 4, 5], batch_size=2)
+    assert [batch.rows.tolist() for batch in found] == [[0, 2], [3, 5]]
+    assert [(fault.name, fault.reason) for fault in found.faults] == [("Patch1", "Patch.tif: cannot be read whole")]
+    assert [fault.name for fault in found.excluded] == ["Patch4"]
+    assert found.corners().shape == (4, 5, 2)
+    assert batches(archive, []).corners().shape == (0, 5, 2)
+
+
+def test_large_images_come_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "_ELEMENTS", 2000)  # of 1,088 numbers each
+    assert [len(batch) for batch in batches(MemoryArchive(5), [0, 1, 2, 3, 4], batch_size=100)] == [2, 2, 1]

@@ -1,0 +1,49 @@
+import pytest
+from fakes.memory import MemoryArchive
+
+from rspretrain.shardset.building.plan import differences, list_entries, load_plan, plan_build, store_plan
+
+
+def plan_of(samples=20, samples_per_shard=8, shuffle=True, codec="raw", **archive):
+    made = MemoryArchive(samples=samples, **archive)
+    listing = list_entries(made, shuffle=shuffle, samples_per_shard=samples_per_shard)
+    return plan_build(made, listing, samples_per_shard=samples_per_shard, shuffle=shuffle, codec=codec)
+
+
+def test_what_is_stored_is_the_same_plan(tmp_path):
+    (tmp_path / ".build").mkdir()
+    store_plan(tmp_path, plan_of())
+    assert load_plan(tmp_path) == plan_of()
+    assert load_plan(tmp_path).sha256 == plan_of().sha256
+    assert load_plan(tmp_path / "nowhere") is None
+    (tmp_path / ".build/plan.json").write_text("{}")
+    assert load_plan(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"samples": 21}, "entries: 20 / 21; entries_sha256"),
+        ({"codec": "zstd"}, "codec: raw / zstd; layout"),
+        ({"shuffle": False}, "shuffled: True / False; entries_sha256"),
+    ],
+)
+def test_other_settings_are_another_plan(change, told):
+    assert plan_of(**change).sha256 != plan_of().sha256
+    assert differences(plan_of(), plan_of(**change)) == told
+
+
+def test_shards_are_dealt_by_keys_and_keep_the_archives_order_inside():
+    archive = MemoryArchive(samples=40)
+    shuffled = list_entries(archive, shuffle=True, samples_per_shard=10).entries
+    chunks = [[entry.source for entry in shuffled[i : i + 10]] for i in range(0, 40, 10)]
+    assert all(chunk == sorted(chunk) for chunk in chunks)
+    assert all(max(chunk) - min(chunk) > 15 for chunk in chunks)
+    assert sorted(number for chunk in chunks for number in chunk) == list(range(40))
+    plain = list_entries(archive, shuffle=False, samples_per_shard=10).entries
+    assert [entry.source for entry in plain] == list(range(40))
+
+
+def test_shards_of_no_samples():
+    with pytest.raises(ValueError, match="samples_per_shard is 0, expected at least 1. Leave it at 1024."):
+        plan_of(samples_per_shard=0)
