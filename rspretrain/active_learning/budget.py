@@ -17,23 +17,29 @@ _PURPOSE = 0x73706C74  # of the draw
 class BudgetSettings(Settings):
     """How many images are labelled, and which there are. The defaults are those of Möllenbrok & Demir on UC-Merced."""
 
-    val: int = Field(default=525, ge=0, description="images of the validation split, drawn at random")
-    test: int = Field(default=525, ge=0, description="images of the test split, drawn at random")
-    pool: int | None = Field(default=None, ge=1, description="images that may be labelled; none: all others")
-    first: int = Field(default=40, ge=1, description="images that are labelled before the first query, drawn at random")
-    per_round: int = Field(default=20, ge=1, description="images that are labelled after each query (b)")
+    val: int = Field(default=525, ge=0, description="Size of the random validation split in images.")
+    test: int = Field(default=525, ge=0, description="Size of the random test split in images.")
+    pool: int | None = Field(
+        default=None, ge=1, description="Size of the pool of images that may be labelled, in images. null: all others."
+    )
+    first: int = Field(default=40, ge=1, description="Size of the random initial set of labelled images, in images.")
+    per_round: int = Field(default=20, ge=1, description="Number of images to label per round, in images.")
     rounds: int = Field(
-        default=20, ge=0, description="queries; the last evaluation has first + rounds * per_round labels"
+        default=20, ge=0, description="Number of queries. The final evaluation uses first + rounds * per_round labels."
     )
     scenario: Literal[1, 2, 3] = Field(
-        default=1, description="imbalance: 0, 20 or 40 images of some classes leave the pool"
+        default=1,
+        description="Class imbalance: 1 removes nothing; 2 and 3 remove 20 and 40 images of some classes from"
+        " the pool.",
     )
-    minority: Keys = Field(default=MINORITY, description="classes of which some are reduced")
-    num_reduced: int = Field(default=3, ge=1, description="how many of these are")
+    minority: Keys = Field(default=MINORITY, description="Classes that may be reduced, for scenario 2 and 3.")
+    num_reduced: int = Field(default=3, ge=1, description="Number of reduced classes, for scenario 2 and 3.")
     never_together: tuple[tuple[str, str], ...] = Field(
-        default=(("dock", "ship"),), description="of which not both are reduced: 98 % of UC-Merced's ships lie at docks"
+        default=(("dock", "ship"),),
+        description="Pairs of classes that are not both reduced. Default: 98 % of UC-Merced's images with "
+        "ships show docks.",
     )
-    seed: int = Field(default=0, description="of every random choice; another one is another run")
+    seed: int = Field(default=0, ge=0, description="Seed of the splits, the initial set and the queries.")
 
     @property
     def budget(self) -> int:

@@ -38,10 +38,11 @@ class OracleSettings(Settings):
     """Who gives the labels, and which there are."""
 
     name: Literal["table", "csv"] = Field(
-        default="table", description="the shard set's own labels, or people who fill a CSV"
+        default="table",
+        description="Source of the labels. table: the labels of the shard set; csv: people fill a CSV file.",
     )
-    classes: Keys = Field(default=(), description="csv: names of the classes; none: those of labels.nomenclature")
-    multi: bool = Field(default=True, description="with `classes`: whether an image may have several of them")
+    classes: Keys = Field(default=(), description="Class names, for csv. Empty: the classes of labels.nomenclature.")
+    multi: bool = Field(default=True, description="Allow several classes per image, with classes.")
 
 
 class Oracle(ABC):

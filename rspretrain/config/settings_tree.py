@@ -31,64 +31,109 @@ from rspretrain.transforms.train_views import TrainViewSettings
 class RunSection(Settings):
     """Which run this is."""
 
-    dir: Path  # where everything that the run writes lies; never overwritten
-    seed: int = Field(default=0, ge=0)  # of everything random: initial weights, order, views, drop path
-    name: str | None = None  # for people and wandb; None: the folder's name
+    dir: Path = Field(
+        description="Folder for everything that the run writes. A new or empty folder; --resume continues the"
+        " run in it."
+    )
+    seed: int = Field(
+        default=0, ge=0, description="Seed of all random choices: initial weights, sample order, views, drop path."
+    )
+    name: str | None = Field(
+        default=None, description="Name of the run in wandb and reports. null: the name of the folder."
+    )
 
 
 class TrainSection(Settings):
     """How long, how much at once, and what is kept."""
 
-    global_batch: int = Field(gt=0)  # samples of all ranks together in one step
-    epochs: int = Field(default=100, gt=0)
-    steps: int | None = Field(default=None, gt=0)  # instead of epochs
-    checkpoint_every: int | None = Field(default=None, gt=0)  # steps; None: by minutes and at the end only
-    checkpoint_minutes: float | None = Field(default=10.0, gt=0)  # None: by steps and at the end only
-    keep: int = Field(default=3, gt=0)  # newest checkpoints that stay
-    max_refused: int = Field(default=10, gt=0)  # steps in a row with a loss or gradient not finite that end the run
+    global_batch: int = Field(gt=0, description="Samples per step, summed over all ranks.")
+    epochs: int = Field(default=100, gt=0, description="Length of the run in epochs, unless steps is set.")
+    steps: int | None = Field(default=None, gt=0, description="Length of the run in steps. null: epochs decides.")
+    checkpoint_every: int | None = Field(
+        default=None,
+        gt=0,
+        description="Interval between two checkpoints in steps. null: by checkpoint_minutes and at the end only.",
+    )
+    checkpoint_minutes: float | None = Field(
+        default=10.0,
+        gt=0,
+        description="Interval between two checkpoints in minutes. null: by checkpoint_every and at the end only.",
+    )
+    keep: int = Field(default=3, gt=0, description="Number of checkpoints to keep, newest first.")
+    max_refused: int = Field(
+        default=10,
+        gt=0,
+        description="Number of consecutive steps with a non-finite loss or gradient after which the run stops.",
+    )
 
 
 class CommonSettings(Settings):
     """What every run has, whatever it trains."""
 
-    run: RunSection
-    data: DataSettings
-    strategy: StrategySettings = StrategySettings()
-    optim: OptimSettings = OptimSettings()
-    train: TrainSection
-    watch: WatchSettings = WatchSettings()
-    health: HealthSettings = HealthSettings()
-    sensors: dict[str, SensorSettings]  # sensor name -> what of it a network sees
+    run: RunSection = Field(description="Name, folder and seed of the run.")
+    data: DataSettings = Field(description="Samples and their loading.")
+    strategy: StrategySettings = Field(default=StrategySettings(), description="Parallelism, precision and memory.")
+    optim: OptimSettings = Field(default=OptimSettings(), description="Optimizer and schedules.")
+    train: TrainSection = Field(description="Batch size, length and checkpoints.")
+    watch: WatchSettings = Field(default=WatchSettings(), description="Metrics and wandb.")
+    health: HealthSettings = Field(default=HealthSettings(), description="Detection of collapse.")
+    sensors: dict[str, SensorSettings] = Field(description="Sensor name -> its bands and normalisation.")
 
 
 class RunSettings(CommonSettings):
     """Everything that decides a pretraining run."""
 
-    backbone: BackboneSettings = BackboneSettings()  # one of this kind for every sensor
-    objective: ObjectiveSettings
+    backbone: BackboneSettings = Field(
+        default=BackboneSettings(),
+        description="Architecture of the networks, one per sensor (or one in all with objective.fusion: early).",
+    )
+    objective: ObjectiveSettings = Field(description="Self-supervised method and its settings.")
 
 
 class FinetuneSettings(CommonSettings):
     """Everything that decides a fine-tuning run: labels, networks that may be pretrained, and what of them trains."""
 
-    # Of networks that start at random; exported ones know their bands.
-    sensors: dict[str, SensorSettings] = Field(default_factory=dict)
-    backbone: dict[str, Path] = Field(default_factory=dict)  # sensor (or "s1+s2") -> folder of an exported backbone
-    network: NetworkSettings = NetworkSettings()
-    classifier: ClassifierSettings = LinearSettings()
-    tune: TuneSettings = TuneSettings()
-    labels: LabelSettings = LabelSettings()
-    views: TrainViewSettings = TrainViewSettings()
-    validation: ValidationSettings = ValidationSettings()
+    sensors: dict[str, SensorSettings] = Field(
+        default_factory=dict,
+        description="Sensor name -> bands and normalisation of networks that start at random. Exported "
+        "backbones bring their own.",
+    )
+    backbone: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Sensor name (or s1+s2 for stacked sensors) -> folder of an exported backbone.",
+    )
+    network: NetworkSettings = Field(
+        default=NetworkSettings(), description="Architecture of the networks that start at random."
+    )
+    classifier: ClassifierSettings = Field(default=LinearSettings(), description="Classifier on top of the backbones.")
+    tune: TuneSettings = Field(
+        default=TuneSettings(), description="Trainable parameters of the backbones and their learning rates."
+    )
+    labels: LabelSettings = Field(default=LabelSettings(), description="Labels and splits.")
+    views: TrainViewSettings = Field(
+        default=TrainViewSettings(), description="Crops and augmentation of the training images."
+    )
+    validation: ValidationSettings = Field(
+        default=ValidationSettings(), description="Validation, early stopping and test figures."
+    )
 
 
 class ActiveSettings(FinetuneSettings):
     """Everything that decides a label-budget loop: a fine-tuning run a round, and which images get labels between."""
 
-    budget: BudgetSettings = BudgetSettings()
-    query: QuerySettings = QuerySettings()
-    oracle: OracleSettings = OracleSettings()
-    warm_start: bool = True  # a round starts from the weights of the one before; false: from the backbones
+    budget: BudgetSettings = Field(default=BudgetSettings(), description="Numbers of labelled images, and the splits.")
+    query: QuerySettings = Field(
+        default=QuerySettings(), description="Query function that selects the images to label."
+    )
+    oracle: OracleSettings = Field(
+        default=OracleSettings(),
+        description="Source of the labels: table (labels of the shard set), csv (people fill a table), or a "
+        "section with its settings.",
+    )
+    warm_start: bool = Field(
+        default=True,
+        description="true: each round starts from the weights of the round before; false: from the backbones.",
+    )
 
     @field_validator("oracle", mode="before")
     @classmethod

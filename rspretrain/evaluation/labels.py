@@ -24,36 +24,39 @@ class LabelSettings(Settings):
     """Which labels, and of how many images."""
 
     nomenclature: str | None = Field(
-        default=None, description="which labels; none: one an image before several, few classes"
+        default=None,
+        description="Set of labels of the archive, such as 19 or 43 for BigEarthNet. null: single-label sets "
+        "before multi-label sets, then the set with the fewest classes.",
     )
     from_map: str | None = Field(
         default=None,
-        description="map (dfc, igbp) whose codes inside a view are its labels, as methods.md A.7 has it; none: labels "
-        "of whole patches",
+        description="Name of a label map (dfc, igbp); the classes inside a view are its labels. null: labels "
+        "of whole patches.",
     )
     train_split: str | None = Field(
-        default=None, description="none: train, or holdout:train where the archive has no splits"
+        default=None, description="Training split. null: train, or holdout:train where the archive has no splits."
     )
     test_split: str | None = Field(
-        default=None, description="none: test (or val), or holdout:test where it has no splits"
+        default=None, description="Test split. null: test (or val), or holdout:test where the archive has no splits."
     )
     fraction: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="share of the training images whose labels are used"
+        default=1.0, gt=0.0, le=1.0, description="Share of the training images whose labels are used."
     )
     per_class: bool = Field(
-        default=False, description="that share of every class by itself, one image of each at least"
+        default=False, description="Apply fraction to each class separately, with at least one image of each."
     )
-    balanced: bool = Field(
-        default=False, description="images of rare classes come several times an epoch (methods.md A.7)"
-    )
+    balanced: bool = Field(default=False, description="Repeat images of rare classes within an epoch.")
     val_share: float = Field(
         default=0.2,
         ge=0.0,
         lt=1.0,
-        description="of the training images, set apart for validation where the archive has no val split; 0: none",
+        description="Share of the training images that is set apart for validation where the archive has no "
+        "val split. 0: no validation.",
     )
     seed: int = Field(
-        default=0, ge=0, description="of the choice of images; another one is another draw of the same fraction"
+        default=0,
+        ge=0,
+        description="Seed of the choice of training images; another seed draws another subset of the same fraction.",
     )
 
 

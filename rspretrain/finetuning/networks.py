@@ -22,21 +22,31 @@ from rspretrain.transforms.inputs import NetworkInput, SensorInput, SensorSettin
 class NetworkSettings(BackboneSettings):
     """The networks that start at random: one of this kind for every sensor of `sensors`, or one for all of them."""
 
-    px: int = Field(default=224, gt=0, description="side of the network's input in pixels")
-    fusion: Literal["none", "early"] = Field(default="none", description="early: one network, bands stacked")
+    px: int = Field(default=224, gt=0, description="Side of the network input in pixels.")
+    fusion: Literal["none", "early"] = Field(
+        default="none",
+        description="none: one network per sensor; early: one network for the stacked bands of all sensors.",
+    )
 
 
 class ValidationSettings(Settings):
     """When a run is examined on the validation samples, and what follows."""
 
-    every_epochs: float = Field(default=1.0, gt=0.0, description="epochs between two examinations")
-    metric: str | None = Field(default=None, description="that decides; none: ap_macro (several labels), top1 (one)")
-    keep: Literal["best", "last"] = Field(default="best", description="which weights are tested and exported")
+    every_epochs: float = Field(default=1.0, gt=0.0, description="Interval between two validations in epochs.")
+    metric: str | None = Field(
+        default=None,
+        description="Metric that selects the best weights. null: ap_macro (multi-label) or top1 (single-label).",
+    )
+    keep: Literal["best", "last"] = Field(default="best", description="Weights to test and export.")
     patience: int | None = Field(
-        default=None, ge=1, description="examinations without a better one that end the run; none: train to the end"
+        default=None,
+        ge=1,
+        description="Number of validations without improvement after which the run stops. null: no early stopping.",
     )
     resamples: int = Field(
-        default=1000, ge=0, description="of the bootstrap behind the intervals of test figures; 0: none"
+        default=1000,
+        ge=0,
+        description="Number of bootstrap resamples for the confidence intervals of test figures. 0: no intervals.",
     )
 
 

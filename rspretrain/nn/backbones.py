@@ -32,14 +32,18 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
 class BackboneSettings(Settings):
     """Which network, whatever the sensor."""
 
-    name: str = Field(default="resnet18", description="a timm architecture, or `vit_sct` (methods.md D.3)")
+    name: str = Field(
+        default="resnet18",
+        description="timm architecture, such as resnet18 or vit_small_patch16_224, or vit_sct (the small ViT "
+        "of SCT Fusion).",
+    )
     drop_path: float = Field(
         default=0.0,
         ge=0.0,
         lt=1.0,
-        description="stochastic depth of the last block, linear from 0 at the first; drawn for every sample",
+        description="Stochastic depth rate of the last block, linear from 0 at the first block; drawn per sample.",
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+    args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm.create_model.")
 
 
 @final

@@ -40,28 +40,38 @@ class TuneSettings(Settings):
 
     mode: Mode = Field(
         default="full",
-        description="full: everything trains; linear: the backbones are frozen; partial: but for their last blocks; "
-        "lora: but for adapters; scratch: everything, from random weights",
+        description="Trainable parameters. full: all; linear: the classifier only; partial: the classifier "
+        "and the last blocks; lora: the classifier and LoRA adapters; scratch: all, from random "
+        "weights.",
     )
     layer_decay: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="factor on the learning rate from a layer to the one below; mode full"
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="Factor on the learning rate from each layer to the layer below; mode full.",
     )
     backbone_lr_scale: float = Field(
-        default=1.0, gt=0.0, description="factor on the learning rate of what trains in the backbones; not mode linear"
+        default=1.0, gt=0.0, description="Factor on the learning rate of the backbones; not in mode linear."
     )
     blocks: int = Field(
-        default=1, ge=1, description="last blocks (ViT) or stages (CNN, Swin) of each backbone that train; mode partial"
+        default=1,
+        ge=1,
+        description="Number of trainable last blocks (ViT) or stages (CNN, Swin) per backbone; mode partial.",
     )
-    lora_rank: int = Field(default=8, ge=1, description="r, rows of A and columns of B; mode lora")
-    lora_alpha: float = Field(default=16.0, gt=0.0, description="the adapter's output is times alpha / r; mode lora")
+    lora_rank: int = Field(default=8, ge=1, description="Rank r of the adapters; mode lora.")
+    lora_alpha: float = Field(
+        default=16.0,
+        gt=0.0,
+        description="Scale of the adapters, whose output is multiplied by lora_alpha / lora_rank; mode lora.",
+    )
     lora_dropout: float = Field(
-        default=0.0, ge=0.0, lt=1.0, description="share of an adapter's inputs that are dropped; mode lora"
+        default=0.0, ge=0.0, lt=1.0, description="Dropout rate on the inputs of the adapters; mode lora."
     )
     lora_targets: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="ends of the names of the layers that get adapters; None: qkv and proj of every attention, all "
-        "convolutions of a network without; mode lora",
+        description="Name suffixes of the layers with adapters; mode lora. null: qkv and proj of every "
+        "attention, or all convolutions of a network without attention.",
     )
 
     @model_validator(mode="after")

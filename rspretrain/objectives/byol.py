@@ -28,6 +28,7 @@ from rspretrain.objectives.teacher_student import (
     teacher_student_health,
 )
 from rspretrain.sensors import Group
+from rspretrain.settings import AreaRange
 from rspretrain.transforms.colour import FirstColour, SecondColour
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.views import SensorViews
@@ -38,12 +39,14 @@ CHANCE = 4.0  # the loss of directions that know nothing of each other, both way
 class ByolSettings(TeacherStudentSettings):
     """Any sensors, two random views, a teacher."""
 
-    name: Literal["byol"] = "byol"
-    scale: tuple[float, float] = Field(default=(0.08, 1.0), description="least and greatest share of the area")
-    first: FirstColour = Field(default=FirstColour(), description="colours of the first view")
-    second: SecondColour = Field(default=SecondColour(), description="colours of the second view")
-    hidden: int = Field(default=4096, gt=0, description="width of the hidden layer of projector and predictor")
-    projection: int = Field(default=256, gt=0, description="width of projections and predictions")
+    name: Literal["byol"] = Field(default="byol", description="BYOL: predict the teacher's output for another view.")
+    scale: AreaRange = Field(
+        default=(0.08, 1.0), description="Least and greatest share of the image area in a random resized crop."
+    )
+    first: FirstColour = Field(default=FirstColour(), description="Colours of the first view.")
+    second: SecondColour = Field(default=SecondColour(), description="Colours of the second view.")
+    hidden: int = Field(default=4096, gt=0, description="Width of the hidden layers of projector and predictor.")
+    projection: int = Field(default=256, gt=0, description="Width of projections and predictions.")
 
 
 @final

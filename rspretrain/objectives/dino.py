@@ -38,6 +38,7 @@ from rspretrain.objectives.teacher_student import (
     teacher_student_health,
 )
 from rspretrain.sensors import Group
+from rspretrain.settings import AreaRange, Positive
 from rspretrain.transforms.colour import FirstColour, SecondColour
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.views import CropSettings, SensorViews
@@ -49,34 +50,47 @@ HEALTH = (*TEACHER_STUDENT_HEALTH, *TEACHER_HEALTH)
 class LocalColour(FirstColour):
     """The paper's colours of local views: as the first, but blurred in half the cases."""
 
-    blur: float = Field(default=0.5, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+    blur: float = Field(default=0.5, ge=0.0, le=1.0, description="Probability of Gaussian blur; not for SAR.")
 
 
 class DinoSettings(TeacherStudentSettings):
     """Any sensors, two global views and perhaps local ones, a teacher."""
 
-    name: Literal["dino"] = "dino"
-    scale: tuple[float, float] = Field(
-        default=(0.14, 1.0), description="least and greatest share of the area in a global view; 0.4 beside local views"
+    name: Literal["dino"] = Field(default="dino", description="DINO: self-distillation with global and local views.")
+    scale: AreaRange = Field(
+        default=(0.14, 1.0),
+        description="Least and greatest share of the image area in a global view; [0.4, 1] with local views.",
     )
-    local_crops: int = Field(default=0, ge=0, description="number of local views; 8 or 10 in the paper's best results")
-    local_px: int = Field(default=96, gt=0, description="side of the local views in pixels")
-    local_scale: tuple[float, float] = Field(
-        default=(0.05, 0.4), description="least and greatest share of the area in a local view"
+    local_crops: int = Field(default=0, ge=0, description="Number of local views; 8 or 10 in the paper's best results.")
+    local_px: int = Field(default=96, gt=0, description="Side of the local views in pixels.")
+    local_scale: AreaRange = Field(
+        default=(0.05, 0.4), description="Least and greatest share of the image area in a local view."
     )
-    first: FirstColour = Field(default=FirstColour(), description="colours of the first global view")
-    second: SecondColour = Field(default=SecondColour(), description="colours of the second global view")
-    local: LocalColour = Field(default=LocalColour(), description="colours of local views")
-    center_momentum: float = Field(default=0.9, ge=0.0, le=1.0, description="of the mean that answers are centred by")
-    temperature: float = Field(default=0.1, gt=0.0, description="of the student")
-    teacher_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
-    temperature_epochs: int = Field(default=30, ge=0, description="epochs from first to last, linearly by whole epochs")
-    hidden: int = Field(default=2048, gt=0, description="width of the head's two hidden layers")
-    bottleneck: int = Field(default=256, gt=0, description="dimensions of the directions before the last layer")
-    outputs: int = Field(default=65536, gt=1, description="K, the classes that students and teachers agree on")
-    norm_last_layer: bool = Field(default=True, description="prototypes of length 1; false: lengths are learned")
-    frozen_epochs: float = Field(default=1.0, ge=0.0, description="epochs in which the last layer stays as it is")
-    export: Literal["student", "teacher"] = Field(default="teacher", description="whose backbone the run exports")
+    first: FirstColour = Field(default=FirstColour(), description="Colours of the first global view.")
+    second: SecondColour = Field(default=SecondColour(), description="Colours of the second global view.")
+    local: LocalColour = Field(default=LocalColour(), description="Colours of the local views.")
+    center_momentum: float = Field(
+        default=0.9, ge=0.0, le=1.0, description="Momentum of the center of the teacher's outputs."
+    )
+    temperature: float = Field(default=0.1, gt=0.0, description="Temperature of the student.")
+    teacher_temperature: tuple[Positive, Positive] = Field(
+        default=(0.04, 0.07), description="First and last temperature of the teacher."
+    )
+    temperature_epochs: int = Field(
+        default=30,
+        ge=0,
+        description="Length of the linear change from the first to the last teacher temperature, in epochs.",
+    )
+    hidden: int = Field(default=2048, gt=0, description="Width of the two hidden layers of the head.")
+    bottleneck: int = Field(default=256, gt=0, description="Width of the bottleneck before the last layer of the head.")
+    outputs: int = Field(default=65536, gt=1, description="Number of prototypes K, the outputs of the head.")
+    norm_last_layer: bool = Field(
+        default=True, description="true: prototypes have length 1; false: their lengths are learned."
+    )
+    frozen_epochs: float = Field(
+        default=1.0, ge=0.0, description="Time during which the last layer of the head is frozen, in epochs."
+    )
+    export: Literal["student", "teacher"] = Field(default="teacher", description="Network to export as the backbone.")
 
 
 @final

@@ -26,12 +26,18 @@ from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 class DualSimclrSettings(WindowSettings):
     """Two sensors, aligned."""
 
-    name: Literal["dual_simclr"] = "dual_simclr"
-    temperature: float | None = Field(default=None, gt=0, description="None: 0.07 for CNNs, 0.2 for transformers")
-    head: Literal["mlp", "none"] = Field(
-        default="mlp", description="none: the loss sees features (released Swin model)"
+    name: Literal["dual_simclr"] = Field(default="dual_simclr", description="Dual-SimCLR: contrast two sensors.")
+    temperature: float | None = Field(
+        default=None, gt=0, description="Temperature of the softmax. null: 0.07 for CNNs, 0.2 for transformers."
     )
-    negatives: Negatives = Field(default="all", description="all: 2N - 2, of both sensors; cross: N - 1, of the other")
+    head: Literal["mlp", "none"] = Field(
+        default="mlp",
+        description="mlp: projection head; none: the loss uses the features directly (as the released Swin model).",
+    )
+    negatives: Negatives = Field(
+        default="all",
+        description="all: the 2N - 2 other samples of both sensors; cross: the N - 1 of the other sensor.",
+    )
 
 
 @final

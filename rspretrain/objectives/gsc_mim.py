@@ -37,6 +37,7 @@ from rspretrain.objectives.teacher_student import (
     teacher_student_health,
 )
 from rspretrain.sensors import Group
+from rspretrain.settings import AreaRange, Positive
 from rspretrain.transforms.colour import ColourSettings, FirstColour, SecondColour
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.masking import MaskShape, complementary, draw_masks
@@ -49,34 +50,56 @@ HEALTH = (*TEACHER_STUDENT_HEALTH, *TEACHER_HEALTH)
 class GscMimSettings(TeacherStudentSettings):
     """Any sensors, two views with complementary masks, a teacher; the backbone is a ViT."""
 
-    name: Literal["gsc_mim"] = "gsc_mim"
-    scale: tuple[float, float] = Field(
-        default=(0.14, 1.0), description="least and greatest share of the area in a view"
+    name: Literal["gsc_mim"] = Field(
+        default="gsc_mim",
+        description="GSC-MIM: masked self-distillation with complementary masks; the backbone is a ViT.",
     )
-    photometric: Literal["none", "ibot"] = Field(default="none", description="colours of views; ibot: those of BYOL")
+    scale: AreaRange = Field(default=(0.14, 1.0), description="Least and greatest share of the image area in a view.")
+    photometric: Literal["none", "ibot"] = Field(
+        default="none", description="Colours of the views: none, or ibot (those of BYOL)."
+    )
     masking: Literal["paired", "shared_geometry", "double"] = Field(
         default="paired",
-        description="paired: a mask on one view, its complement on the other; shared_geometry: these views show one "
-        "place; double: both masks on both views, at twice the student's cost",
+        description="paired: a mask on one view, its complement on the other; shared_geometry: the same, and "
+        "both views show one place; double: both masks on both views, at twice the student's "
+        "cost.",
     )
-    mask_shape: MaskShape = Field(default="rand", description="hidden patches anywhere, or in iBOT's blocks")
-    mask_probability: float = Field(default=0.5, ge=0.0, le=1.0, description="of an image to be masked at all")
+    mask_shape: MaskShape = Field(
+        default="rand", description="Shape of the masks: random patches, or blocks as in iBOT."
+    )
+    mask_probability: float = Field(default=0.5, ge=0.0, le=1.0, description="Probability of masking an image.")
     mask_ratio: tuple[float, float] = Field(
-        default=(0.1, 0.5), description="least and greatest share of the first mask"
+        default=(0.1, 0.5), description="Least and greatest share of masked patches in the first mask."
     )
-    cls_weight: float = Field(default=1.0, ge=0.0, description="of the class tokens' loss, lambda 1 of the paper")
-    patch_weight: float = Field(default=1.0, ge=0.0, description="of the patches' loss, lambda 2 of the paper")
-    center_momentum: float = Field(default=0.9, ge=0.0, le=1.0, description="of the means that outputs are centered by")
-    temperature: float = Field(default=0.1, gt=0.0, description="of the student")
-    cls_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
-    patch_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="of the teacher, first and last")
-    temperature_epochs: int = Field(default=30, ge=0, description="epochs from first to last, linearly by whole epochs")
-    hidden: int = Field(default=2048, gt=0, description="width of the head's two hidden layers")
-    bottleneck: int = Field(default=256, gt=0, description="dimensions of the directions that the head ends in")
-    outputs: int = Field(default=8192, gt=1, description="prototypes that directions are compared with")
-    norm_last_layer: bool = Field(default=True, description="prototypes of length 1; false: of a length learned")
-    frozen_epochs: int = Field(default=1, ge=0, description="first epochs in which the prototypes stay")
-    export: Literal["student", "teacher"] = Field(default="teacher", description="whose backbone the run exports")
+    cls_weight: float = Field(
+        default=1.0, ge=0.0, description="Weight of the loss of the class tokens (lambda 1 of the paper)."
+    )
+    patch_weight: float = Field(
+        default=1.0, ge=0.0, description="Weight of the loss of the patches (lambda 2 of the paper)."
+    )
+    center_momentum: float = Field(
+        default=0.9, ge=0.0, le=1.0, description="Momentum of the centers of the teacher's outputs."
+    )
+    temperature: float = Field(default=0.1, gt=0.0, description="Temperature of the student.")
+    cls_temperature: tuple[Positive, Positive] = Field(
+        default=(0.04, 0.07), description="First and last temperature of the teacher for class tokens."
+    )
+    patch_temperature: tuple[Positive, Positive] = Field(
+        default=(0.04, 0.07), description="First and last temperature of the teacher for patches."
+    )
+    temperature_epochs: int = Field(
+        default=30,
+        ge=0,
+        description="Length of the linear change from the first to the last teacher temperature, in epochs.",
+    )
+    hidden: int = Field(default=2048, gt=0, description="Width of the two hidden layers of the head.")
+    bottleneck: int = Field(default=256, gt=0, description="Width of the bottleneck before the last layer of the head.")
+    outputs: int = Field(default=8192, gt=1, description="Number of prototypes, the outputs of the head.")
+    norm_last_layer: bool = Field(
+        default=True, description="true: prototypes have length 1; false: their lengths are learned."
+    )
+    frozen_epochs: int = Field(default=1, ge=0, description="Time during which the prototypes are frozen, in epochs.")
+    export: Literal["student", "teacher"] = Field(default="teacher", description="Network to export as the backbone.")
 
     @model_validator(mode="after")
     def _views_differ(self) -> Self:

@@ -30,13 +30,20 @@ HEALTH = ("health/feature_std", "health/effective_rank")  # of class tokens of w
 class MaeSettings(CropSettings):
     """Any sensors, one view, most of it hidden; the backbone is a ViT."""
 
-    name: Literal["mae"] = "mae"
-    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
-    mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0, description="share of the patches that is hidden")
-    normalise_patches: bool = Field(default=True, description="paint patches less their mean, over their deviation")
-    decoder_width: int = Field(default=512, gt=0, description="of the decoder's tokens")
-    decoder_depth: int = Field(default=8, gt=0, description="blocks of the decoder")
-    decoder_heads: int = Field(default=16, gt=0, description="attention heads of the decoder")
+    name: Literal["mae"] = Field(default="mae", description="MAE: reconstruct masked patches; the backbone is a ViT.")
+    fusion: Fusion = Field(
+        default="none",
+        description="none: one network per sensor; early: one network for the stacked bands of all sensors.",
+    )
+    mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0, description="Share of masked patches.")
+    normalise_patches: bool = Field(
+        default=True, description="Reconstruct patches normalised by their own mean and standard deviation."
+    )
+    decoder_width: int = Field(default=512, gt=0, description="Width of the decoder.")
+    decoder_depth: int = Field(default=8, gt=0, description="Number of decoder blocks.")
+    decoder_heads: int = Field(
+        default=16, gt=0, description="Number of attention heads of the decoder; a divisor of decoder_width."
+    )
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:

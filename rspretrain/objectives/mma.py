@@ -30,13 +30,13 @@ from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 class MmaSettings(WindowSettings):
     """Two sensors, aligned location by location."""
 
-    name: Literal["mma"] = "mma"
-    temperature: float = Field(default=0.1, gt=0, description="of the softmax; 0.005 in Windsor's own script")
+    name: Literal["mma"] = Field(default="mma", description="MMA: contrast two sensors location by location.")
+    temperature: float = Field(default=0.1, gt=0, description="Temperature of the softmax; 0.005 in Windsor's script.")
     channels: int | None = Field(
         default=None,
         gt=0,
-        description="channels that maps are compared in, by a 1 x 1 convolution (256 in the port), for what all ranks "
-        "gather is B x channels x locations; None: the map's own",
+        description="Channels of the compared maps, after a 1 x 1 convolution. All ranks gather B x channels "
+        "x locations values. null: no convolution.",
     )
 
 

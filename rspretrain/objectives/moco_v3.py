@@ -30,6 +30,7 @@ from rspretrain.objectives.teacher_student import (
     teacher_student_health,
 )
 from rspretrain.sensors import Group
+from rspretrain.settings import AreaRange
 from rspretrain.transforms.colour import FirstColour, SecondColour
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.views import SensorViews
@@ -39,19 +40,34 @@ from rspretrain.world import gather_stack, rank
 class MocoV3Settings(TeacherStudentSettings):
     """Any sensors, two random views, a teacher."""
 
-    name: Literal["moco_v3"] = "moco_v3"
-    scale: tuple[float, float] = Field(
-        default=(0.08, 1.0), description="least and greatest share of the area in a view; 0.2 in the paper for ResNets"
+    name: Literal["moco_v3"] = Field(
+        default="moco_v3", description="MoCo v3: contrast queries of the student with keys of the teacher."
     )
-    first: FirstColour = Field(default=FirstColour(), description="colours of the first view")
-    second: SecondColour = Field(default=SecondColour(), description="colours of the second view")
-    temperature: float = Field(default=0.2, gt=0.0, description="of the softmax; 1 in the paper for ResNets")
-    momentum: float = Field(default=0.99, ge=0.0, le=1.0, description="of the teacher's first update")
-    projector_layers: int = Field(default=3, ge=2, description="of the projector; 2 in the paper for ResNets")
-    hidden: int = Field(default=4096, gt=0, description="width of the hidden layers of projector and predictor")
-    projection: int = Field(default=256, gt=0, description="width of queries and keys")
+    scale: AreaRange = Field(
+        default=(0.08, 1.0),
+        description="Least and greatest share of the image area in a random resized crop; [0.2, 1] in the "
+        "paper for ResNets.",
+    )
+    first: FirstColour = Field(default=FirstColour(), description="Colours of the first view.")
+    second: SecondColour = Field(default=SecondColour(), description="Colours of the second view.")
+    temperature: float = Field(
+        default=0.2, gt=0.0, description="Temperature of the softmax; 1 in the paper for ResNets."
+    )
+    momentum: float = Field(
+        default=0.99,
+        ge=0.0,
+        le=1.0,
+        description="Momentum of the teacher (exponential moving average) at the first step.",
+    )
+    projector_layers: int = Field(
+        default=3, ge=2, description="Number of layers of the projector; 2 in the paper for ResNets."
+    )
+    hidden: int = Field(default=4096, gt=0, description="Width of the hidden layers of projector and predictor.")
+    projection: int = Field(default=256, gt=0, description="Width of queries and keys.")
     freeze_patch_embedding: bool = Field(
-        default=False, description="leave a ViT's patch embedding as it starts, the paper's remedy for dips in training"
+        default=False,
+        description="Keep the patch embedding of a ViT at its random initial weights, the paper's remedy for "
+        "dips in training.",
     )
 
 

@@ -28,11 +28,14 @@ from rspretrain.transforms.views import CropSettings, SensorViews
 class SimclrSettings(CropSettings):
     """One sensor, two random views."""
 
-    name: Literal["simclr"] = "simclr"
-    sensor: str = Field(description="which of the configured sensors")
-    temperature: float = Field(default=0.1, gt=0)
-    colour: ColourSettings = ColourSettings()
-    norm: bool = Field(default=True, description="BatchNorm in the head, as in the paper; not with strategy.accumulate")
+    name: Literal["simclr"] = Field(default="simclr", description="SimCLR: contrast two views of one sensor.")
+    sensor: str = Field(description="Name of the sensor, one of the section sensors.")
+    temperature: float = Field(default=0.1, gt=0, description="Temperature of the softmax.")
+    colour: ColourSettings = Field(default=ColourSettings(), description="Colours of both views.")
+    norm: bool = Field(
+        default=True,
+        description="Use BatchNorm in the projection head, as in the paper; not with strategy.accumulate above 1.",
+    )
 
 
 @final

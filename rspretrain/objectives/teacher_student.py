@@ -27,10 +27,20 @@ TEACHER_STUDENT_HEALTH = (*VIEW_HEALTH, STUDENT_STD)
 class TeacherStudentSettings(CropSettings):
     """Any sensors, random views, a teacher."""
 
-    fusion: Fusion = Field(default="none", description="none: one network a sensor; early: one for all bands, stacked")
-    momentum: float = Field(default=0.996, ge=0.0, le=1.0, description="of the teacher's first update")
-    momentum_end: float = Field(default=1.0, ge=0.0, le=1.0, description="what it goes to by a cosine over all steps")
-    export: Literal["student", "teacher"] = Field(default="student", description="whose backbone the run exports")
+    fusion: Fusion = Field(
+        default="none",
+        description="none: one network per sensor; early: one network for the stacked bands of all sensors.",
+    )
+    momentum: float = Field(
+        default=0.996,
+        ge=0.0,
+        le=1.0,
+        description="Momentum of the teacher (exponential moving average) at the first step.",
+    )
+    momentum_end: float = Field(
+        default=1.0, ge=0.0, le=1.0, description="Momentum of the teacher at the end of a cosine over all steps."
+    )
+    export: Literal["student", "teacher"] = Field(default="student", description="Network to export as the backbone.")
 
 
 S = TypeVar("S", bound=TeacherStudentSettings)

@@ -13,15 +13,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from rspretrain.settings import Settings
 
 
 class WatchSettings(Settings):
     """What a run reports, and how often."""
 
-    wandb: Literal["offline", "online", "off"] = "offline"  # offline files lie in <run>/wandb, for `wandb sync`
-    project: str = "rspretrain"  # wandb's project
-    every: int = 10  # steps between two lines of metrics, beside the first; each costs one wait for the device
+    wandb: Literal["offline", "online", "off"] = Field(
+        default="offline", description="wandb mode. offline writes to <run.dir>/wandb, for wandb sync."
+    )
+    project: str = Field(default="rspretrain", description="Name of the wandb project.")
+    every: int = Field(
+        default=10,
+        gt=0,
+        description="Interval between two lines of metrics in steps. Each line synchronises host and device once.",
+    )
 
 
 def _encode(step: int, metrics: dict[str, float]) -> str:

@@ -29,9 +29,14 @@ class HealthSettings(Settings):
     """When a run is called collapsed, and what happens then."""
 
     on_collapse: Literal["warn", "stop"] = Field(
-        default="warn", description="stop: save a checkpoint, write the summary and end with an error (exit status 1)"
+        default="warn",
+        description="warn: report a collapse; stop: also save a checkpoint, write the summary and exit with status 1.",
     )
-    window: int = Field(default=5, ge=2, description="lines of metrics in a row that must agree; see watch.every")
+    window: int = Field(
+        default=5,
+        ge=2,
+        description="Number of consecutive lines of metrics that must agree before a verdict; see watch.every.",
+    )
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,31 @@ class Outcome(Protocol):
 class StrategySettings(Settings):
     """How the ranks share the work. May change between a run and its continuation."""
 
-    # auto: deepspeed under the deepspeed launcher, else ddp where there are several ranks, else single.
-    name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = "auto"
-    precision: Precision = "fp32"  # of the arithmetic; parameters and optimizer state are float32 always (design.md D6)
-    deepspeed: Path = Path("configs/deepspeed/zero1.json")  # read by strategy deepspeed: the ZeRO stage and its buckets
-    checkpoint_activations: bool = False  # keep only the inputs of blocks for the backward, and compute the rest twice
-    accumulate: int = Field(default=1, ge=1)  # pieces that a rank's batch is cut into: less memory, the same gradient
-    compile: bool = False  # torch.compile for every block: minutes at the start, fewer passes over the memory after it
+    name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
+        default="auto",
+        description="auto: deepspeed under the deepspeed launcher, else ddp with several ranks, else single.",
+    )
+    precision: Precision = Field(
+        default="fp32",
+        description="Precision of forward and backward. Parameters and optimizer state are float32 always.",
+    )
+    deepspeed: Path = Field(
+        default=Path("configs/deepspeed/zero1.json"),
+        description="DeepSpeed JSON file with the ZeRO stage and its buckets, for name: deepspeed.",
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="Recompute the activations of each block in the backward pass: less memory, more time.",
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Number of pieces that the batch of a rank is cut into: less memory, the same gradient.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile each block with torch.compile: minutes at the start, faster steps afterwards.",
+    )
 
 
 class Entry(nn.Module):

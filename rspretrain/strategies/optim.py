@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from rspretrain.settings import Settings
+from rspretrain.settings import Decay, Settings
 
 Groups = list[dict[str, Any]]
 
@@ -21,23 +21,55 @@ Groups = list[dict[str, Any]]
 class OptimSettings(Settings):
     """Which optimizer, how fast, and when."""
 
-    # adam adds the decay to the gradient, as methods.md A.7 has it; adamw shrinks the weights beside the gradient.
-    name: Literal["adam", "adamw", "lars", "sgd"] = "adamw"
-    lr: float = Field(default=5e-4, gt=0)  # at a global batch of lr_reference_batch samples; see peak_lr
-    lr_reference_batch: int | None = Field(default=256, gt=0)  # None: lr is used as it stands for any global batch
-    warmup_epochs: float = Field(default=10.0, ge=0)  # linear from 0, in steps
-    schedule: Literal["cosine", "constant", "step"] = "cosine"  # after the warm-up
-    final_lr: float = Field(default=0.0, ge=0)  # end of the cosine, scaled as lr is
-    step_epochs: tuple[float, ...] = ()  # of schedule step: where the rate is multiplied by step_factor, as in [80]
-    step_factor: float = Field(default=0.1, gt=0)  # of schedule step
-    weight_decay: float = Field(default=1e-4, ge=0)  # on weights of two dimensions and more only
-    final_weight_decay: float | None = Field(default=None, ge=0)  # end of a cosine over all steps; None: constant
-    betas: tuple[float, float] = (0.9, 0.999)  # Adam and AdamW
-    eps: float = Field(default=1e-8, gt=0)  # Adam and AdamW
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # LARS and SGD
-    trust: float = Field(default=1e-3, gt=0)  # LARS's eta
-    clip_norm: float | None = Field(default=None, gt=0)  # of the gradient of the global batch; None: no clipping
-    clip: Literal["norm", "per_tensor"] = "norm"  # over all parameters, or of each by itself, as iBOT has it
+    name: Literal["adam", "adamw", "lars", "sgd"] = Field(
+        default="adamw", description="Optimizer. adam adds the weight decay to the gradient; adamw decouples it."
+    )
+    lr: float = Field(
+        default=5e-4,
+        gt=0,
+        description="Peak learning rate at a global batch of lr_reference_batch samples; scaled linearly to "
+        "other batch sizes.",
+    )
+    lr_reference_batch: int | None = Field(
+        default=256, gt=0, description="Global batch that lr refers to, in samples. null: lr holds for any batch size."
+    )
+    warmup_epochs: float = Field(default=10.0, ge=0, description="Length of the linear warm-up from 0, in epochs.")
+    schedule: Literal["cosine", "constant", "step"] = Field(
+        default="cosine", description="Schedule of the learning rate after the warm-up."
+    )
+    final_lr: float = Field(
+        default=0.0, ge=0, description="Learning rate at the end of schedule: cosine; scaled like lr."
+    )
+    step_epochs: tuple[float, ...] = Field(
+        default=(), description="Times of the steps of schedule: step, in epochs, as in [80]."
+    )
+    step_factor: float = Field(
+        default=0.1, gt=0, description="Factor on the learning rate at each step of schedule: step."
+    )
+    weight_decay: float = Field(
+        default=1e-4,
+        ge=0,
+        description="Weight decay of parameters with two or more dimensions; biases and norms have none.",
+    )
+    final_weight_decay: float | None = Field(
+        default=None, ge=0, description="Weight decay at the end of a cosine over all steps. null: constant."
+    )
+    betas: tuple[Decay, Decay] = Field(
+        default=(0.9, 0.999), description="Decay rates of the first and second moments; adam and adamw."
+    )
+    eps: float = Field(
+        default=1e-8, gt=0, description="Term added to the denominator for numerical stability; adam and adamw."
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum; lars and sgd.")
+    trust: float = Field(default=1e-3, gt=0, description="Trust coefficient (eta); lars.")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Maximum norm of the gradient of the global batch. null: no clipping."
+    )
+    clip: Literal["norm", "per_tensor"] = Field(
+        default="norm",
+        description="norm: clip the norm over all parameters; per_tensor: clip the norm of each parameter, as"
+        " iBOT does.",
+    )
 
     @model_validator(mode="after")
     def _clip_has_a_norm(self) -> Self:

@@ -21,11 +21,19 @@ Place = Annotated[str, BeforeValidator(_as_text)]
 class SourceSettings(Settings):
     """One shard set of a mixture."""
 
-    shards: Place = Field(description="folder of the shard set, or its URL")
-    weight: float | None = Field(None, gt=0, description="share of the samples, relative; none: by number of samples")
-    name: str | None = Field(None, min_length=1, description="in metrics and ledgers; none: the folder's name")
-    split: str | None = Field(None, description="one of the set's own splits; none: data.split")
-    filter: str | None = Field(None, description="samples to keep; none: data.filter")
+    shards: Place = Field(description="Folder of the shard set, or its URL.")
+    weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="Relative share of the samples of a batch. null for all sources: by number of samples.",
+    )
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of the source in metrics and ledgers. null: the name of the folder.",
+    )
+    split: str | None = Field(default=None, description="Split of this shard set, such as train. null: data.split.")
+    filter: str | None = Field(default=None, description="Filter expression for this shard set. null: data.filter.")
 
     @property
     def called(self) -> str:
@@ -37,28 +45,55 @@ class DataSettings(Settings):
     """Which samples a run sees, and how they come."""
 
     shards: Place | None = Field(
-        None, description="folder of the shard set, or its URL (https://, s3://, gs:// or any other of fsspec)"
+        default=None,
+        description="Folder of the shard set, or its URL (https://, s3://, gs:// or any other protocol of "
+        "fsspec). null: data.sources.",
     )
-    sources: tuple[SourceSettings, ...] = Field((), description="instead of `shards`: several sets with weights")
-    split: str | None = Field(None, description="one of the archive's own splits; none: every sample")
-    filter: str | None = Field(None, description="samples to keep: \"country == 'Finland' and season == 'summer'\"")
-    streams: int = Field(1, ge=1, description="canonical streams S; a multiple of the nodes gives each its own shards")
-    window: int = Field(16, ge=1, description="shards whose samples are shuffled among each other")
-    threads: int = Field(2, ge=1, description="threads that gather batches, in every rank")
-    prefetch: int = Field(4, ge=1, description="batches gathered ahead, in every rank")
-    verify: bool = Field(True, description="check every sample's checksum when a run first touches it")
+    sources: tuple[SourceSettings, ...] = Field(
+        default=(), description="Several shard sets with weights, instead of data.shards."
+    )
+    split: str | None = Field(default=None, description="Split of the archive, such as train. null: all samples.")
+    filter: str | None = Field(
+        default=None,
+        description="Filter expression; matching samples are kept, as in \"country == 'Finland' and season == "
+        "'summer'\". null: all samples.",
+    )
+    streams: int = Field(
+        default=1,
+        ge=1,
+        description="Number of canonical streams. With a multiple of the number of nodes, each node reads "
+        "only its own shards.",
+    )
+    window: int = Field(
+        default=16, ge=1, description="Size of the shuffle window in shards: samples of these shards are mixed."
+    )
+    threads: int = Field(default=2, ge=1, description="Loader threads per rank.")
+    prefetch: int = Field(default=4, ge=1, description="Number of batches loaded ahead, per rank.")
+    verify: bool = Field(default=True, description="Check the checksum of each sample on its first use in a run.")
     on_corrupt: Literal["stop", "quarantine"] = Field(
-        "stop", description="a damaged sample ends the run, or is left out by name and replaced by another"
+        default="stop",
+        description="stop: a damaged sample ends the run; quarantine: it is reported, left out and replaced "
+        "by another.",
     )
-    quarantine_limit: float = Field(0.01, ge=0, le=1, description="share of damaged samples that ends the run anyway")
+    quarantine_limit: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of damaged samples above which the run stops, with on_corrupt: quarantine.",
+    )
     cache_dir: Path | None = Field(
-        None, description="where shards behind a URL are kept; none: $XDG_CACHE_HOME/rspretrain or ~/.cache/rspretrain"
+        default=None,
+        description="Cache folder for remote shards. null: $XDG_CACHE_HOME/rspretrain or ~/.cache/rspretrain.",
     )
-    cache_gb: float = Field(100.0, gt=0, description="GB of that folder, for all ranks of a node together")
-    fetches: int = Field(8, ge=1, description="shards that a node fetches at the same time")
-    fetch_timeout_s: float = Field(60.0, gt=0, description="seconds without a byte, after which a fetch is tried again")
-    fetch_retries: int = Field(8, ge=0, description="further attempts before a shard counts as lost")
-    ledger: bool = Field(False, description="write the keys of every global batch to ledger.jsonl")
+    cache_gb: float = Field(
+        default=100.0, gt=0, description="Size limit of the cache folder in GB, for all ranks of a node together."
+    )
+    fetches: int = Field(default=8, ge=1, description="Number of concurrent downloads per node.")
+    fetch_timeout_s: float = Field(
+        default=60.0, gt=0, description="Time without a received byte after which a download is retried, in seconds."
+    )
+    fetch_retries: int = Field(default=8, ge=0, description="Number of retries before a download fails.")
+    ledger: bool = Field(default=False, description="Write the sample keys of every global batch to ledger.jsonl.")
 
     @model_validator(mode="after")
     def _quarantine_needs_checksums(self) -> Self:

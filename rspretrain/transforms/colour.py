@@ -18,30 +18,51 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 class ColourSettings(Settings):
     """How strongly views differ in colour. SimCLR has strength 1 for ImageNet, 0.5 for CIFAR-10."""
 
-    strength: float = Field(default=0.5, ge=0.0, description="of jitter: times the four below; of other sensors' too")
-    brightness: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
-    contrast: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
-    saturation: float = Field(default=0.8, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
-    hue: float = Field(default=0.2, ge=0.0, description="greatest turn at strength 1, RGB only")
-    jitter: float = Field(default=0.8, ge=0.0, le=1.0, description="probability of colour (or spectral) jitter")
-    grey: float = Field(default=0.2, ge=0.0, le=1.0, description="probability of greyscale, RGB only")
-    blur: float = Field(default=0.5, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
-    solarise: float = Field(default=0.0, ge=0.0, le=1.0, description="probability of solarisation at 0.5, RGB only")
-    band_drop: float = Field(default=0.05, ge=0.0, lt=1.0, description="probability of blanking each band, not for RGB")
+    strength: float = Field(
+        default=0.5,
+        ge=0.0,
+        description="Factor on brightness, contrast, saturation and hue, and on the jitter of other sensors.",
+    )
+    brightness: float = Field(
+        default=0.8, ge=0.0, description="Maximum change of the brightness factor at strength 1; RGB only."
+    )
+    contrast: float = Field(
+        default=0.8, ge=0.0, description="Maximum change of the contrast factor at strength 1; RGB only."
+    )
+    saturation: float = Field(
+        default=0.8, ge=0.0, description="Maximum change of the saturation factor at strength 1; RGB only."
+    )
+    hue: float = Field(
+        default=0.2, ge=0.0, description="Maximum hue shift at strength 1, as a share of the colour circle; RGB only."
+    )
+    jitter: float = Field(
+        default=0.8,
+        ge=0.0,
+        le=1.0,
+        description="Probability of colour jitter, or of spectral jitter for other sensors.",
+    )
+    grey: float = Field(default=0.2, ge=0.0, le=1.0, description="Probability of greyscale; RGB only.")
+    blur: float = Field(default=0.5, ge=0.0, le=1.0, description="Probability of Gaussian blur; not for SAR.")
+    solarise: float = Field(default=0.0, ge=0.0, le=1.0, description="Probability of solarisation at 0.5; RGB only.")
+    band_drop: float = Field(
+        default=0.05, ge=0.0, lt=1.0, description="Probability of replacing a band by its mean, per band; not for RGB."
+    )
 
 
 class FirstColour(ColourSettings):
     """BYOL's and iBOT's distribution A: 0.4, 0.4, 0.2, 0.1 for the four of jitter in their order; always blurred."""
 
-    saturation: float = Field(default=0.4, ge=0.0, description="greatest change of the factor at strength 1, RGB only")
-    blur: float = Field(default=1.0, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
+    saturation: float = Field(
+        default=0.4, ge=0.0, description="Maximum change of the saturation factor at strength 1; RGB only."
+    )
+    blur: float = Field(default=1.0, ge=0.0, le=1.0, description="Probability of Gaussian blur; not for SAR.")
 
 
 class SecondColour(FirstColour):
     """BYOL's distribution A': as A, but rarely blurred and sometimes solarised."""
 
-    blur: float = Field(default=0.1, ge=0.0, le=1.0, description="probability of Gaussian blur, not for SAR")
-    solarise: float = Field(default=0.2, ge=0.0, le=1.0, description="probability of solarisation at 0.5, RGB only")
+    blur: float = Field(default=0.1, ge=0.0, le=1.0, description="Probability of Gaussian blur; not for SAR.")
+    solarise: float = Field(default=0.2, ge=0.0, le=1.0, description="Probability of solarisation at 0.5; RGB only.")
 
 
 def greyscale(x: Tensor) -> Tensor:

@@ -22,14 +22,17 @@ from rspretrain.transforms.resample import Geometry, full_geometry, resample
 class SensorSettings(Settings):
     """What of a sensor a backbone sees."""
 
-    bands: tuple[str, ...] = Field(min_length=1, description="band names, in the order of the backbone's channels")
+    bands: tuple[str, ...] = Field(
+        min_length=1, description="Band names in the order of the backbone's input channels."
+    )
     normalise: str = Field(
         default="fixed",
-        description="fixed, hsg, bigearthnet, imagenet (sensors.SCALINGS), or measured: the shard set's own statistics",
+        description="fixed, hsg, bigearthnet or imagenet (tables of rspretrain.sensors), or measured: mean "
+        "and standard deviation of the shard set.",
     )
     statistics: dict[str, tuple[float, float]] | None = Field(
         default=None,
-        description="band -> (mean, std) for normalise: measured; None: taken from the shard set's manifest",
+        description="Band -> [mean, standard deviation] for normalise: measured. null: read from the shard set.",
     )
 
     def scalings(self) -> list[Scaling] | None:

@@ -21,9 +21,15 @@ from rspretrain.transforms.inputs import NetworkInput, SensorInput, SensorSettin
 class WindowSettings(Settings):
     """Where the window lies and how large it is; part of the settings of objectives that align sensors."""
 
-    crop_px: int = Field(gt=0, description="side of the shared random window, in pixels of the finest needed grid")
-    px: int | None = Field(default=None, gt=0, description="side of the network input in pixels; None: crop_px")
-    symmetry: Literal["none", "horizontal", "dihedral"] = Field(default="none", description="of both sensors together")
+    crop_px: int = Field(
+        gt=0, description="Side of the random window shared by both sensors, in pixels of the finest grid in use."
+    )
+    px: int | None = Field(default=None, gt=0, description="Side of the network input in pixels. null: crop_px.")
+    symmetry: Literal["none", "horizontal", "dihedral"] = Field(
+        default="none",
+        description="Random flips, the same for both sensors: none, horizontal, or dihedral (all eight flips "
+        "and rotations by 90 degrees).",
+    )
 
 
 @final

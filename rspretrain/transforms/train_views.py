@@ -21,27 +21,32 @@ class TrainViewSettings(Settings):
     crop_px: int | None = Field(
         default=None,
         gt=0,
-        description="side of a random window in pixels of the finest grid, the middle one in tests; none: all",
+        description="Side of a random window (the centre window in tests) in pixels of the finest grid. null:"
+        " no window.",
     )
     px: int | None = Field(
         default=None,
         gt=0,
-        description="side of the network's input in pixels, for convolutional backbones, which take any; none: what "
-        "they were pretrained or built with",
+        description="Side of the network input in pixels, for convolutional backbones. null: the size that "
+        "they were pretrained or built with.",
     )
     scale: tuple[float, float] = Field(
         default=(1.0, 1.0),
-        description="least and greatest share of the area in a random resized crop; (1, 1): whole images",
+        description="Least and greatest share of the image area in a random resized crop. [1, 1]: whole images.",
     )
     symmetry: Literal["none", "horizontal", "flips", "dihedral"] = Field(
-        default="dihedral", description="left-right, both flips, or all eight flips and rotations by 90 degrees"
+        default="dihedral",
+        description="Random flips: none, horizontal, flips (horizontal and vertical), or dihedral (all eight "
+        "flips and rotations by 90 degrees).",
     )
     independent: bool = Field(
-        default=False,
-        description="crops and symmetries of every sensor by itself, as SCT Fusion has it (methods.md D.4)",
+        default=False, description="Draw crops and flips separately per sensor, as SCT Fusion does."
     )
     sensor_drop: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="probability that one of the sensors is missing (RandomSensorDrop)"
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Probability of training without one of the sensors (RandomSensorDrop).",
     )
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.sensors import PREVIEW_BANDS, Group
-from rspretrain.settings import Settings
+from rspretrain.settings import AreaRange, Settings
 from rspretrain.transforms.colour import ColourSettings, rgb_view, sar_view, spectral_view
 from rspretrain.transforms.crops import random_resized_crop, with_symmetry
 from rspretrain.transforms.inputs import (
@@ -37,9 +37,14 @@ _WHITE = {"grey": 255.0, "dn": 1e4}
 class CropSettings(Settings):
     """Where views lie and how large they are; part of the settings of every objective with random views."""
 
-    px: int = Field(gt=0, description="side of the views in pixels")
-    scale: tuple[float, float] = Field(default=(0.2, 1.0), description="least and greatest share of the area in a view")
-    symmetry: Literal["none", "horizontal", "dihedral"] = "dihedral"
+    px: int = Field(gt=0, description="Side of the views in pixels.")
+    scale: AreaRange = Field(
+        default=(0.2, 1.0), description="Least and greatest share of the image area in a random resized crop."
+    )
+    symmetry: Literal["none", "horizontal", "dihedral"] = Field(
+        default="dihedral",
+        description="Random flips: none, horizontal, or dihedral (all eight flips and rotations by 90 degrees).",
+    )
 
 
 @final

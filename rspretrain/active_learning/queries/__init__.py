@@ -34,12 +34,10 @@ class QuerySettings(Settings):
     """Which images are labelled next."""
 
     name: Literal["mge", "random", "entropy", "badge", "coreset", "kmeans"] = Field(
-        default="mge", description="the query function: MGE + clustering, or one of its rivals"
+        default="mge", description="Query function: MGE with clustering, or one of the baselines."
     )
     uncertain: int = Field(
-        default=mge.UNCERTAIN,
-        ge=1,
-        description="mge: images that are clustered, for every image that is wanted (m / b)",
+        default=mge.UNCERTAIN, ge=1, description="Candidates to cluster per image to label (m / b); mge."
     )
 
     @property

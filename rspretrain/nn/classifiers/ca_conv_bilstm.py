@@ -15,6 +15,7 @@ from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.nn.classifiers.base import Classifier
@@ -28,7 +29,10 @@ FINEST = "s2_10m"
 class CaConvBilstmSettings(GridSettings):
     """Class attention on the first branch of K-Branch; `areas` says how large the image is, and nothing else."""
 
-    name: Literal["ca_conv_bilstm"] = "ca_conv_bilstm"
+    name: Literal["ca_conv_bilstm"] = Field(
+        default="ca_conv_bilstm",
+        description="CA-Conv-BiLSTM on Sentinel-2: class attention and a bidirectional LSTM over the classes.",
+    )
 
 
 @final

@@ -42,13 +42,18 @@ class GridSettings(Settings):
     """Sentinel-2 in its three pixel grids, and the convolutions on them."""
 
     filters: Filters = Field(
-        default="paper", description="numbers of filters: the paper's, or those of the released CNN"
+        default="paper", description="Numbers of convolution filters: those of the paper, or those of the released CNN."
     )
     bands_20m: tuple[str, ...] = Field(
-        default=BANDS_20M, min_length=1, description="bands of the 20 m grid; the paper's list has the first four only"
+        default=BANDS_20M,
+        min_length=1,
+        description="Bands of the 20 m grid. The paper lists only the first four of the default.",
     )
     areas: int = Field(
-        default=4, ge=1, description="local areas a side, each of 300 m: 30, 15 and 5 pixels; R = areas^2"
+        default=4,
+        ge=1,
+        description="Local areas per side, each of 300 m (30, 15 and 5 pixels of the three grids). The number"
+        " of areas is the square.",
     )
 
     def bands(self) -> dict[str, tuple[str, ...]]:
@@ -63,14 +68,20 @@ class GridSettings(Settings):
 class KBranchSettings(GridSettings):
     """The K-Branch CNN with what follows it."""
 
-    name: Literal["k_branch"] = "k_branch"
-    attention: Literal["multi", "none"] = Field(
-        default="multi", description="none: every area by itself, the comparison"
+    name: Literal["k_branch"] = Field(
+        default="k_branch", description="K-Branch CNN on the three pixel grids of Sentinel-2."
     )
-    hops: int | None = Field(default=None, ge=1, description="T, attention scores an area; None: one for every class")
-    attention_width: int = Field(default=128, ge=1, description="rows of W1")
-    softmax_over: Literal["areas", "hops"] = Field(default="areas", description="what an attention map sums to 1 over")
-    dropout: float = Field(default=0.5, ge=0.0, lt=1.0, description="before the classifier")
+    attention: Literal["multi", "none"] = Field(
+        default="multi", description="multi: multi-attention over the areas; none: each area separately."
+    )
+    hops: int | None = Field(
+        default=None, ge=1, description="Number of attention scores per area (T). null: one per class."
+    )
+    attention_width: int = Field(default=128, ge=1, description="Width of the attention layer (rows of W1).")
+    softmax_over: Literal["areas", "hops"] = Field(
+        default="areas", description="Dimension over which an attention map sums to 1."
+    )
+    dropout: float = Field(default=0.5, ge=0.0, lt=1.0, description="Dropout rate before the classifier.")
 
 
 @final

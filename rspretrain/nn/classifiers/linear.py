@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone
@@ -15,7 +16,7 @@ from rspretrain.settings import Settings
 class LinearSettings(Settings):
     """One Linear on pooled features."""
 
-    name: Literal["linear"] = "linear"
+    name: Literal["linear"] = Field(default="linear", description="A linear layer on pooled features.")
 
 
 @final

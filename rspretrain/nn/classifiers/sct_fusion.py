@@ -31,17 +31,21 @@ from rspretrain.settings import Settings
 class SctSettings(Settings):
     """How class tokens are fused; the ViTs have settings of their own."""
 
-    name: Literal["sct_fusion"] = "sct_fusion"
-    share_fusion: bool = Field(default=False, description="one fusion for all blocks instead of one for each")
+    name: Literal["sct_fusion"] = Field(
+        default="sct_fusion", description="SCT Fusion: one ViT per sensor with fused class tokens."
+    )
+    share_fusion: bool = Field(
+        default=False, description="Use one fusion layer for all blocks instead of one per block."
+    )
     fusion_init: Literal["mean", "default"] = Field(
-        default="mean", description="fusions start as the mean of the class tokens, or as torch starts a Linear"
+        default="mean", description="Initial fusion layers: mean (of the class tokens), or torch's default for Linear."
     )
     drop_path: float = Field(
         default=0.25,
         ge=0.0,
         lt=1.0,
-        description="stochastic depth of the last block, linear from 0 at the first, drawn for every image and sensor; "
-        "fusions are never dropped",
+        description="Stochastic depth rate of the last block, linear from 0 at the first block; drawn per "
+        "image and sensor. Fusion layers are never dropped.",
     )
 
 
