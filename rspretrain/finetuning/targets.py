@@ -149,7 +149,7 @@ def _map_targets(shards: ShardSet, data: FinetuneData, views: TrainViews, band: 
             f"labels.from_map: {band!r} has no code for the classes {unknown} of {data.nomenclature!r}; it knows "
             f"{sorted(set(names.values()))}. Set labels.nomenclature to one of its own, or leave labels.from_map out."
         )
-    sources = [source for one in views.sensor_inputs().values() for source in one.sources]
+    sources = [source for one in views.sensor_inputs().values() for source in one.source_groups]
     finest = max((source.shape for source in sources), key=lambda shape: shape or (0, 0))
     if group.shape != finest:
         raise ValueError(

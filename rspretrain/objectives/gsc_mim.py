@@ -40,7 +40,7 @@ from rspretrain.sensors import Group
 from rspretrain.settings import AreaRange, Positive
 from rspretrain.transforms.colour import ColourSettings, FirstColour, SecondColour
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
-from rspretrain.transforms.masking import MaskShape, complementary, draw_masks
+from rspretrain.transforms.masking import MaskShape, complementary_masks, draw_masks
 from rspretrain.transforms.views import SensorViews
 
 # Of the class tokens of both, and of the teacher's answers to its own; the worst of any network.
@@ -166,8 +166,8 @@ class GscMim(TeacherStudent[GscMimSettings]):
     ) -> None:
         super().__init__()
         self.settings = settings
-        one_place = settings.masking == "shared_geometry"
-        self.views = SensorViews(settings, settings.colours(), sensors, groups, settings.fusion, one_place)
+        shared_crop = settings.masking == "shared_geometry"
+        self.views = SensorViews(settings, settings.colours(), sensors, groups, settings.fusion, shared_crop)
         self.groups, inputs = self.views.groups, self.views.inputs()
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.teacher = make_teacher(self.student)
@@ -229,7 +229,7 @@ class GscMim(TeacherStudent[GscMimSettings]):
         mask = draw_masks(
             seeds, "mask", grid, settings.mask_probability, settings.mask_ratio, settings.mask_shape
         )  # [B N]
-        pair = complementary(mask, seeds, "mask")  # [V B N]
+        pair = complementary_masks(mask, seeds, "mask")  # [V B N]
         passes = torch.stack([pair, pair.flip(0)]) if settings.masking == "double" else pair[None]
         return passes.flatten(1, 2)
 

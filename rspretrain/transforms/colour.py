@@ -1,7 +1,8 @@
-"""Photometric views for a whole batch, every choice keyed by sample: SimCLR's for RGB, and what suits other sensors.
+"""Photometric augmentation, after resampling: SimCLR's for RGB, separate pipelines for multispectral and SAR bands.
 
-Chen et al. 2020, appendix A, with the semantics of torchvision's functional ops (methods.md A.6, B.5). Brightness,
-contrast and saturation are one blend each, `lerp(reference, x, factor)`: samples in different order share one pass.
+Chen et al. 2020, appendix A, with the semantics of torchvision's functional ops; `view` and `seeds` key every draw by
+sample. Brightness, contrast and saturation are one blend each, `lerp(reference, x, factor)`, so samples that apply the
+operations in different orders share one pass.
 """
 
 import torch
@@ -16,7 +17,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 class ColourSettings(Settings):
-    """How strongly views differ in colour. SimCLR has strength 1 for ImageNet, 0.5 for CIFAR-10."""
+    """Photometric augmentation of a view. SimCLR uses strength 1 for ImageNet and 0.5 for CIFAR-10."""
 
     strength: float = Field(
         default=0.5,
@@ -50,7 +51,7 @@ class ColourSettings(Settings):
 
 
 class FirstColour(ColourSettings):
-    """BYOL's and iBOT's distribution A: 0.4, 0.4, 0.2, 0.1 for the four of jitter in their order; always blurred."""
+    """The first view in BYOL and iBOT (augmentation A): jitter of 0.4, 0.4, 0.2 and 0.1; always blurred."""
 
     saturation: float = Field(
         default=0.4, ge=0.0, description="Maximum change of the saturation factor at strength 1; RGB only."
@@ -59,21 +60,21 @@ class FirstColour(ColourSettings):
 
 
 class SecondColour(FirstColour):
-    """BYOL's distribution A': as A, but rarely blurred and sometimes solarised."""
+    """The second view in BYOL (augmentation A'): as the first, but rarely blurred and sometimes solarised."""
 
     blur: float = Field(default=0.1, ge=0.0, le=1.0, description="Probability of Gaussian blur; not for SAR.")
     solarise: float = Field(default=0.2, ge=0.0, le=1.0, description="Probability of solarisation at 0.5; RGB only.")
 
 
 def greyscale(x: Tensor) -> Tensor:
-    """[B 3 H W] to its luma [B 1 H W]."""
+    """Luma [B 1 H W] of RGB images [B 3 H W]."""
     return (x[:, 0] * _GREY[0]).add_(x[:, 1], alpha=_GREY[1]).add_(x[:, 2], alpha=_GREY[2])[:, None]
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """x [N 3 H W] in [0, 1] with its hue turned by shift [N] in turns, value and saturation kept.
+    """Rotate the hue of x [N 3 H W] in [0, 1] by shift [N], in turns; value and saturation stay.
 
-    Without the detour over HSV: channel n of (5, 3, 1) is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + 6 h) mod 6.
+    No HSV image is built: channel n of (5, 3, 1) is v - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + 6 h) mod 6.
     """
     red, green, blue = x.unbind(1)
     value, chroma = x.amax(dim=1), x.amax(dim=1) - x.amin(dim=1)
@@ -89,9 +90,10 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """x [B 3 H W] in [0, 1], brightness, contrast, saturation factors and hue shift [B 4], in the sample's order [B 4].
+    """Jitter x [B 3 H W] in [0, 1].
 
-    factors of (1, 1, 1, 0) leave a sample as it is.
+    factors [B 4]: brightness, contrast and saturation factors and hue shift; (1, 1, 1, 0) leaves a sample unchanged.
+    order [B 4]: the order of the four operations for each sample.
     """
     x = x.clone()
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=x.device)
@@ -102,15 +104,16 @@ def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         reference = grey * (op == SATURATION)[:, None, None, None]
         reference += grey.mean(dim=(1, 2, 3), keepdim=True) * (op == CONTRAST)[:, None, None, None]
         x = torch.lerp(reference.expand_as(x), x, factor).clamp_(0.0, 1.0)
-        turned = ((op == HUE) & (factors[:, HUE] != neutral[HUE])).nonzero()[:, 0]
-        x[turned] = shift_hue(x[turned], factors[turned, HUE])
+        shifted = ((op == HUE) & (factors[:, HUE] != neutral[HUE])).nonzero()[:, 0]
+        x[shifted] = shift_hue(x[shifted], factors[shifted, HUE])
     return x
 
 
 def blur_matrices(sigma: Tensor, active: Tensor, px: int) -> Tensor:
-    """[B px px]: multiplying from the left blurs columns by a Gaussian of sigma [B] pixels; identity where not active.
+    """[B px px] matrices whose product from the left blurs columns with a Gaussian of sigma [B] pixels.
 
-    Kernel of about px / 10, odd, with reflected borders, as torchvision's gaussian_blur.
+    The identity where not active. The kernel is odd, about px / 10 wide, with reflected borders, as in torchvision's
+    gaussian_blur.
     """
     reach = max(1, px // 20)
     taps = torch.arange(-reach, reach + 1, device=sigma.device)
@@ -119,13 +122,13 @@ def blur_matrices(sigma: Tensor, active: Tensor, px: int) -> Tensor:
     source = (torch.arange(px, device=sigma.device)[:, None] + taps).abs()  # [px K]
     source = (px - 1) - ((px - 1) - source).abs()
     matrices = torch.zeros(len(sigma), px, px, device=sigma.device)
-    # Reflected taps may fall on one pixel twice, hence a sum.
+    # Two reflected taps may fall on the same pixel, so weights are added.
     return matrices.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, px, -1))
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, active: Tensor) -> Tensor:
-    """x [B C px px] blurred along both axes where active [B]; sigma [B] in pixels."""
-    if not x.is_cuda and not active.all():  # a GPU would have to wait to know which
+    """Blur x [B C px px] along both axes where active [B]; sigma [B] in pixels."""
+    if not x.is_cuda and not active.all():  # on a GPU this would synchronise host and device
         blurred = x.clone()
         blurred[active] = gaussian_blur(x[active], sigma[active], active[active])
         return blurred
@@ -136,7 +139,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, active: Tensor) -> Tensor:
     return down.view(num, px, channels, px).transpose(1, 2)
 
 
-def _keyed_blur(x: Tensor, seeds: Tensor, view: str, probability: float) -> Tensor:
+def _random_blur(x: Tensor, seeds: Tensor, view: str, probability: float) -> Tensor:
     if probability == 0.0:
         return x
     u = uniform(seeds, f"{view}/blur", (2,))
@@ -144,42 +147,41 @@ def _keyed_blur(x: Tensor, seeds: Tensor, view: str, probability: float) -> Tens
 
 
 def rgb_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
-    """SimCLR's photometric view of x [B 3 px px] in [0, 1]: jitter, greyscale, blur, solarisation."""
+    """Augment RGB images x [B 3 px px] in [0, 1] as SimCLR does: jitter, greyscale, blur, solarisation."""
     x = colour_jitter(x, *_draw_jitter(seeds, view, settings))
     grey = uniform(seeds, f"{view}/grey") < settings.grey
     x = torch.where(grey[:, None, None, None], greyscale(x), x)
-    x = _keyed_blur(x, seeds, view, settings.blur)
+    x = _random_blur(x, seeds, view, settings.blur)
     if settings.solarise:
-        turned = (uniform(seeds, f"{view}/solarise") < settings.solarise)[:, None, None, None]
-        x = torch.where(turned & (x >= 0.5), 1.0 - x, x)
+        solarised = (uniform(seeds, f"{view}/solarise") < settings.solarise)[:, None, None, None]
+        x = torch.where(solarised & (x >= 0.5), 1.0 - x, x)
     return x
 
 
 def _draw_jitter(seeds: Tensor, view: str, settings: ColourSettings) -> tuple[Tensor, Tensor]:
     """Factors [B 4] and order [B 4] for colour_jitter."""
     u = uniform(seeds, f"{view}/jitter", (4,))
-    blends = [
-        min(one * settings.strength, 1.0) for one in (settings.brightness, settings.contrast, settings.saturation)
-    ]
-    reach = torch.tensor([*blends, min(settings.hue * settings.strength, 0.5)], device=seeds.device)
+    blends = [min(x * settings.strength, 1.0) for x in (settings.brightness, settings.contrast, settings.saturation)]
+    max_change = torch.tensor([*blends, min(settings.hue * settings.strength, 0.5)], device=seeds.device)
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=seeds.device)
-    factors = neutral + (2.0 * u - 1.0) * reach
+    factors = neutral + (2.0 * u - 1.0) * max_change
     active = (uniform(seeds, f"{view}/jitter_on") < settings.jitter)[:, None]
     order = uniform(seeds, f"{view}/jitter_order", (4,)).argsort(dim=1)
     return torch.where(active, factors, neutral), order
 
 
 def spectral_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
-    """A view of optical bands x [B C px px], normalised: gain and offset, blur, blanked bands. No hue over 12 bands."""
+    """Augment normalised optical bands x [B C px px]: gain and offset, blur, band drop. 12 bands have no hue."""
     x = spectral_jitter(x, seeds, view, settings)
-    x = _keyed_blur(x, seeds, view, settings.blur)
+    x = _random_blur(x, seeds, view, settings.blur)
     return band_drop(x, seeds, view, settings.band_drop)
 
 
 def sar_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
-    """A view of backscatter x [B C px px], normalised dB: gain and offset, speckle, blanked bands. No blur.
+    """Augment normalised backscatter x [B C px px] in dB: gain and offset, speckle, band drop. No blur.
 
-    Multiplicative speckle is additive in dB; Gaussian of up to 0.05 s per pixel, 1.25 s dB under `fixed` scaling.
+    Multiplicative speckle is additive in dB. It is Gaussian, up to 0.05 s per pixel with s the strength, which is
+    1.25 s dB under `fixed` scaling.
     """
     x = spectral_jitter(x, seeds, view, settings)
     sigma = 0.05 * settings.strength * uniform(seeds, f"{view}/speckle_sigma")
@@ -188,9 +190,9 @@ def sar_view(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> T
 
 
 def spectral_jitter(x: Tensor, seeds: Tensor, view: str, settings: ColourSettings) -> Tensor:
-    """Gain and offset: U(±0.4 s) and U(±0.1 s) for the whole image, a quarter of it again for every band.
+    """Random gain U(±0.4 s) and offset U(±0.1 s) per image, s the strength, plus a quarter of that range per band.
 
-    In normalised units about the image's own band means, so that a gain changes contrast and an offset brightness.
+    In normalised units around each band's mean in the image, so the gain changes contrast and the offset brightness.
     """
     bands = x.shape[1]
     u = 2.0 * uniform(seeds, f"{view}/spectral", (2, bands + 1)) - 1.0  # [B 2 C+1]
@@ -202,7 +204,7 @@ def spectral_jitter(x: Tensor, seeds: Tensor, view: str, settings: ColourSetting
 
 
 def band_drop(x: Tensor, seeds: Tensor, view: str, probability: float) -> Tensor:
-    """Every band replaced by its mean with a probability, never all of a sample's bands: one always stays."""
+    """Replace each band by its mean with this probability; at least one band of every sample stays."""
     if probability == 0.0:
         return x
     u = uniform(seeds, f"{view}/band_drop", (x.shape[1],))

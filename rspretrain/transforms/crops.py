@@ -1,6 +1,7 @@
-"""Where views lie: random crops, shared windows, centre crops and symmetries, keyed by sample.
+"""Crop boxes and flips, before resampling: random resized crops, shared windows, centre crops, symmetries.
 
-Boxes are [B 4] float64: top, left, bottom and right as shares of the image's height and width.
+Boxes are [B 4] float64: top, left, bottom and right, as fractions of the image's height and width, so one box fits the
+10, 20 and 60 m grids of a sample. Draws are keyed by sample.
 """
 
 import math
@@ -13,7 +14,7 @@ from rspretrain.rng_torch import uniform
 from rspretrain.sensors import Group
 from rspretrain.transforms.resample import Geometry
 
-# Whether a view may be turned upside down, left to right, and about its diagonal: all three are 8 flips and rotations.
+# Allowed random flips: vertical, horizontal, transposition. All three together give the 8 flips and rotations.
 SYMMETRIES = {
     "none": (False, False, False),
     "horizontal": (False, True, False),
@@ -23,7 +24,7 @@ SYMMETRIES = {
 
 
 def check_crop(crop_px: int, groups: Sequence[Group]) -> None:
-    """ValueError where a window of crop_px pixels does not fit the images, as far as their size is fixed."""
+    """Raise ValueError if crop_px exceeds the images; groups without a fixed image size are skipped."""
     sides = [min(group.shape) for group in groups if group.shape is not None]
     if sides and crop_px > max(sides):
         raise ValueError(
@@ -39,10 +40,11 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """[B 4] boxes: area a share U(scale) of the image, width / height log-uniform in `ratio`, whole pixels of `sizes`.
+    """Random resized crops: [B 4] boxes in whole pixels of images of `sizes` [B 2].
 
-    torchvision draws again, up to ten times, where a box does not fit; here its longer side is cut to the image, so
-    that the cost is fixed and a sample's draw is one. Only boxes near the whole image differ.
+    The area is a fraction U(scale) of the image, the aspect ratio width / height is log-uniform in `ratio`. torchvision
+    redraws a box that does not fit, up to ten times. Here its longer side is cut to the image, so the cost is fixed and
+    a sample needs one draw. Only boxes of nearly the whole image differ.
     """
     u = uniform(seeds, purpose, (4,)).double()
     height, width = sizes[:, 0].double(), sizes[:, 1].double()
@@ -56,11 +58,11 @@ def random_resized_crop(
 
 
 def random_window(seeds: Tensor, purpose: str, finest: Tensor, coarsest: Tensor, crop_px: int) -> Tensor:
-    """[B 4] boxes of crop_px x crop_px pixels of the finest grid, one place for all sensors and grids (methods.md A.2).
+    """Random windows: [B 4] boxes of crop_px x crop_px pixels of the finest grid, shared by all sensors and grids.
 
-    The corner lies on a pixel corner of the coarsest needed grid (every 6th pixel with 60 m bands beside 10 m ones), so
-    that all crops start at whole pixels; where grids do not nest, on whole pixels of the finest. Cut to the image where
-    it is smaller than the window.
+    Corners are aligned to the coarsest grid in use (every 6th pixel with 60 m bands beside 10 m ones), so the crop
+    starts at a whole pixel in every grid. Where grids do not nest, corners are aligned to the finest grid. A window
+    larger than the image is cut to the image.
     """
     u = uniform(seeds, purpose, (2,)).double()
     ratio = torch.where(finest % coarsest == 0, finest // coarsest, 1)
@@ -70,7 +72,7 @@ def random_window(seeds: Tensor, purpose: str, finest: Tensor, coarsest: Tensor,
 
 
 def centre_crop(finest: Tensor, crop_px: int, num: int) -> Geometry:
-    """The middle crop_px x crop_px pixels of the finest grid, or the whole image where it is smaller."""
+    """The central crop_px x crop_px pixels of the finest grid, or the whole image if it is smaller."""
     window = finest.clamp(max=crop_px)
     corner = ((finest - window) // 2).double()
     boxes = torch.cat([corner / finest, (corner + window) / finest], dim=1).expand(num, 4)
@@ -79,7 +81,7 @@ def centre_crop(finest: Tensor, crop_px: int, num: int) -> Geometry:
 
 
 def with_symmetry(boxes: Tensor, seeds: Tensor, purpose: str, symmetry: str) -> Geometry:
-    """Boxes and a random symmetry of SYMMETRIES, such as `horizontal` (photographs) or `dihedral` (overhead)."""
+    """Add random flips from SYMMETRIES to boxes: `horizontal` for photographs, `dihedral` for overhead images."""
     bits = uniform(seeds, purpose, (3,)) < 0.5
     bits = bits & torch.tensor(SYMMETRIES[symmetry], device=bits.device)
     return Geometry(boxes.expand(len(seeds), 4), bits[:, :2], bits[:, 2])

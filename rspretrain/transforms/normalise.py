@@ -1,7 +1,8 @@
-"""From physical units to network input, per band, in two halves around the resampling.
+"""Per-band normalisation from physical units to network input: clipping before resampling, scaling at the very end.
 
-Clipping does not commute with averaging pixels, so it comes before the resampling; the affine scaling does, so it comes
-after, where there are fewer pixels. Preset `hsg` divides by the crop's own maximum instead (methods.md A.2).
+Clipping does not commute with averaging pixels, so it comes before the resampling. The affine scaling does commute, so
+it comes after, where there are fewer pixels. Preset `hsg` (the released Dual-SimCLR code) also divides by the crop's
+own maximum.
 """
 
 import math
@@ -18,7 +19,7 @@ HSG_EPSILON = 1e-5
 
 @final
 class Normalise(nn.Module):
-    """(clip(x, low, high) - mean) / std for every band; buffers [C], in no state dict because the settings say them."""
+    """(clip(x, low, high) - mean) / std per band; buffers [C], not in the state dict because the settings hold them."""
 
     low: Tensor
     high: Tensor
@@ -28,7 +29,7 @@ class Normalise(nn.Module):
     def __init__(
         self, name: str, bands: tuple[str, ...], units: str, scalings: Sequence[Scaling] | None = None
     ) -> None:
-        """`scalings` of the bands in their order; None: those of sensors.SCALINGS[name]."""
+        """`scalings`: one per band, in order; None: those of sensors.SCALINGS[name]."""
         super().__init__()
         self.name, self.bands, self.units = name, bands, units
         self.scalings = scalings_for(name, bands) if scalings is None else tuple(scalings)
@@ -39,14 +40,14 @@ class Normalise(nn.Module):
             self.register_buffer(field, values, persistent=False)
 
     def clip(self, x: Tensor, channels: list[int] | None = None) -> Tensor:
-        """x [B C H W] float32 in `units`, limited in place; `channels` are the places of x's bands in `self.bands`."""
+        """Clip x [B C H W] float32, in `units`, in place; `channels` are the positions of x's bands in `self.bands`."""
         if not self.clips:
             return x
         low, high = (self.low, self.high) if channels is None else (self.low[channels], self.high[channels])
         return torch.clamp_(x, low[:, None, None], high[:, None, None])
 
     def scale(self, x: Tensor) -> Tensor:
-        """x [B C H W] clipped, to network input."""
+        """Network input from clipped x [B C H W]."""
         x = (x - self.mean[:, None, None]).mul_(1.0 / self.std[:, None, None])
         if self.per_image_max:
             x = x / (x.amax(dim=(2, 3), keepdim=True) + HSG_EPSILON)

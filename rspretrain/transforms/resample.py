@@ -1,10 +1,10 @@
-"""Crop, flip and resize a whole batch in two batched matrix products, every sample with its own box.
+"""Crop, flip and resize a whole batch with two batched matrix products; every sample has its own box.
 
-design.md D4 says "one sampled affine". This separable form is better where views are boxes: it antialiases (grid_sample
-does not, and aliasing turns speckle and edges into noise), is exact at scale 1 (weights 0 and 1, pixels bit-equal), and
-is plain GEMM on any device. Flips are reversed rows of the weights; the dihedral group needs one transpose more. The
-filter is that of F.interpolate(mode="bilinear", antialias=True, align_corners=False) applied to the crop. On a GPU keep
-float32 products exact (torch.backends.cuda.matmul.fp32_precision "ieee", the default): TF32 rounds pixels to 10 bits.
+The separable form antialiases (grid_sample does not, and aliasing turns speckle and edges into noise), is exact at
+scale 1 (weights 0 and 1, pixels bit-equal), and is plain GEMM on any device. A flip reverses the rows of the weights;
+the dihedral group needs one more transpose. The filter is that of
+F.interpolate(mode="bilinear", antialias=True, align_corners=False), applied to the crop. On a GPU keep float32 products
+exact (torch.backends.cuda.matmul.fp32_precision "ieee", the default): TF32 rounds pixels to 10 bits.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Box edges are snapped to this fraction of a pixel, so that relative boxes which mean whole pixels are whole pixels.
+# Box edges are rounded to 1/256 pixel, so that relative boxes of whole pixels stay whole after float rounding.
 _SNAP = 256.0
-_SLICE = 1 << 22  # pixels of all bands worked on at once on a CPU: 16 MB as float32
+_SLICE = 1 << 22  # pixels of all bands processed at once on a CPU: 16 MB as float32
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where every sample's view comes from. Relative to the image, so one box serves 10, 20 and 60 m grids and S1."""
+    """Crop and flips of every sample, relative to the image: one box fits the 10, 20 and 60 m grids and Sentinel-1."""
 
     boxes: Tensor  # [B 4] float64 top, left, bottom, right in [0, 1]
-    flips: Tensor  # [B 2] bool: upside down, left to right; applied after the crop
+    flips: Tensor  # [B 2] bool: vertical, horizontal; applied after the crop
     transposes: Tensor  # [B] bool: rows and columns exchanged, applied last
 
 
 def full_geometry(num: int, device: torch.device) -> Geometry:
-    """The whole image, as it lies."""
+    """The whole image, not flipped."""
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=device).expand(num, 4)
     return Geometry(
         boxes,
@@ -40,10 +40,10 @@ def full_geometry(num: int, device: torch.device) -> Geometry:
 def resample_weights(
     low: Tensor, high: Tensor, flips: Tensor, size_in: Tensor | int, canvas: int, size_out: int
 ) -> Tensor:
-    """[B size_out canvas] float32: row i holds the share of every input pixel in output pixel i; rows sum to 1.
+    """[B size_out canvas] float32: row i holds the weight of every input pixel in output pixel i; rows sum to 1.
 
-    low, high [B]: edges of the crop in [0, 1] of the image, which is the first `size_in` ([B] or one number) pixels of
-    the canvas. Taps stay on pixels that the box touches, as if one had cropped first.
+    low, high [B]: edges of the crop in [0, 1] of the image. The image is the first `size_in` pixels ([B] or one number)
+    of the canvas; the rest is padding. Taps stay on pixels that the box touches, as if the image was cropped first.
     """
     low = torch.round(low.double() * size_in * _SNAP).div_(_SNAP)
     high = torch.round(high.double() * size_in * _SNAP).div_(_SNAP)
@@ -66,10 +66,10 @@ def resample(
     sizes: Tensor | None = None,
     limits: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
-    """images [B C H W] of any dtype to one [B C px px] float32 a geometry, the pixels read once for all of them.
+    """One [B C px px] float32 per geometry from images [B C H W] of any dtype; the pixels are read once for all views.
 
-    `sizes` [B 2]: the true images, where the canvas is larger. `limits` (low [C], high [C]) clip pixels beforehand.
-    On a CPU the batch is worked off in slices whose memory is reused: 53 ms, not 82 ms, for two views of
+    `sizes` [B 2]: size of each image if the canvas is padded. `limits` (low [C], high [C]): clip pixels first.
+    On a CPU the batch is processed in slices that reuse memory: 53 ms instead of 82 ms for two views of
     128 x 3 x 256 x 256.
     """
     step = len(images) if images.is_cuda else max(1, _SLICE // max(images[0].numel(), 1))
@@ -83,15 +83,14 @@ def resample(
 
 
 def _rows_first(images: Tensor, sizes: Tensor | None, limits: tuple[Tensor, Tensor] | None) -> Tensor:
-    """[B H C W] float32: the layout in which both products are plain GEMMs, made by the copy that converts anyway."""
+    """[B H C W] float32: in this layout both products are plain GEMMs. The conversion to float32 copies anyway."""
     num, channels, height, width = images.shape
     pixels = torch.empty(num, height, channels, width, device=images.device)
     pixels.copy_(images.transpose(1, 2))
     if limits is not None:
         torch.clamp_(pixels, limits[0][:, None], limits[1][:, None])
-    if (
-        sizes is not None and images.is_floating_point()
-    ):  # a weight of 0 does not silence the NaN that a reused buffer may hold in its margin
+    if sizes is not None and images.is_floating_point():
+        # The padding of a reused buffer may hold NaN, and 0 * NaN is NaN.
         rows = torch.arange(height, device=images.device) >= sizes[:, 0, None]
         columns = torch.arange(width, device=images.device) >= sizes[:, 1, None]
         pixels.masked_fill_(rows[:, :, None, None] | columns[:, None, None, :], 0.0)

@@ -1,7 +1,7 @@
-"""One random window of several sensors: the same place in all of them, which is the only augmentation of two methods.
+"""One random window for two sensors: the whole transform of Dual-SimCLR and MMA, from batch to network input.
 
-Dual-SimCLR and MMA take their two sensors for two views (methods.md A.2), beside symmetries of the plane, which are off
-as in the released code.
+Both methods use the two sensors as the two views of a location, so the shared crop is the only augmentation. Random
+flips are available and off by default, as in the released code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from rspretrain.transforms.inputs import NetworkInput, SensorInput, SensorSettin
 
 
 class WindowSettings(Settings):
-    """Where the window lies and how large it is; part of the settings of objectives that align sensors."""
+    """Size of the shared window, for objectives that align two sensors."""
 
     crop_px: int = Field(
         gt=0, description="Side of the random window shared by both sensors, in pixels of the finest grid in use."
@@ -34,9 +34,9 @@ class WindowSettings(Settings):
 
 @final
 class SharedWindow(nn.Module):
-    """Batch -> sensor -> [B C px px] float32, normalised, without gradient, the same place of both.
+    """From a Batch to sensor -> [B C px px] float32, normalised, without gradient; both sensors show the same window.
 
-    ValueError unless there are two sensors, where one or a band is not in the shard set, or the window is too large.
+    ValueError unless there are two sensors; if a sensor or a band is not in the shard set; if the window is too large.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SharedWindow(nn.Module):
         if len(sensors) != 2:
             raise ValueError(
                 f"{method} compares two sensors: got {len(sensors)}, {list(sensors)}. "
-                "Name two under `sensors`, or use the objective simclr for one."
+                "List two under `sensors`, or use the objective simclr for one."
             )
         self.settings, self.px = settings, settings.px or settings.crop_px
         self._inputs = nn.ModuleDict(
@@ -56,7 +56,7 @@ class SharedWindow(nn.Module):
         check_crop(settings.crop_px, [group for group in groups if group.name in self.groups])
 
     def inputs(self) -> dict[str, NetworkInput]:
-        """Sensor -> its input; see Objective."""
+        """Sensor -> its input; see Objective.inputs."""
         return dict(self._inputs.items())  # type: ignore[arg-type]
 
     @torch.no_grad()

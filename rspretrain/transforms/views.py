@@ -1,8 +1,8 @@
-"""Random views of every sensor of a batch, for all objectives that compare views or hide parts of one.
+"""Random views of every sensor of a batch: crop, resample, augment, normalise. Used by the self-supervised objectives.
 
-Where a view lies is one choice for all sensors of a sample, so that they show the same place; colours are each sensor's
-own: SimCLR's where the bands are a true-colour triple, else what suits the sensor (colour.py). Views of sensors that
-one network takes together (early fusion) come stacked, in the order of the configuration.
+All sensors of a sample share the crop and flips of a view, so they show the same area. Photometric augmentation is
+drawn per sensor: SimCLR's for true-colour bands, else the one for the sensor type (colour.py). With early fusion one
+network takes the bands of all sensors, stacked in the order of the configuration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,14 @@ from rspretrain.transforms.inputs import (
 )
 from rspretrain.transforms.resample import Geometry
 
-Fusion = Literal["none", "early"]  # one network a sensor, or one for the stacked bands of all
+Fusion = Literal["none", "early"]  # one network per sensor, or one for the stacked bands of all
 
-# Units whose true-colour triple is worked on as colours in [0, 1], and the value that is 1.
-_WHITE = {"grey": 255.0, "dn": 1e4}
+# Units in which true-colour bands are augmented as RGB in [0, 1], and the value that maps to 1.
+_WHITE_LEVEL = {"grey": 255.0, "dn": 1e4}
 
 
 class CropSettings(Settings):
-    """Where views lie and how large they are; part of the settings of every objective with random views."""
+    """Random resized crop of a view, for every objective with random views."""
 
     px: int = Field(gt=0, description="Side of the views in pixels.")
     scale: AreaRange = Field(
@@ -49,7 +49,7 @@ class CropSettings(Settings):
 
 @final
 class SensorViews(nn.Module):
-    """Batch -> network name -> one [B C px px] float32, normalised, for every view, without gradient."""
+    """From a Batch to network name -> one [B C px px] float32 per view, normalised, without gradient."""
 
     def __init__(
         self,
@@ -58,59 +58,60 @@ class SensorViews(nn.Module):
         sensors: Mapping[str, SensorSettings],
         groups: Sequence[Group],
         fusion: Fusion = "none",
-        one_place: bool = False,
+        shared_crop: bool = False,
         crops: Mapping[str, CropSettings] | None = None,
     ) -> None:
-        """`views`: name of every view -> its colours, None to leave them; the name is part of all its choices.
+        """`views`: name of every view -> its photometric augmentation, None for none; the name keys all its draws.
 
-        With `one_place` all views lie where the first does, and differ in colour only. `crops`: those of views that
-        have one of their own. ValueError where the shard set lacks a sensor or a band.
+        With `shared_crop` all views use the crop of the first and differ in colour only. `crops`: view -> crop settings
+        that replace `crop`. ValueError if the shard set lacks a sensor or a band.
         """
         super().__init__()
         self.views = dict(views)
         self.crops = {view: (crops or {}).get(view, crop) for view in views}
-        self.places = [next(iter(views)) if one_place else view for view in views]
+        self.crop_keys = [next(iter(views)) if shared_crop else view for view in views]
         parts = [SensorInput(name, settings, groups) for name, settings in sensors.items()]
         together = [parts] if fusion == "early" else [[part] for part in parts]
         self._inputs = nn.ModuleDict({network_name([part.sensor for part in p]): NetworkInput(p) for p in together})
         self.groups = tuple(name for part in parts for name in part.groups)
-        # A sensor alone needs no name of its own: its choices are those that runs of one sensor began with.
-        self._own = {part.sensor: f"/{part.sensor}" if len(parts) > 1 else "" for part in parts}
+        # A single sensor has no suffix, so the draws of single-sensor runs stay as they were in older versions.
+        self._suffix = {part.sensor: f"/{part.sensor}" if len(parts) > 1 else "" for part in parts}
 
     def inputs(self) -> dict[str, NetworkInput]:
-        """Network name -> its input; see Objective."""
+        """Network name -> its input; see Objective.inputs."""
         return dict(self._inputs.items())  # type: ignore[arg-type]
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> dict[str, list[Tensor]]:
-        """See the class; views in the order of their names in the constructor."""
+        """See the class; views are in the order of the constructor's `views`."""
         with torch.autocast(batch.seeds.device.type, enabled=False):
             finest, _ = finest_and_coarsest([part for one in self.inputs().values() for part in one.parts], batch)
-            places = zip(self.places, self.crops.values(), strict=True)
-            geometries = [self._geometry(batch.seeds, place, crop, finest) for place, crop in places]
+            keys = zip(self.crop_keys, self.crops.values(), strict=True)
+            geometries = [self._geometry(batch.seeds, key, crop, finest) for key, crop in keys]
             return {name: self._of_network(one, batch, geometries) for name, one in self.inputs().items()}
 
-    def _geometry(self, seeds: Tensor, view: str, crop: CropSettings, finest: Tensor) -> Geometry:
-        boxes = random_resized_crop(seeds, f"{view}/crop", finest, crop.scale)
-        return with_symmetry(boxes, seeds, f"{view}/symmetry", crop.symmetry)
+    def _geometry(self, seeds: Tensor, key: str, crop: CropSettings, finest: Tensor) -> Geometry:
+        boxes = random_resized_crop(seeds, f"{key}/crop", finest, crop.scale)
+        return with_symmetry(boxes, seeds, f"{key}/symmetry", crop.symmetry)
 
     def _of_network(self, one: NetworkInput, batch: Batch, geometries: Sequence[Geometry]) -> list[Tensor]:
         sensors = [self._of_sensor(part, batch, geometries) for part in one.parts]
         return [stack_bands(views) for views in zip(*sensors, strict=True)]
 
     def _of_sensor(self, part: SensorInput, batch: Batch, geometries: Sequence[Geometry]) -> list[Tensor]:
-        places = groupby(zip(geometries, self.crops.values(), strict=True), lambda place: place[1].px)
-        raw = [x for px, some in places for x in part.views(batch, [geometry for geometry, _ in some], px)]
+        by_px = groupby(zip(geometries, self.crops.values(), strict=True), lambda pair: pair[1].px)
+        raw = [x for px, pairs in by_px for x in part.views(batch, [geometry for geometry, _ in pairs], px)]
         named = zip(raw, self.views.items(), strict=True)
-        return [photometric(part, x, batch.seeds, view + self._own[part.sensor], c) for x, (view, c) in named]
+        return [photometric(part, x, batch.seeds, view + self._suffix[part.sensor], c) for x, (view, c) in named]
 
 
 def photometric(sensor: SensorInput, x: Tensor, seeds: Tensor, view: str, colour: ColourSettings | None) -> Tensor:
-    """x [B C px px] in the sensor's units, clipped, to normalised and, if `colour`, jittered as suits the sensor."""
+    """Augment (if `colour`) and normalise x [B C px px], clipped and in the sensor's units, as the sensor requires."""
     units, scale = sensor.normalise.units, sensor.normalise.scale
     if colour is None:
         return scale(x)
-    if units in _WHITE and sensor.bands == PREVIEW_BANDS.get(sensor.sensor):
-        # Colours have their own range; normalisation comes last.
-        return scale(rgb_view((x / _WHITE[units]).clamp_(0.0, 1.0), seeds, view, colour) * _WHITE[units])
+    if units in _WHITE_LEVEL and sensor.bands == PREVIEW_BANDS.get(sensor.sensor):
+        # RGB augmentation works on [0, 1]; normalisation comes last.
+        white = _WHITE_LEVEL[units]
+        return scale(rgb_view((x / white).clamp_(0.0, 1.0), seeds, view, colour) * white)
     return (sar_view if units == "db" else spectral_view)(scale(x), seeds, view, colour)

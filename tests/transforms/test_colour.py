@@ -1,4 +1,4 @@
-"""Photometric views against torchvision's functional ops on single samples; keyed by sample, never by batch."""
+"""Photometric augmentation equals torchvision's functional ops per sample and is keyed by sample, not by batch."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def images(num: int, px: int = 24) -> torch.Tensor:
     return x
 
 
-def test_jitter_in_any_order_is_torchvisions() -> None:
+def test_jitter_in_any_order_equals_torchvision() -> None:
     from torchvision.transforms.v2 import functional as tv
 
     ops = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
@@ -34,7 +34,7 @@ def test_jitter_in_any_order_is_torchvisions() -> None:
     assert len({tuple(row) for row in order.tolist()}) > 15
 
 
-def test_greyscale_and_blur_are_torchvisions() -> None:
+def test_greyscale_and_blur_equal_torchvision() -> None:
     from torchvision.transforms.v2 import functional as tv
 
     x, sigma = images(4, px=64), torch.tensor([0.1, 0.5, 1.1, 2.0])
@@ -45,7 +45,7 @@ def test_greyscale_and_blur_are_torchvisions() -> None:
         torch.testing.assert_close(got[index], want, rtol=1e-5, atol=1e-5)
 
 
-def test_blur_leaves_the_others_and_does_not_look_at_them() -> None:
+def test_blur_neither_changes_nor_reads_inactive_samples() -> None:
     x, sigma = images(4), torch.tensor([0.2, 0.7, 1.3, 2.0])
     everywhere = colour.gaussian_blur(x, sigma, torch.ones(4, dtype=torch.bool))
     some = colour.gaussian_blur(x, sigma, torch.tensor([True, False, False, True]))
@@ -53,7 +53,7 @@ def test_blur_leaves_the_others_and_does_not_look_at_them() -> None:
     assert torch.equal(some[[1, 2]], x[[1, 2]])
 
 
-def test_inactive_samples_are_untouched_bit_for_bit() -> None:
+def test_inactive_samples_stay_bit_equal() -> None:
     x, seeds = images(8), SEEDS[:8]
     still = ColourSettings(jitter=0, grey=0, blur=0, solarise=0, band_drop=0)
     assert torch.equal(colour.rgb_view(x, seeds, "view0", still), x)
@@ -68,7 +68,7 @@ def test_solarisation_inverts_the_bright_half() -> None:
 
 
 @pytest.mark.parametrize("view", [colour.rgb_view, colour.spectral_view, colour.sar_view])
-def test_views_belong_to_the_sample_not_to_its_batch(view) -> None:
+def test_views_do_not_depend_on_the_batch(view) -> None:
     x, settings = images(12), ColourSettings(strength=1.0, solarise=0.2, band_drop=0.3)
     whole = view(x, SEEDS[:12], "view0", settings)
     pick = torch.tensor([7, 2, 11])
@@ -87,7 +87,7 @@ def test_probabilities() -> None:
     assert (y[:, 0] == y[:, 1]).all(dim=2).all(dim=1).float().mean() == pytest.approx(0.2, abs=0.06)
 
 
-def test_band_drop_blanks_bands_but_never_all() -> None:
+def test_band_drop_keeps_at_least_one_band() -> None:
     x = torch.rand(400, 2, 4, 4)
     y = colour.band_drop(x, SEEDS, "view0", 0.9)
     blank = y.std(dim=(2, 3)) < 1e-6

@@ -1,4 +1,4 @@
-"""From raw batches to normalised input: bands by name over several grids, and where crops lie."""
+"""Crop boxes: distributions, alignment to grids, symmetries."""
 
 import math
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 SEEDS = torch.arange(3000) * 104729 + 1
 
 
-def test_random_resized_crops_are_torchvisions_in_distribution() -> None:
+def test_random_resized_crops_follow_torchvisions_distribution() -> None:
     sizes = torch.tensor([[256, 256]])
     boxes = random_resized_crop(SEEDS, "crop", sizes, (0.2, 0.5)) * 256
     assert torch.equal(boxes, boxes.round())
@@ -38,7 +38,7 @@ def test_crops_that_do_not_fit_are_cut() -> None:
     assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
-def test_windows_lie_on_the_coarsest_grid_and_reach_every_place() -> None:
+def test_windows_are_aligned_to_the_coarsest_grid_and_reach_every_position() -> None:
     finest, coarsest = torch.tensor([[120, 120]]), torch.tensor([[20, 20]])
     corners = random_window(SEEDS, "window", finest, coarsest, 90) * 120
     assert sorted(set(corners[:, 0].tolist())) == [0, 6, 12, 18, 24, 30]
@@ -58,6 +58,6 @@ def test_symmetries_are_equally_likely(symmetry: str, kinds: int) -> None:
     assert counts.min() > 0.8 * 3000 / kinds
 
 
-def test_centre_crop_is_whole_where_the_image_is_smaller() -> None:
+def test_centre_crop_of_a_smaller_image_is_the_whole_image() -> None:
     boxes = centre_crop(torch.tensor([[30, 20]]), 25, 1).boxes * torch.tensor([30, 20, 30, 20])
     torch.testing.assert_close(boxes, torch.tensor([[2.0, 0.0, 27.0, 20.0]], dtype=torch.float64))

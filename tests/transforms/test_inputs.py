@@ -1,4 +1,4 @@
-"""From raw batches to normalised input: bands by name over several grids, and where crops lie."""
+"""Network input from raw batches: bands by name over several grids, clipped, resampled, normalised."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def make(sensor: str, *bands: str, normalise: str = "fixed") -> SensorInput:
     return SensorInput(sensor, SensorSettings(bands=bands, normalise=normalise), GROUPS)
 
 
-def test_bands_of_several_grids_in_the_order_of_the_settings() -> None:
+def test_bands_of_several_grids_are_in_the_configured_order() -> None:
     one, batch = make("s2", "B11", "B04", "B01", "B02", normalise="bigearthnet"), batch_of(np.arange(3))
     got = one(batch, full_geometry(3, CPU), 24)
     arrays = {
@@ -41,13 +41,12 @@ def test_only_needed_groups_are_read() -> None:
 def test_clipping_comes_before_averaging() -> None:
     batch = batch_of(np.arange(1))
     batch.images["s1"][:] = torch.tensor([-60.0, 0.0]).repeat(12)
-    got = NetworkInput([make("s1", "VH")]).evaluate(batch, 12)[
-        ..., 1:-1
-    ]  # the filter is cut, hence lopsided, at the image's edge
+    # Without the border, where the filter is cut and therefore asymmetric.
+    got = NetworkInput([make("s1", "VH")]).evaluate(batch, 12)[..., 1:-1]
     torch.testing.assert_close(got, torch.full((1, 1, 12, 10), 0.5))
 
 
-def test_evaluation_is_the_image_itself_at_scale_one() -> None:
+def test_evaluation_at_scale_one_returns_the_pixels() -> None:
     batch = batch_of(np.arange(4))
     want = batch.images["s2_10m"].float()[:, [3, 0]].clip(0, 1e4) / 1e4
     torch.testing.assert_close(NetworkInput([make("s2", "B08", "B02")]).evaluate(batch, 24), want)
@@ -55,7 +54,7 @@ def test_evaluation_is_the_image_itself_at_scale_one() -> None:
     torch.testing.assert_close(middle, want[:, :, 4:20, 4:20])
 
 
-def test_bands_of_several_sensors_lie_one_behind_the_other() -> None:
+def test_bands_of_several_sensors_are_stacked() -> None:
     parts, batch = [make("s1", "VH", "VV"), make("s2", "B08", "B02")], batch_of(np.arange(3))
     both = NetworkInput(parts)
     assert (both.name, both.bands) == ("s1+s2", ("VH", "VV", "B08", "B02"))
@@ -91,12 +90,12 @@ def test_errors_name_both_lists() -> None:
     with pytest.raises(
         ValueError,
         match=r"Bands \['B12', 'B10'\] of sensor 's2' are not in the shard set: wanted \['B12', 'B04', 'B10'\], "
-        r"available \['B02', 'B03', 'B04', 'B08', 'B05', 'B11', 'B01', 'B09'\]. Leave them out of sensors.s2.bands",
+        r"available \['B02', 'B03', 'B04', 'B08', 'B05', 'B11', 'B01', 'B09'\]. Remove them from sensors.s2.bands",
     ):
         make("s2", "B12", "B04", "B10")
     with pytest.raises(
-        ValueError, match=r"Sensor 's3' is not in the shard set, which has \['rgb', 's1', 's2'\]. Take one"
+        ValueError, match=r"Sensor 's3' is not in the shard set, which has \['rgb', 's1', 's2'\]. Choose one"
     ):
         make("s3", "B01")
-    with pytest.raises(ValueError, match=r"Bands of sensor 's1' repeat: got \['VV', 'VV'\]. Name every band once."):
+    with pytest.raises(ValueError, match=r"sensors.s1.bands has duplicates: got \['VV', 'VV'\]. List every band once."):
         make("s1", "VV", "VV")

@@ -1,4 +1,4 @@
-"""Normalisation: the numbers of sensors.SCALINGS, bands by name, and the preset that divides by the crop's maximum."""
+"""Normalisation: the numbers in sensors.SCALINGS, bands by name, and the preset that divides by the crop's maximum."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_bands_are_by_name() -> None:
     assert not one.clips
 
 
-def test_clip_takes_the_limits_of_the_named_channels() -> None:
+def test_clip_uses_the_limits_of_the_given_channels() -> None:
     one = Normalise("fixed", ("B02", "VV"), "dn")
     x = torch.tensor([20000.0])[None, :, None, None]
     assert one.clip(x.clone(), [0]).item() == 10000.0
@@ -34,10 +34,10 @@ def test_hsg_divides_every_band_by_its_own_maximum() -> None:
     torch.testing.assert_close(y, want)
 
 
-def test_no_buffer_is_in_the_state_dict() -> None:
+def test_the_state_dict_has_no_buffers() -> None:
     assert Normalise("fixed", ("VV",), "db").state_dict() == {}
 
 
-def test_scaling_that_lacks_a_band() -> None:
+def test_a_scaling_without_a_band_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"Normalisation 'imagenet' has no scaling for bands \['VV'\]"):
         Normalise("imagenet", ("R", "VV"), "grey")

@@ -27,7 +27,7 @@ def interpolate(crop: Tensor, px: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("size", "px"), [(64, 20), (64, 63), (20, 64), (20, 120), (33, 33)])
-def test_whole_image_is_interpolate(size: int, px: int) -> None:
+def test_whole_image_equals_interpolate(size: int, px: int) -> None:
     x = torch.rand(3, 2, size, size + 5)
     (y,) = resample(x, [full_geometry(3, CPU)], px)
     torch.testing.assert_close(y, interpolate(x, px), rtol=1e-5, atol=1e-5)
@@ -39,7 +39,7 @@ def test_upsampling_is_plain_bilinear() -> None:
     torch.testing.assert_close(y, F.interpolate(x, (120, 120), mode="bilinear", align_corners=False))
 
 
-def test_every_sample_has_its_own_crop_and_its_taps_stay_inside() -> None:
+def test_every_sample_has_its_own_crop_and_taps_stay_inside() -> None:
     x = torch.rand(3, 2, 40, 60)
     corners = [(0, 0, 40, 60), (7, 11, 30, 50), (39, 3, 40, 5)]  # top, left, bottom, right; the last is 1 x 2 pixels
     boxes = [[t / 40, le / 60, b / 40, r / 60] for t, le, b, r in corners]
@@ -61,7 +61,7 @@ def test_scale_one_is_bit_equal_for_any_dtype(dtype: torch.dtype, size: int) -> 
         assert torch.equal(y, x[:, :, top : top + crop, top : top + crop].float())
 
 
-def test_float32_boxes_mean_whole_pixels_too() -> None:
+def test_float32_boxes_are_rounded_to_whole_pixels() -> None:
     low = torch.arange(0, 997 - 32, dtype=torch.float32) / 997
     high = torch.arange(32, 997, dtype=torch.float32) / 997
     weights = resample_weights(low, high, torch.zeros(len(low), dtype=torch.bool), 997, 997, 32)
@@ -82,7 +82,7 @@ def test_the_eight_symmetries_are_exact() -> None:
     assert {tuple(t.flatten().tolist()) for t in orbit} == group
 
 
-def test_smaller_images_never_see_their_margin() -> None:
+def test_padding_never_enters_smaller_images() -> None:
     x = torch.full((2, 1, 50, 60), float("nan"))
     x[0, :, :40, :30], x[1, :, :50, :60] = torch.rand(1, 40, 30), torch.rand(1, 50, 60)
     sizes = torch.tensor([[40, 30], [50, 60]])

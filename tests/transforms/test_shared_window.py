@@ -1,4 +1,4 @@
-"""One window of two sensors: a keyed place, the same in both, without gradient."""
+"""One window for two sensors: keyed by sample, equal in both, without gradient."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def make(crop_px: int = 18, px: int | None = None) -> SharedWindow:
     return SharedWindow("mma", WindowSettings(crop_px=crop_px, px=px, symmetry="dihedral"), SENSORS, GROUPS)
 
 
-def test_a_sample_has_its_own_window_in_any_batch() -> None:
+def test_windows_do_not_depend_on_the_batch() -> None:
     window = make(px=12)
     whole, part = window(batch_of(np.arange(6))), window(batch_of(np.arange(3, 6)))
     for name, bands in (("s1", 2), ("s2", 2)):
@@ -27,7 +27,7 @@ def test_a_sample_has_its_own_window_in_any_batch() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"mma compares two sensors: got 1, \['s1'\]. Name two under `sensors`"):
+    with pytest.raises(ValueError, match=r"mma compares two sensors: got 1, \['s1'\]. List two under `sensors`"):
         SharedWindow("mma", WindowSettings(crop_px=18), {"s1": SENSORS["s1"]}, GROUPS)
     with pytest.raises(ValueError, match=r"crop_px=48 pixels does not fit images of 24 pixels .* to at most 24"):
         make(crop_px=48)

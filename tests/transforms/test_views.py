@@ -1,4 +1,4 @@
-"""Views of several sensors at once, and that those of one sensor are what runs began with."""
+"""Views of several sensors: shared crops, augmentation per sensor, and pinned views of single sensors."""
 
 import numpy as np
 import pytest
@@ -27,25 +27,25 @@ def views(
     return SensorViews(crop, {"view0": colour, "view1": colour}, sensors, GROUPS, fusion)
 
 
-# Means of the views of six samples, written down when SimCLR made them itself.
-BEGAN_WITH = {
+# Means of the views of six samples, recorded from the first version.
+RECORDED = {
     "rgb": (0, [-0.087013, 0.222897, 0.249132, 0.138971, -0.465165, -0.292087]),
     "s2": (1, [8.690900, 7.767126, 7.885070, 8.032274, 8.524004, 7.796711]),
     "s1": (0, [0.323947, 0.275612, 0.364311, 0.465714, 0.246461, 0.345243]),
 }
 
 
-@pytest.mark.parametrize("sensor", BEGAN_WITH)
-def test_one_sensors_views_are_those_that_runs_began_with(sensor: str) -> None:
+@pytest.mark.parametrize("sensor", RECORDED)
+def test_views_of_a_single_sensor_equal_the_recorded_ones(sensor: str) -> None:
     one = views({sensor: (SENSORS | RGB)[sensor]})
-    index, want = BEGAN_WITH[sensor]
+    index, want = RECORDED[sensor]
     means = one(batch_of(np.arange(6)))[sensor][index].mean(dim=(1, 2, 3))
     torch.testing.assert_close(means, torch.tensor(want), rtol=1e-4, atol=2e-5)
 
 
-def test_all_sensors_of_a_sample_show_the_same_place() -> None:
+def test_all_sensors_of_a_sample_show_the_same_area() -> None:
     batch = batch_of(np.arange(5))
-    ramp = torch.arange(24.0) - 25  # a pixel's value is its place
+    ramp = torch.arange(24.0) - 25  # a pixel's value is its column
     batch.images["s1"][:] = ramp
     batch.images["s2_10m"][:] = ((ramp + 25) * 100).to(torch.uint16)
     sensors = {"s1": SensorSettings(bands=("VV",)), "s2": SensorSettings(bands=("B04",))}
@@ -55,7 +55,7 @@ def test_all_sensors_of_a_sample_show_the_same_place() -> None:
     assert not torch.allclose(found["s1"][0], found["s1"][1])
 
 
-def test_colours_are_each_sensors_own() -> None:
+def test_augmentation_is_drawn_per_sensor() -> None:
     batch = batch_of(np.arange(64))
     sensors = {"s1": SensorSettings(bands=("VV",)), "s2": SensorSettings(bands=("B02",))}
     found = views(sensors, ColourSettings(jitter=1, blur=0, band_drop=0, strength=1))(batch)
@@ -63,20 +63,20 @@ def test_colours_are_each_sensors_own() -> None:
     assert torch.corrcoef(torch.stack(gains))[0, 1].abs() < 0.4  # 64 independent pairs: 0.4 is three deviations
 
 
-def test_early_fusion_stacks_the_bands_in_the_order_of_the_configuration() -> None:
+def test_early_fusion_stacks_the_bands_in_the_configured_order() -> None:
     batch = batch_of(np.arange(4))
-    apart, together = views(SENSORS), views(SENSORS, fusion="early")
-    assert list(apart.inputs()) == ["s1", "s2"]
+    separate, together = views(SENSORS), views(SENSORS, fusion="early")
+    assert list(separate.inputs()) == ["s1", "s2"]
     assert list(together.inputs()) == ["s1+s2"]
     assert together.inputs()["s1+s2"].bands == ("VV", "VH", "B04", "B11", "B01", "B02")
-    assert apart.groups == together.groups == ("s1", "s2_10m", "s2_20m", "s2_60m")
-    parts = apart(batch)
+    assert separate.groups == together.groups == ("s1", "s2_10m", "s2_20m", "s2_60m")
+    parts = separate(batch)
     for index, view in enumerate(together(batch)["s1+s2"]):
         assert torch.equal(view, torch.cat([parts["s1"][index], parts["s2"][index]], dim=1))
 
 
 @pytest.mark.parametrize("fusion", ["none", "early"])
-def test_views_belong_to_the_sample(fusion: Fusion) -> None:
+def test_views_do_not_depend_on_the_batch(fusion: Fusion) -> None:
     one = views(SENSORS, fusion=fusion)
     whole, part = one(batch_of(np.arange(6))), one(batch_of(np.array([5, 0, 3])))
     for name, found in part.items():
@@ -84,7 +84,7 @@ def test_views_belong_to_the_sample(fusion: Fusion) -> None:
             torch.testing.assert_close(view, want[[5, 0, 3]], rtol=1e-5, atol=1e-5)
 
 
-def test_a_view_without_colours_is_the_crop_alone() -> None:
+def test_a_view_without_augmentation_is_the_crop() -> None:
     crop = CropSettings(px=24, scale=(1.0, 1.0), symmetry="none")
     one, batch = views(SENSORS, colour=None, crop=crop), batch_of(np.arange(8))
     whole = one.inputs()["s1"].evaluate(batch, 24)
@@ -92,14 +92,14 @@ def test_a_view_without_colours_is_the_crop_alone() -> None:
     assert any(equal)  # a whole-area box of a ratio other than 1 is cut on one side
 
 
-def test_every_view_has_its_own_colours() -> None:
-    still = ColourSettings(jitter=0, grey=0, blur=0)
-    turned = ColourSettings(jitter=0, grey=0, blur=0, solarise=1)
+def test_every_view_has_its_own_colour_settings() -> None:
+    identity = ColourSettings(jitter=0, grey=0, blur=0)
+    solarised = ColourSettings(jitter=0, grey=0, blur=0, solarise=1)
     crop = CropSettings(px=16, scale=(1.0, 1.0), symmetry="none")
     plain, other = (
-        SensorViews(crop, {"view0": c}, RGB, GROUPS)(batch_of(np.arange(3)))["rgb"][0] for c in (still, turned)
+        SensorViews(crop, {"view0": c}, RGB, GROUPS)(batch_of(np.arange(3)))["rgb"][0] for c in (identity, solarised)
     )
-    both = SensorViews(crop, {"view0": still, "view1": turned}, RGB, GROUPS)(batch_of(np.arange(3)))["rgb"]
+    both = SensorViews(crop, {"view0": identity, "view1": solarised}, RGB, GROUPS)(batch_of(np.arange(3)))["rgb"]
     assert torch.equal(both[0], plain)
     assert not torch.equal(plain, other)
     assert not torch.equal(both[1], both[0])
@@ -115,19 +115,19 @@ def test_no_gradient_and_float32_under_autocast() -> None:
         assert not any(view.requires_grad for view in found[name])
 
 
-def test_views_of_one_place_differ_in_colour_only() -> None:
+def test_views_with_a_shared_crop_differ_in_colour_only() -> None:
     batch = batch_of(np.arange(4))
-    alone, apart, together = (
-        SensorViews(CROP, {"view0": None, "view1": colour}, SENSORS, GROUPS, one_place=one_place)(batch)["s2"]
-        for colour, one_place in ((None, False), (ColourSettings(), False), (None, True))
+    plain, coloured, shared = (
+        SensorViews(CROP, {"view0": None, "view1": colour}, SENSORS, GROUPS, shared_crop=shared_crop)(batch)["s2"]
+        for colour, shared_crop in ((None, False), (ColourSettings(), False), (None, True))
     )
-    assert torch.equal(together[0], alone[0])  # where it lies does not depend on the others
-    assert torch.equal(together[1], together[0])
-    assert not torch.equal(alone[1], alone[0])
-    assert not torch.equal(apart[1], alone[1])
+    assert torch.equal(shared[0], plain[0])  # the first crop does not depend on the others
+    assert torch.equal(shared[1], shared[0])
+    assert not torch.equal(plain[1], plain[0])
+    assert not torch.equal(coloured[1], plain[1])
 
 
-def test_a_view_may_have_a_crop_of_its_own() -> None:
+def test_a_view_may_have_its_own_crop_settings() -> None:
     batch, small = batch_of(np.arange(4)), CropSettings(px=8, scale=(0.05, 0.2), symmetry="none")
     colours = {"view0": None, "local0": ColourSettings()}
     mixed = SensorViews(CROP, colours, SENSORS, GROUPS, crops={"local0": small})(batch)["s2"]
