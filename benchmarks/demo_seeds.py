@@ -7,7 +7,6 @@ recipe, and its own random network to be compared with. The data is generated.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from results import write_results
+
+from rspretrain.files import read_json
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 1000  # as in the Makefile
@@ -43,7 +44,7 @@ def one_seed(seed: int, folder: Path) -> list[dict[str, Any]]:
     probe = (sys.executable, "launchers/probe.py", "--backbone", *backbones, "--shards", shards)
     run(*probe, "--random-baseline", "--seed", str(seed), "--json", folder / "probe.json")
     seconds = round(time.perf_counter() - started)
-    found = json.loads((folder / "probe.json").read_text())
+    found = read_json(folder / "probe.json")
     return [
         {"seed": seed, "sensor": each["contract"]["sensor"], "features": name, "seconds": seconds}
         | {f"{kind}_{figure}": round(100 * result[kind][figure], 1) for kind in ("linear", "knn") for figure in FIGURES}

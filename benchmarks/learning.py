@@ -12,7 +12,6 @@ at the length that they were made for.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from rspretrain.engine.job import prepare
 from rspretrain.engine.trainer import train
 from rspretrain.evaluation.probe import Labelled, extract_features, headline, knn_probe, probe, reinitialised
 from rspretrain.evaluation.splits import choose_data, every_fifth
+from rspretrain.files import read_json, write_json
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.weights import load_backbone
 from rspretrain.shardset.index import open_shards
@@ -104,7 +104,7 @@ def backbone_of(run: Run, work: Path) -> tuple[Backbone, dict[str, Any]]:
     if not summary.exists():
         job = prepare(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False)
         train(job, resume=settings.run.dir.exists(), say=lambda line: None)
-    told = json.loads(summary.read_text())
+    told = read_json(summary)
     return load_backbone(settings.run.dir / "export/rgb")[0], {
         "verdict": told["health"]["verdict"],
         "seconds": round(told["seconds"]),
@@ -117,7 +117,7 @@ def measure(run: Run, work: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     kept = work / run.name / "row.json"
     if kept.exists():
-        return json.loads(kept.read_text())  # type: ignore[no-any-return]
+        return read_json(kept)
     backbone, told = backbone_of(run, work)
     shards = open_shards(work / run.archive / "shards")
     sensor = SensorSettings(bands=backbone.bands, normalise="imagenet")
@@ -136,8 +136,7 @@ def measure(run: Run, work: Path) -> dict[str, Any]:
             for name, value in headline(scores)
         }
     row = {**asdict(run), **{name: round(value, 2) for name, value in found.items()}, **told}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(row))
+    write_json(kept, row)
     return row
 
 

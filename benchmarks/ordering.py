@@ -11,7 +11,6 @@ were best on the validation split. What is fixed here was chosen on the validati
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -33,6 +32,7 @@ from rspretrain import config
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.job import prepare
 from rspretrain.engine.trainer import train
+from rspretrain.files import read_json, write_json
 from rspretrain.shardset.building.build import build_shards
 from rspretrain.world import World
 
@@ -136,8 +136,7 @@ def finetune(run: Run, work: Path) -> dict[str, Any]:
     settings = config.parse_as(config.FinetuneSettings, tree)
     job = prepare_finetune(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False)
     train(job, resume=settings.run.dir.exists(), say=lambda line: None)
-    found: dict[str, Any] = json.loads((settings.run.dir / "results.json").read_text())
-    return found
+    return read_json(settings.run.dir / "results.json")
 
 
 def pretrain(seed: int, work: Path) -> Path:
@@ -163,14 +162,14 @@ def measure(run: Run, work: Path) -> dict[str, Any]:
     """
     kept = work / run.name / "row.json"
     if kept.exists():
-        return json.loads(kept.read_text())  # type: ignore[no-any-return]
+        return read_json(kept)
     started = time.process_time()
     found = finetune(run, work)
     best = max(examination["ap_macro"] for examination in found["validation"])
     row = {**asdict(run), "step": found["step"], "val_ap_macro": percent(best)}
     row |= {} if run.seed == PILOT_SEED else figures_of(found)
     row["cpu_seconds"] = round(time.process_time() - started)
-    kept.write_text(json.dumps(row))
+    write_json(kept, row)
     return row
 
 

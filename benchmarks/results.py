@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rspretrain.files import write_json
+
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = (
     "rspretrain", "torch", "numpy", "deepspeed", "webdataset", "rasterio", "timm", "lightly", "numcodecs", "xxhash",
@@ -81,6 +83,6 @@ def write_results(
         writer.writeheader()
         writer.writerows(rows)
     content = {"benchmark": name, "settings": settings, "machine": describe_machine(), "rows": list(rows)}
-    full.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    write_json(full, json.loads(json.dumps(content, default=str)), indent=1)  # paths become text
     print(f"\n{table.read_text()}\n{table}, {full}")
     return table, full

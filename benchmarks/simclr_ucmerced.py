@@ -25,6 +25,7 @@ from results import write_results
 
 from rspretrain.evaluation.probe import probe, reinitialised
 from rspretrain.evaluation.splits import choose_data
+from rspretrain.files import read_json
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.weights import load_backbone
 from rspretrain.shardset.index import ShardSet, open_shards
@@ -43,7 +44,7 @@ def train_ours(shards: Path, run: Path, epochs: int, precision: str) -> dict[str
     started = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True)
     wall = time.perf_counter() - started
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_json(run / "summary.json")
     return {"images_per_s": summary["samples_per_s"], "wall_s": wall}
 
 

@@ -21,7 +21,6 @@ from rspretrain.allocator import keep_large_tensors
 if __name__ == "__main__":
     keep_large_tensors()
 
-import json
 
 from safetensors import SafetensorError
 
@@ -30,6 +29,7 @@ from rspretrain import config, world
 from rspretrain.active_learning.curves import FILE, SHOWN
 from rspretrain.engine.active_learning import Standing, prepare_active
 from rspretrain.evaluation.probe import TITLES
+from rspretrain.files import read_json
 
 
 def main() -> int:
@@ -77,7 +77,7 @@ def tell(standing: Standing, folder: Path) -> None:
 
 def table(folder: Path) -> str:
     """The learning curve in percent, one line a round, and its mean over the rounds after a query."""
-    told = json.loads((folder / FILE).read_text())
+    told = read_json(folder / FILE)
     shown = SHOWN[told["multi"]]
     lines = [f"query {told['query']}, tested on {told['num_test']:,} images; percent", ""]
     lines.append("  round  labels" + "".join(f"{TITLES[name]:>13}" for name in shown))

@@ -20,7 +20,6 @@ from rspretrain.allocator import keep_large_tensors
 if __name__ == "__main__":
     keep_large_tensors()
 
-import json
 from typing import Any
 
 from launchers.common import exit_with, run_training, training_parser
@@ -28,6 +27,7 @@ from rspretrain import config
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.trainer import Finish
 from rspretrain.evaluation.probe import TITLES
+from rspretrain.files import read_json
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def tell(finish: Finish, settings: config.FinetuneSettings) -> None:
         print(f"Stopped by a signal after step {finish.step} of {finish.total_steps}; go on with --resume.")
         print(f"checkpoints  {folder}/checkpoints/step_{finish.step:08d}")
         return
-    print(table(json.loads((folder / "results.json").read_text())))
+    print(table(read_json(folder / "results.json")))
     print(f"metrics      {folder}/metrics.jsonl, {folder}/summary.json")
     print(f"results      {folder}/results.json")
     print(f"classifier   {finish.exports['classifier']}")

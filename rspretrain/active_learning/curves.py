@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from rspretrain.evaluation.probe import TITLES
-from rspretrain.files import atomic
+from rspretrain.files import atomic, read_json
 
 FILE = "active.json"  # of a loop's folder
 SHOWN = {True: ("f1_micro", "f1_macro", "ap_macro"), False: ("top1", "average_accuracy")}  # by `multi`
@@ -46,7 +46,7 @@ Curves = dict[str, dict[str, Curve]]  # figure -> method -> curve
 def read_run(folder: Path) -> dict[str, Any]:
     """What a loop wrote of itself. ValueError where there is nothing, or no finished round."""
     try:
-        run: dict[str, Any] = json.loads((folder / FILE).read_text())
+        run = read_json(folder / FILE)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder} has no {FILE} that can be read ({type(error).__name__}); expected the run.dir of a label-budget "

@@ -135,7 +135,7 @@ class CsvOracle(Oracle):
                 draw_sample(self.shards, row, unfinished, labels=False)
                 unfinished.rename(path.parent / picture)
             table.writerow((key, picture, ""))
-        (path.parent / "README.txt").write_text(self._explanation(), encoding="utf-8")
+        write_atomically(path.parent / "README.txt", self._explanation().encode())
         write_atomically(path, text.getvalue().encode("utf-8-sig"))  # Excel knows UTF-8 by this mark only
 
     def _explanation(self) -> str:

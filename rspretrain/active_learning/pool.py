@@ -5,7 +5,6 @@ each of the two steps, a loop goes on from there as if it had not been interrupt
 that a pool outlives another build of its shard set.
 """
 
-import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import ValidationError, model_validator
 from rspretrain.active_learning.budget import BudgetSettings, Keys, Split, shuffled
 from rspretrain.active_learning.imbalance import Labels, reduce
 from rspretrain.evaluation.gather import Rows
-from rspretrain.files import write_atomically
+from rspretrain.files import write_json
 from rspretrain.rng import mix
 from rspretrain.settings import Settings
 from rspretrain.shardset.index import ShardSet
@@ -139,7 +138,7 @@ class LabelPool(Settings):
 
     def save(self, path: Path) -> None:
         """Write it as JSON; the old file or the new one, never a half."""
-        write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1).encode() + b"\n")
+        write_json(path, self.model_dump(mode="json"), indent=1)
 
     @classmethod
     def load(cls, path: Path, settings: BudgetSettings) -> Self:

@@ -37,7 +37,7 @@ from rspretrain.engine.stop_request import StopRequest
 from rspretrain.engine.trainer import Say, train
 from rspretrain.evaluation.labels import LabelSettings
 from rspretrain.evaluation.predict import predict_with_features
-from rspretrain.files import write_atomically
+from rspretrain.files import write_json
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.streaming.sources import open_sources
 from rspretrain.world import World
@@ -215,7 +215,7 @@ class ActiveLearning:
             if answers is None:
                 tables.append(str(people.table(0)))
             else:
-                write_atomically(self._dir / HELD_OUT, json.dumps(answers).encode())
+                write_json(self._dir / HELD_OUT, answers, indent=None)
         if self.pool.pending:
             labels = self._oracle.answer(self.pool.pending, number)
             if labels is None:

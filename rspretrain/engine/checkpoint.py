@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rspretrain import world
-from rspretrain.files import atomic, sync
+from rspretrain.files import atomic_folder, write_atomically, write_json
 from rspretrain.strategies.base import Strategy
 
 WEIGHTS, OPTIMIZER, STATE, LATEST = "weights.safetensors", "optimizer.safetensors", "state.json", "latest"
@@ -74,22 +74,13 @@ class Checkpoints:
         self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: RunState, best_step: int | None
     ) -> None:
         name = _name(state.step)
-        temporary = self.folder / f".tmp_{name}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(weights, temporary / WEIGHTS)
-        save_file(optimizer, temporary / OPTIMIZER)
-        files = {file: sha256_of(temporary / file) for file in (WEIGHTS, OPTIMIZER)}
-        (temporary / STATE).write_text(json.dumps({"format": FORMAT, **asdict(state), "sha256": files}, indent=2))
-        for file in (WEIGHTS, OPTIMIZER, STATE):
-            sync(temporary / file)
-        sync(temporary)
         # A folder of this step exists where a run fell back behind it: damaged, or `latest` had not reached it.
-        _discard(self.folder / name)
-        temporary.rename(self.folder / name)
-        sync(self.folder)
-        with atomic(self.folder / LATEST, temporary=self.folder / f".tmp_{LATEST}") as pointer:
-            pointer.write(f"{name}\n".encode())
+        with atomic_folder(self.folder / name) as temporary:
+            save_file(weights, temporary / WEIGHTS)
+            save_file(optimizer, temporary / OPTIMIZER)
+            files = {file: sha256_of(temporary / file) for file in (WEIGHTS, OPTIMIZER)}
+            write_json(temporary / STATE, {"format": FORMAT, **asdict(state), "sha256": files})
+        write_atomically(self.folder / LATEST, f"{name}\n".encode())
         self._prune({name, _name(state.step if best_step is None else best_step)})
 
     def _prune(self, kept: set[str]) -> None:

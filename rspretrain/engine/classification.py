@@ -19,13 +19,13 @@ from rspretrain import world
 from rspretrain.config import FinetuneSettings
 from rspretrain.engine.checkpoint import Checkpoints
 from rspretrain.engine.evaluator import Evaluator, Weights
-from rspretrain.engine.run_dir import write_json
 from rspretrain.evaluation.bootstrap import intervals
 from rspretrain.evaluation.labels import FinetuneData
 from rspretrain.evaluation.metrics import Scores, main_figure
 from rspretrain.evaluation.predict import predict
 from rspretrain.evaluation.probe import headline, scores_of
 from rspretrain.evaluation.splits import Rows
+from rspretrain.files import write_json
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.nn.classifier_files import Answers, export_classifier
 from rspretrain.nn.tuning import merge_

@@ -5,7 +5,6 @@ on, so the command that began an ablation also continues it, on any number of ra
 """
 
 import gc
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +16,10 @@ import torch
 from rspretrain import config, world
 from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.run_dir import write_json
 from rspretrain.engine.stop_request import StopRequest
 from rspretrain.engine.trainer import Say, train
 from rspretrain.evaluation.metrics import main_figure
+from rspretrain.files import read_json, write_atomically, write_json
 from rspretrain.finetuning.fraction_report import CellResult, as_csv, draw, summarise, table
 from rspretrain.nn.tuning import TuneSettings
 from rspretrain.world import World
@@ -136,7 +135,7 @@ def _state(folder: Path, here: World) -> int:
 
 def _is_finished(folder: Path) -> bool:
     summary = folder / "summary.json"
-    return (folder / "results.json").is_file() and summary.is_file() and json.loads(summary.read_text())["complete"]
+    return (folder / "results.json").is_file() and summary.is_file() and read_json(summary)["complete"]
 
 
 def collect(cells: Sequence[Cell]) -> list[CellResult]:
@@ -145,7 +144,7 @@ def collect(cells: Sequence[Cell]) -> list[CellResult]:
     for cell in cells:
         folder = cell.settings.run.dir
         if _is_finished(folder):
-            results = json.loads((folder / "results.json").read_text())
+            results = read_json(folder / "results.json")
             figures = {name: value for name, value in results["test"].items() if isinstance(value, float)}
             found.append(CellResult(
                 cell.method.name, cell.fraction, cell.settings.run.seed, results["n_train"], results["step"], figures
@@ -160,9 +159,7 @@ def write_report(cells: Sequence[Cell], found: Sequence[CellResult], folder: Pat
     """
     metric = cells[0].settings.validation.metric or main_figure("ap_macro" in found[0].figures)
     points = summarise(found)
-    temporary = folder / ".tmp_fractions.csv"
-    temporary.write_text(as_csv(found))
-    temporary.replace(folder / "fractions.csv")
+    write_atomically(folder / "fractions.csv", as_csv(found).encode())
     content = {
         "metric": metric,
         "methods": {cell.method.name: list(cell.method.overrides) for cell in cells},

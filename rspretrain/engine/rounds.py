@@ -5,7 +5,6 @@ The first rank's disk counts; what others read (weights) lies on the file system
 
 import csv
 import io
-import json
 import shutil
 from pathlib import Path
 from typing import Any, final
@@ -17,9 +16,8 @@ from rspretrain.active_learning.labelling_task import LabellingTask
 from rspretrain.active_learning.pool import LabelPool
 from rspretrain.config import ActiveSettings
 from rspretrain.engine.checkpoint import Checkpoints
-from rspretrain.engine.run_dir import write_json
 from rspretrain.evaluation.metrics import figures
-from rspretrain.files import write_atomically
+from rspretrain.files import read_json, write_atomically, write_json
 
 Tree = dict[str, Any]
 
@@ -41,13 +39,12 @@ class Rounds:
 
     def complete(self) -> list[int]:
         """Numbers of the rounds that came to their end, ascending."""
-        found = {path.parent: json.loads(path.read_text()) for path in self._run_dir.glob("rounds/*/summary.json")}
+        found = {path.parent: read_json(path) for path in self._run_dir.glob("rounds/*/summary.json")}
         return sorted(int(folder.name) for folder, summary in found.items() if summary["complete"])
 
     def results(self, number: int) -> Tree:
         """results.json of a complete round."""
-        found: Tree = json.loads((self.folder(number) / "results.json").read_text())
-        return found
+        return read_json(self.folder(number) / "results.json")
 
     def weights(self, number: int) -> dict[str, Tensor]:
         """The weights that a complete round was tested with, until the next one is complete."""

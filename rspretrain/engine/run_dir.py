@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 
 from rspretrain import config, world
 from rspretrain.batch import Batch
+from rspretrain.files import write_atomically
 from rspretrain.streaming.sources import Sources
 from rspretrain.world import World
 
@@ -31,9 +32,7 @@ def claim_run_dir(settings: config.CommonSettings, world_: World, resume: bool) 
     world.barrier()
     if world_.is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / ".tmp_config.yaml"
-        temporary.write_text(config.dump(settings))
-        temporary.replace(saved)
+        write_atomically(saved, config.dump(settings).encode())
     world.barrier()
     return bool(in_use)
 
@@ -49,10 +48,7 @@ class Ledger:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         """Lines of steps after `resume_step`, which will be taken again, are cut off."""
-        kept = _lines_until(path, resume_step)
-        temporary = path.with_name(f".tmp_{path.name}")
-        temporary.write_text("".join(kept))
-        temporary.replace(path)
+        write_atomically(path, "".join(_lines_until(path, resume_step)).encode())
         self._file: TextIO = path.open("a")
 
     def write(self, step: int, keys: list[str]) -> None:
@@ -73,10 +69,3 @@ def _lines_until(path: Path, step: int) -> list[str]:
                 break
             kept.append(line)
     return kept
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A small file for people and programs, whole or absent."""
-    temporary = path.with_name(f".tmp_{path.name}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)

@@ -17,8 +17,9 @@ from rspretrain.batch import Batch
 from rspretrain.engine.checkpoint import Checkpoints, RunState
 from rspretrain.engine.job import Job, seed_torch
 from rspretrain.engine.metric_logger import MetricLogger, SaveClock
-from rspretrain.engine.run_dir import Ledger, batch_keys, claim_run_dir, write_json
+from rspretrain.engine.run_dir import Ledger, batch_keys, claim_run_dir
 from rspretrain.engine.stop_request import StopRequest
+from rspretrain.files import write_json
 from rspretrain.observe.progress import ProgressBar
 from rspretrain.observe.sinks import Sinks
 from rspretrain.strategies import build_strategy

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rspretrain.files import encode_json, replace_nonfinite
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.classifiers import Classifier, ClassifierSettings, build_classifier
 from rspretrain.nn.model_card import classifier_card
@@ -64,7 +65,7 @@ def export_classifier(
     one rank. ValueError where inputs or classes are not the classifier's.
     """
     contract = make_contract(classifier, settings, inputs, answers, provenance, crop_px)
-    config = json.dumps({KEY: contract}, indent=2, allow_nan=False) + "\n"
+    config = encode_json({KEY: contract}, indent=2) + "\n"
     texts = {"config.json": config, "README.md": classifier_card(Path(folder).name, contract)}
     return write_folder(folder, weights or classifier.state_dict(), contract, texts)
 
@@ -99,8 +100,7 @@ def make_contract(
         "crop_px": crop_px,
         "provenance": stamped(provenance),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(contract), parse_constant=lambda _: None)
-    return plain
+    return replace_nonfinite(contract)
 
 
 def _check(classifier: Classifier, inputs: Mapping[str, Scaled], answers: Answers) -> None:

@@ -7,10 +7,7 @@ behind the other; version 1 of the contract knew one sensor only and had its uni
 
 import json
 import math
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rspretrain.files import atomic_folder, encode_json, replace_nonfinite
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.model_card import model_card
 from rspretrain.sensors import Scaling
@@ -48,7 +46,7 @@ def export_backbone(
             "Export a backbone with the normalisation it was trained with."
         )
     contract = make_contract(backbone, inputs, provenance)
-    config = json.dumps(make_config(backbone, contract), indent=2) + "\n"
+    config = encode_json(make_config(backbone, contract), indent=2) + "\n"
     texts = {"config.json": config, "README.md": model_card(Path(folder).name, backbone, contract)}
     return write_folder(folder, weights or backbone.model.state_dict(), contract, texts)
 
@@ -59,39 +57,17 @@ def write_folder(
     """model.safetensors with the contract in its header, and `texts` by file name: whole or not at all."""
     folder = Path(folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         # One key only: safetensors writes several in random order, and equal weights should be equal bytes.
-        save_file(tensors, temporary / WEIGHTS, {"rspretrain": json.dumps(contract)})
+        save_file(tensors, temporary / WEIGHTS, {"rspretrain": encode_json(contract)})
         for name, text in texts.items():
             (temporary / name).write_text(text)
-        _replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    temporary.chmod(0o755)  # mkdtemp's 0o700 would lock out the group that shares a run's folder
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if (
-        folder.exists()
-    ):  # a folder cannot be renamed onto a full one; between the two lines the old one has another name
-        old = temporary.with_name(temporary.name + ".old")
-        folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
 
 
 def make_contract(backbone: Backbone, inputs: Mapping[str, Normalise], provenance: dict[str, Any]) -> dict[str, Any]:
     """What input the weights expect, and where they come from; JSON without infinities."""
-    return {
+    contract = {
         "contract_version": CONTRACT_VERSION,
         "sensor": backbone.sensor,
         "bands": list(backbone.bands),
@@ -99,6 +75,7 @@ def make_contract(backbone: Backbone, inputs: Mapping[str, Normalise], provenanc
         "inputs": [describe(sensor, normalise) for sensor, normalise in inputs.items()],
         "provenance": stamped(provenance),
     }
+    return replace_nonfinite(contract)
 
 
 def stamped(provenance: dict[str, Any]) -> dict[str, Any]:

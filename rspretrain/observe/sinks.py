@@ -5,8 +5,6 @@ back is the number that was written). JSON has no NaN: such a value is null, and
 """
 
 import json
-import math
-import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from rspretrain.files import decode_json, encode_json, write_atomically
 from rspretrain.settings import Settings
 
 
@@ -30,13 +29,6 @@ class WatchSettings(Settings):
         gt=0,
         description="Interval between two lines of metrics in steps. Each line synchronises host and device once.",
     )
-
-
-def _encode(step: int, metrics: dict[str, float]) -> str:
-    values = {name: float(value) for name, value in metrics.items()}
-    bad = {name: repr(value) for name, value in values.items() if not math.isfinite(value)}
-    line = {"step": step, **{name: None if name in bad else value for name, value in values.items()}}
-    return json.dumps({**line, "nonfinite": bad} if bad else line, allow_nan=False)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,22 +51,13 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a `metrics.jsonl` as they were written, NaN and infinities restored."""
-    rows = []
-    for _, content in _lines(path):
-        bad = content.pop("nonfinite", {})
-        rows.append({**content, **{name: float(value) for name, value in bad.items()}})
-    return rows
+    return [decode_json(line) for line, _ in _lines(path)]
 
 
 def _cut_after(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run takes again; the old file or the new one exists at any moment."""
     kept = [line + "\n" for line, content in _lines(path) if content["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(path, "".join(kept).encode())
 
 
 class _Wandb:
@@ -90,7 +73,7 @@ class _Wandb:
 
         id_file = run_dir / "wandb_id"
         if not id_file.exists():
-            id_file.write_text(secrets.token_hex(4))
+            write_atomically(id_file, secrets.token_hex(4).encode())
         self._run = wandb.init(
             project=settings.project,
             name=run_dir.name,
@@ -161,7 +144,8 @@ class Sinks:
         """One line, on disk for other processes to see before this returns."""
         if not self._first:
             return
-        self._file.write(_encode(step, metrics) + "\n")
+        line = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+        self._file.write(encode_json(line) + "\n")
         self._file.flush()
         self._wandb.log(step, metrics)
 

@@ -1,7 +1,6 @@
 """Receipts of finished shards to a finished shard set: the report, the index, and the manifest last of all."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rspretrain.files import write_atomically
+from rspretrain.files import write_atomically, write_json
 from rspretrain.patch import Exclusion, Fault
 from rspretrain.shardset.building.plan import Plan
 from rspretrain.shardset.building.receipt import REST, TRAIN, Receipt
@@ -64,7 +63,7 @@ def report_on(out: Path, listing_faults: list[Fault], receipts: Sequence[Receipt
 def assemble(plan: Plan, receipts: Sequence[Receipt], listing_faults: list[Fault], out: Path) -> BuildReport:
     """Finish a shard set whose tars all lie in `out`. NothingWrittenError where no patch could be converted."""
     report = report_on(out, listing_faults, receipts)
-    write_atomically(out / REPORT_NAME, report_json(plan.archive, report))
+    write_json(out / REPORT_NAME, report_json(plan.archive, report), indent=1)
     if not report.written:
         for receipt in receipts:
             (out / receipt.entry.name).unlink()
@@ -128,9 +127,9 @@ def _group_entry(group: GroupSpec, receipts: Sequence[Receipt]) -> GroupEntry:
     return GroupEntry(**group.model_dump(), max_shape=largest)
 
 
-def report_json(archive: str, report: BuildReport) -> bytes:
-    """The report as the file that lies beside the shards."""
-    content: dict[str, Any] = {
+def report_json(archive: str, report: BuildReport) -> dict[str, Any]:
+    """The content of build_report.json."""
+    return {
         "archive": archive,
         "found": report.found,
         "written": report.written,
@@ -139,7 +138,6 @@ def report_json(archive: str, report: BuildReport) -> bytes:
         "faults": [vars(fault) for fault in report.faults],
         "exclusions": [vars(fault) for fault in report.excluded],
     }
-    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _nothing_written(report: BuildReport) -> str:

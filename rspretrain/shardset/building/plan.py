@@ -14,7 +14,7 @@ import xxhash
 from pydantic import ValidationError
 
 from rspretrain.archives.base import Archive, Entry, Nomenclature
-from rspretrain.files import write_atomically
+from rspretrain.files import write_json
 from rspretrain.patch import Fault
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
@@ -112,7 +112,7 @@ def nomenclature_entries(nomenclatures: dict[str, Nomenclature]) -> dict[str, No
 
 def store_plan(folder: Path, plan: Plan) -> None:
     """Write the plan of an unfinished build."""
-    write_atomically(folder / BUILD_FOLDER / PLAN_NAME, (plan.model_dump_json(indent=1) + "\n").encode())
+    write_json(folder / BUILD_FOLDER / PLAN_NAME, plan.model_dump(mode="json"), indent=1)
 
 
 def load_plan(folder: Path) -> Plan | None:

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rspretrain.files import write_atomically
+from rspretrain.files import write_json
 from rspretrain.patch import Exclusion, Fault
 from rspretrain.shardset.building.assemble import REPORT_NAME, BuildReport, NothingWrittenError
 from rspretrain.shardset.building.plan import Plan, differences, load_plan, store_plan
@@ -58,7 +58,7 @@ def _settle(out: Path, plan: Plan, faults: list[Fault]) -> None:
         kinds: dict[str, list[dict[str, str]]] = {kind.__name__: [] for kind in (Fault, Exclusion)}
         for fault in faults:
             kinds[type(fault).__name__].append(vars(fault))
-        write_atomically(out / BUILD_FOLDER / LISTING_NAME, json.dumps(kinds).encode())
+        write_json(out / BUILD_FOLDER / LISTING_NAME, kinds, indent=None)
         store_plan(out, plan)
     elif found != plan:
         raise ValueError(

@@ -16,8 +16,9 @@ from rspretrain.shardset.inspection.verify import verify
 from rspretrain.shardset.manifest import VERSION
 from rspretrain.streaming.loader import evaluation_batches
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 SETS = sorted(path.parent for path in GOLDEN.rglob("manifest.json"))
+assert len(SETS) >= 6, f"golden shard sets are missing in {GOLDEN}"
 
 
 def archive_of(folder):

@@ -25,7 +25,7 @@ from rspretrain.shardset.inspection.preview import (
     summary,
 )
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
