@@ -13,11 +13,12 @@ class Settings(BaseModel):
 
 
 def _check_range(given: tuple[float, float]) -> tuple[float, float]:
-    if not 0.0 < given[0] <= given[1] <= 1.0:
-        raise ValueError(f"got {list(given)}, expected 0 < least <= greatest <= 1, such as [0.2, 1.0].")
+    if given[0] > given[1]:
+        raise ValueError(f"got {list(given)}, expected the least share before the greatest, such as [0.2, 1.0].")
     return given
 
 
-AreaRange = Annotated[tuple[float, float], AfterValidator(_check_range)]  # least and greatest share of an area
+Share = Annotated[float, Field(gt=0, le=1)]
+AreaRange = Annotated[tuple[Share, Share], AfterValidator(_check_range)]  # least and greatest share of an area
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -17,13 +17,13 @@ _PURPOSE = 0x73706C74  # of the draw
 class BudgetSettings(Settings):
     """How many images are labelled, and which there are. The defaults are those of Möllenbrok & Demir on UC-Merced."""
 
-    val: int = Field(default=525, ge=0, description="Size of the random validation split in images.")
-    test: int = Field(default=525, ge=0, description="Size of the random test split in images.")
+    val: int = Field(default=525, ge=0, description="Number of images in the random validation split.")
+    test: int = Field(default=525, ge=0, description="Number of images in the random test split.")
     pool: int | None = Field(
-        default=None, ge=1, description="Size of the pool of images that may be labelled, in images. null: all others."
+        default=None, ge=1, description="Number of images that may be labelled (the pool). null: all others."
     )
-    first: int = Field(default=40, ge=1, description="Size of the random initial set of labelled images, in images.")
-    per_round: int = Field(default=20, ge=1, description="Number of images to label per round, in images.")
+    first: int = Field(default=40, ge=1, description="Number of images in the random initial set of labels.")
+    per_round: int = Field(default=20, ge=1, description="Number of images to label per round.")
     rounds: int = Field(
         default=20, ge=0, description="Number of queries. The final evaluation uses first + rounds * per_round labels."
     )

@@ -46,7 +46,7 @@ class RunSection(Settings):
 class TrainSection(Settings):
     """How long, how much at once, and what is kept."""
 
-    global_batch: int = Field(gt=0, description="Samples per step, summed over all ranks.")
+    global_batch: int = Field(gt=0, description="Number of samples per step, summed over all ranks.")
     epochs: int = Field(default=100, gt=0, description="Length of the run in epochs, unless steps is set.")
     steps: int | None = Field(default=None, gt=0, description="Length of the run in steps. null: epochs decides.")
     checkpoint_every: int | None = Field(

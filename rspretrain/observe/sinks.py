@@ -21,7 +21,7 @@ class WatchSettings(Settings):
     """What a run reports, and how often."""
 
     wandb: Literal["offline", "online", "off"] = Field(
-        default="offline", description="wandb mode. offline writes to <run.dir>/wandb, for wandb sync."
+        default="offline", description="wandb mode. offline writes to wandb/ in the run folder, for wandb sync."
     )
     project: str = Field(default="rspretrain", description="Name of the wandb project.")
     every: int = Field(

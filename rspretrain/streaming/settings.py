@@ -68,7 +68,7 @@ class DataSettings(Settings):
         default=16, ge=1, description="Size of the shuffle window in shards: samples of these shards are mixed."
     )
     threads: int = Field(default=2, ge=1, description="Loader threads per rank.")
-    prefetch: int = Field(default=4, ge=1, description="Number of batches loaded ahead, per rank.")
+    prefetch: int = Field(default=4, ge=1, description="Number of batches to load ahead, per rank.")
     verify: bool = Field(default=True, description="Check the checksum of each sample on its first use in a run.")
     on_corrupt: Literal["stop", "quarantine"] = Field(
         default="stop",
