@@ -32,8 +32,9 @@ from results import write_results
 from rspretrain import config
 from rspretrain.engine.job import prepare
 from rspretrain.engine.trainer import train
-from rspretrain.evaluation.probe import Labelled, extract_features, headline, knn_probe, probe, reinitialised
-from rspretrain.evaluation.splits import choose_data, every_fifth
+from rspretrain.evaluation.metrics import summary_metrics
+from rspretrain.evaluation.probe import LabelledFeatures, extract_features, knn_probe, probe, reinitialised
+from rspretrain.evaluation.splits import choose_data, holdout_mask
 from rspretrain.files import read_json, write_json
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.weights import load_backbone
@@ -125,15 +126,15 @@ def measure(run: Run, work: Path) -> dict[str, Any]:
     data = choose_data(shards, "class")
     if run.seed == PILOT_SEED:
         y = torch.from_numpy(shards.labels("class"))[data.train]
-        x, check = extract_features(backbone, network_input, shards, data.train), every_fifth(y, multi=False)
-        scores = knn_probe(Labelled(x[~check], y[~check]), Labelled(x[check], y[check]), multi=False)
+        x, check = extract_features(backbone, network_input, shards, data.train), holdout_mask(y, multi=False)
+        scores = knn_probe(LabelledFeatures(x[~check], y[~check]), LabelledFeatures(x[check], y[check]), multi=False)
         found = {"knn_top1": 100 * scores.top1}  # type: ignore[union-attr]
     else:
         result = probe(backbone, network_input, shards, data)
         found = {
             f"{kind}_{name}": 100 * value
             for kind, scores in (("linear", result.linear), ("knn", result.knn))
-            for name, value in headline(scores)
+            for name, value in summary_metrics(scores)
         }
     row = {**asdict(run), **{name: round(value, 2) for name, value in found.items()}, **told}
     write_json(kept, row)

@@ -28,7 +28,7 @@ from launchers.common import exit_with, refuse, share_cores, training_parser
 from rspretrain import config, world
 from rspretrain.active_learning.curves import FILE, SHOWN
 from rspretrain.engine.active_learning import Standing, prepare_active
-from rspretrain.evaluation.probe import TITLES
+from rspretrain.evaluation.metrics import METRIC_TITLES
 from rspretrain.files import read_json
 
 
@@ -80,7 +80,7 @@ def table(folder: Path) -> str:
     told = read_json(folder / FILE)
     shown = SHOWN[told["multi"]]
     lines = [f"query {told['query']}, tested on {told['num_test']:,} images; percent", ""]
-    lines.append("  round  labels" + "".join(f"{TITLES[name]:>13}" for name in shown))
+    lines.append("  round  labels" + "".join(f"{METRIC_TITLES[name]:>13}" for name in shown))
     for point in told["rounds"]:
         cells = "".join(f"{100 * point[name]:13.1f}" for name in shown)
         lines.append(f"  {point['round']:>5}{point['labels']:>8,}{cells}")

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
 
 from rspretrain.active_learning.curves import OVER_RUNS, compare, curves_csv, draw_curves, margins, means, read_run
-from rspretrain.evaluation.probe import TITLES
+from rspretrain.evaluation.metrics import METRIC_TITLES
 from rspretrain.files import write_atomically
 
 
@@ -41,11 +41,11 @@ def main() -> int:
                 if row["num"] > 1
                 else f"{100 * row['mean']:6.2f}"
             )
-            print(f"  {row['method']:<28}{TITLES[row['figure']]:<13}{told}   {row['num']} runs")
+            print(f"  {row['method']:<28}{METRIC_TITLES[row['figure']]:<13}{told}   {row['num']} runs")
         for row in margins(runs, arguments.at):
             interval = f" ± {100 * row['half_width']:.2f}" if row["num"] > 1 else ""
             above = f"{100 * row['mean']:+6.2f}{interval}"
-            print(f"  {row['method']:<28}{TITLES[row['figure']]:<13}{above} above random, {row['num']} seeds")
+            print(f"  {row['method']:<28}{METRIC_TITLES[row['figure']]:<13}{above} above random, {row['num']} seeds")
         if arguments.png:
             draw_curves(curves, arguments.png, arguments.title, OVER_RUNS)
         if arguments.csv:

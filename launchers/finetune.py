@@ -26,7 +26,7 @@ from launchers.common import exit_with, run_training, training_parser
 from rspretrain import config
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.trainer import Finish
-from rspretrain.evaluation.probe import TITLES
+from rspretrain.evaluation.metrics import METRIC_TITLES
 from rspretrain.files import read_json
 
 
@@ -56,9 +56,9 @@ def table(results: dict[str, Any]) -> str:
         f"{results['n_val']:,}, tested on {results['n_test']:,}; percent, with 95 % intervals",
         "",
     ]
-    for name in (name for name in TITLES if name in test):
+    for name in (name for name in METRIC_TITLES if name in test):
         interval = f"   {100 * sure[name]['low']:5.1f} to {100 * sure[name]['high']:5.1f}" if name in sure else ""
-        lines.append(f"  {TITLES[name]:<14}{100 * test[name]:5.1f}{interval}")
+        lines.append(f"  {METRIC_TITLES[name]:<14}{100 * test[name]:5.1f}{interval}")
     columns = {"AP": "ap_per_class", "F1": "f1_per_class"} if results["multi"] else {"recall": "recall_per_class"}
     width = max(map(len, results["classes"])) + 2
     lines += ["", "  " + "class".ljust(width) + "".join(f"{title:>8}" for title in columns) + "    images"]

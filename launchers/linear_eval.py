@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from rspretrain.evaluation.labels import FinetuneData
-from rspretrain.evaluation.linear_eval import EPOCHS, LR, MOMENTUM, LinearEvaluation, draws_of, evaluate
+from rspretrain.evaluation.linear_eval import EPOCHS, LR, MOMENTUM, LinearEvaluation, draw_training_sets, evaluate
 from rspretrain.evaluation.probe import network_input_of, reinitialised
 from rspretrain.files import write_json
 from rspretrain.nn.backbones import Backbone
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     """All of it; the cheap checks come before the first pixel is read."""
     shards = open_shards(args.shards)
     labels = {"nomenclature": args.nomenclature, "train_split": args.train_split, "test_split": args.test_split}
-    draws = draws_of(shards, args.fraction, range(args.draws), labels)
+    draws = draw_training_sets(shards, args.fraction, range(args.draws), labels)
     backbone, contract = load_backbone(args.backbone)
     network_input = network_input_of(contract, shards)
     kind = usual_features(backbone) if args.features == "auto" else args.features

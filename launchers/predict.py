@@ -27,9 +27,9 @@ from torch import Tensor
 from rspretrain import world
 from rspretrain.archives.base import Archive
 from rspretrain.archives.images import open_images
-from rspretrain.evaluation.predict import inputs_for, labels_for, places_of, predict, predict_patches
+from rspretrain.evaluation.metrics import METRIC_TITLES, compute_scores, summary_metrics
+from rspretrain.evaluation.predict import inputs_for, labels_for, predict, predict_patches, sample_corners
 from rspretrain.evaluation.predictions import Predictions, write_predictions
-from rspretrain.evaluation.probe import TITLES, headline, scores_of
 from rspretrain.nn.classifier_files import Answers, answers_of, load_classifier
 from rspretrain.shardset.index import CorruptSampleError, ShardSet, open_shards
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, here: world.World) -> int:
         rows = source.select(args.split, args.filter)
         hot = labels_for(source, answers)[torch.from_numpy(rows)] if args.score else None
         probabilities = predict(classifier, inputs, source, rows, **how)
-        found, faults, excluded = Predictions(source.keys(rows), probabilities, places_of(source, rows)), [], 0
+        found, faults, excluded = Predictions(source.keys(rows), probabilities, sample_corners(source, rows)), [], 0
     else:
         hot, (found, faults, excluded) = None, predict_patches(classifier, inputs, source, **how)
     for fault in faults:
@@ -119,12 +119,12 @@ def sensors_of(contract: dict[str, Any]) -> list[str]:
 
 
 def scores(found: Predictions, hot: Tensor, answers: Answers) -> str:
-    """The headline figures of the samples that have a label, [N K] bool, in percent."""
+    """Summary metrics of the labelled samples ([N K] bool), in percent."""
     labelled = hot.any(dim=1)
     if not labelled.any():
         return f"none of them has a label of {answers.nomenclature!r}, so there is no score"
-    figures = headline(scores_of(found.probabilities[labelled], hot[labelled], answers.multi))
-    told = ", ".join(f"{TITLES[name]} {100 * value:.1f}" for name, value in figures)
+    figures = summary_metrics(compute_scores(found.probabilities[labelled], hot[labelled], answers.multi))
+    told = ", ".join(f"{METRIC_TITLES[name]} {100 * value:.1f}" for name, value in figures)
     return f"scores of {int(labelled.sum()):,} labelled images, in percent: {told}"
 
 

@@ -20,8 +20,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so tha
 import torch
 from safetensors import SafetensorError
 
-from rspretrain.evaluation.metrics import MultiLabelScores
-from rspretrain.evaluation.probe import TITLES, ProbeResult, headline, network_input_of, probe, reinitialised
+from rspretrain.evaluation.metrics import METRIC_TITLES, MultiLabelScores, summary_metrics
+from rspretrain.evaluation.probe import ProbeResult, network_input_of, probe, reinitialised
 from rspretrain.evaluation.splits import ProbeData, choose_data
 from rspretrain.files import write_json
 from rspretrain.nn.weights import load_backbone
@@ -118,12 +118,12 @@ def table(probed: list[Probed]) -> str:
         for each in probed
         for name, result in each.results.items()
     }
-    titles = [TITLES[name] for name, _ in headline(next(iter(lines.values())).linear)]
+    titles = [METRIC_TITLES[name] for name, _ in summary_metrics(next(iter(lines.values())).linear)]
     width, cell = max(map(len, lines)), max(map(len, titles)) + 2
     kinds = "".join(f"  {kind}".ljust(cell * len(titles)) for kind in ("linear probe", "nearest neighbours"))
     text = [" " * width + kinds.rstrip(), " " * width + "".join(f"{title:>{cell}}" for title in titles) * 2]
     for name, result in lines.items():
-        values = [value for scores in (result.linear, result.knn) for _, value in headline(scores)]
+        values = [value for scores in (result.linear, result.knn) for _, value in summary_metrics(scores)]
         text.append(name.ljust(width) + "".join(f"{100 * value:>{cell}.1f}" for value in values))
     return "\n".join(text)
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from rspretrain.evaluation.probe import TITLES
+from rspretrain.evaluation.metrics import METRIC_TITLES
 from rspretrain.files import atomic, read_json
 
 FILE = "active.json"  # of a loop's folder
@@ -195,7 +195,7 @@ def draw_curves(curves: Curves, path: Path, title: str, note: str) -> None:
     figure = Figure(figsize=(inches, 3.4), dpi=150, facecolor="white")
     figure.subplots_adjust(left=0.45 / inches, right=1 - 0.15 / inches, top=0.83, bottom=0.2, wspace=0.16)
     for axis, (name, by_method) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        axis.set_title(f"{TITLES[name]}, %", fontsize=9, color=_INK, loc="left", pad=3, fontweight="bold")
+        axis.set_title(f"{METRIC_TITLES[name]}, %", fontsize=9, color=_INK, loc="left", pad=3, fontweight="bold")
         axis.spines[["right", "top"]].set_visible(False)
         axis.tick_params(labelsize=7, colors=_FAINT, length=2)
         axis.set_xlabel("labelled images", fontsize=7, color=_FAINT, labelpad=2)

@@ -17,7 +17,7 @@ from rspretrain.active_learning.imbalance import Labels
 from rspretrain.active_learning.oracle import CsvOracle, Oracle, OracleSettings, TableOracle
 from rspretrain.active_learning.pool import LabelPool, rows_of
 from rspretrain.archives.base import Nomenclature
-from rspretrain.evaluation.labels import FinetuneData, LabelSettings, draws_of
+from rspretrain.evaluation.labels import FinetuneData, LabelSettings, oversample
 from rspretrain.evaluation.splits import default_nomenclature
 from rspretrain.shardset.index import ShardSet
 
@@ -92,8 +92,9 @@ class LabellingTask:
         hot[told] |= self.known[told]
         keys = (*pool.labels, *(pool.pending if pending else ()))
         train = np.sort(rows_of(self.shards, keys))
-        draws = draws_of(train, hot, balanced)
-        return FinetuneData(self.nomenclature, self.classes.names, self.classes.multi, train, val, test, draws, hot)
+        epoch_rows = oversample(train, hot) if balanced else train
+        names, multi = self.classes.names, self.classes.multi
+        return FinetuneData(self.nomenclature, names, multi, train, val, test, epoch_rows, hot)
 
     def _answers(self, pool: LabelPool, held_out: Labels) -> Iterator[tuple[str, Keys]]:
         yield from pool.labels.items()

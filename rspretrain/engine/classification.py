@@ -19,12 +19,11 @@ from rspretrain import world
 from rspretrain.config import FinetuneSettings
 from rspretrain.engine.checkpoint import Checkpoints
 from rspretrain.engine.evaluator import Evaluator, Weights
-from rspretrain.evaluation.bootstrap import intervals
+from rspretrain.evaluation.bootstrap import confidence_intervals
+from rspretrain.evaluation.gather import Rows
 from rspretrain.evaluation.labels import FinetuneData
-from rspretrain.evaluation.metrics import Scores, main_figure
+from rspretrain.evaluation.metrics import Scores, compute_scores, main_metric, summary_metrics
 from rspretrain.evaluation.predict import predict
-from rspretrain.evaluation.probe import headline, scores_of
-from rspretrain.evaluation.splits import Rows
 from rspretrain.files import write_json
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.nn.classifier_files import Answers, export_classifier
@@ -60,7 +59,7 @@ class Classification(Evaluator):
         self._settings, self._task, self._initial = settings, task, dict(initial)
         self._every, self._total = every, total_steps
         self._network = copy.deepcopy(objective).eval().requires_grad_(False).to(device)
-        self._metric = settings.validation.metric or main_figure(task.data.multi)
+        self._metric = settings.validation.metric or main_metric(task.data.multi)
         self._history: list[tuple[int, float]] = []  # (step, score) of every examination
 
     def is_due(self, step: int) -> bool:
@@ -72,7 +71,9 @@ class Classification(Evaluator):
         self._fill(weights)
         scores, _ = self._score(self._task.data.val)
         self._remember(step, getattr(scores, self._metric))
-        return {f"val/{name}": value for name, value in (*headline(scores), (self._metric, self._history[-1][1]))}
+        return {
+            f"val/{name}": value for name, value in (*summary_metrics(scores), (self._metric, self._history[-1][1]))
+        }
 
     def restore(self, lines: Sequence[Mapping[str, float]]) -> None:
         """See Evaluator."""
@@ -131,7 +132,9 @@ class Classification(Evaluator):
             crop_px=self._settings.views.crop_px,
             device=next(self._network.parameters()).device,
         )
-        return scores_of(probabilities, self._task.hot[torch.from_numpy(rows)], self._task.data.multi), probabilities
+        return compute_scores(
+            probabilities, self._task.hot[torch.from_numpy(rows)], self._task.data.multi
+        ), probabilities
 
     def _results(self, step: int) -> dict[str, Any]:
         """Everything, for a JSON file; the same on all ranks."""
@@ -140,7 +143,8 @@ class Classification(Evaluator):
         hot = self._task.hot[torch.from_numpy(data.test)]
         targets = hot if data.multi else hot.long().argmax(dim=1)
         resamples = self._settings.validation.resamples
-        sure = intervals(probabilities, targets, seed=self._settings.run.seed, resamples=resamples) if resamples else {}
+        seed = self._settings.run.seed
+        intervals = confidence_intervals(probabilities, targets, seed=seed, resamples=resamples) if resamples else {}
         return {
             "step": step,
             "nomenclature": data.nomenclature,
@@ -148,13 +152,13 @@ class Classification(Evaluator):
             "multi": data.multi,
             "fraction": labels.fraction,
             "n_train": len(data.train),
-            "n_draws_per_epoch": len(data.draws),
+            "n_draws_per_epoch": len(data.epoch_rows),
             "n_val": len(data.val),
             "n_test": len(data.test),
             "train_images_per_class": self._task.hot[torch.from_numpy(data.train)].sum(dim=0).tolist(),
             "validation": [{"step": at, self._metric: value} for at, value in self._history],
             "test": asdict(scores),
-            "intervals_95": json.loads(json.dumps(sure, default=asdict)),
+            "intervals_95": json.loads(json.dumps(intervals, default=asdict)),
         }
 
     def _export(self, step: int, results: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.engine.classification import Classification, Task
 from rspretrain.engine.job import Job, ready, resolved
 from rspretrain.evaluation.labels import FinetuneData, choose_labels
-from rspretrain.evaluation.metrics import figures, main_figure
+from rspretrain.evaluation.metrics import main_metric, metric_names
 from rspretrain.finetuning.networks import Networks, assemble, grid_inputs, load_networks, resize_
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.finetuning.targets import choose_targets
@@ -36,7 +36,7 @@ def prepare_finetune(
     (shards,) = sources.sets.values()
     data = data or choose_labels(shards, settings.labels, settings.data.filter)
     _check_validation(settings, data)
-    settings = _capped(settings, len(data.draws), world)
+    settings = _capped(settings, len(data.epoch_rows), world)
     networks = _networks(settings, shards)
     if settings.views.px is not None:
         resize_(networks, settings.views.px)
@@ -47,7 +47,7 @@ def prepare_finetune(
     objective = Supervised(classifier, views, targets)
     if initial is not None:
         objective.load_state_dict(initial)
-    steps = len(data.draws) // settings.train.global_batch
+    steps = len(data.epoch_rows) // settings.train.global_batch
     evaluator = Classification(
         settings,
         Task(shards, data, hot),
@@ -57,7 +57,7 @@ def prepare_finetune(
         total_steps=settings.train.steps or settings.train.epochs * steps,
         device=world.device,
     )
-    return ready(settings, world, sources, objective, evaluator, data.draws)
+    return ready(settings, world, sources, objective, evaluator, data.epoch_rows)
 
 
 def check_data(settings: FinetuneSettings) -> None:
@@ -75,12 +75,12 @@ def check_data(settings: FinetuneSettings) -> None:
 
 
 def _check_validation(settings: FinetuneSettings, data: FinetuneData) -> None:
-    validation, known = settings.validation, figures(data.multi)
+    validation, known = settings.validation, metric_names(data.multi)
     if validation.metric is not None and validation.metric not in known:
         kind = "several labels an image" if data.multi else "one label an image"
         raise ConfigError(
             f"validation.metric: got {validation.metric!r} for {kind}, expected one of {', '.join(known)}. Leave it "
-            f"out for {main_figure(data.multi)}."
+            f"out for {main_metric(data.multi)}."
         )
     if validation.patience is not None and not len(data.val):
         raise ConfigError(

@@ -18,7 +18,7 @@ from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.stop_request import StopRequest
 from rspretrain.engine.trainer import Say, train
-from rspretrain.evaluation.metrics import main_figure
+from rspretrain.evaluation.metrics import main_metric
 from rspretrain.files import read_json, write_atomically, write_json
 from rspretrain.finetuning.fraction_report import CellResult, as_csv, draw, summarise, table
 from rspretrain.nn.tuning import TuneSettings
@@ -157,7 +157,7 @@ def write_report(cells: Sequence[Cell], found: Sequence[CellResult], folder: Pat
 
     They show validation.metric, or the figure that stands for it where it is left out.
     """
-    metric = cells[0].settings.validation.metric or main_figure("ap_macro" in found[0].figures)
+    metric = cells[0].settings.validation.metric or main_metric("ap_macro" in found[0].figures)
     points = summarise(found)
     write_atomically(folder / "fractions.csv", as_csv(found).encode())
     content = {

@@ -16,7 +16,7 @@ from rspretrain.active_learning.labelling_task import LabellingTask
 from rspretrain.active_learning.pool import LabelPool
 from rspretrain.config import ActiveSettings
 from rspretrain.engine.checkpoint import Checkpoints
-from rspretrain.evaluation.metrics import figures
+from rspretrain.evaluation.metrics import metric_names
 from rspretrain.files import read_json, write_atomically, write_json
 
 Tree = dict[str, Any]
@@ -64,7 +64,7 @@ class Rounds:
         """Write active.json, .csv and .png of all complete rounds."""
         told = self.summary(settings, campaign, pool)
         write_json(self._run_dir / FILE, told)
-        names = ["round", "labels", *figures(told["multi"])]
+        names = ["round", "labels", *metric_names(told["multi"])]
         text = io.StringIO(newline="")
         csv.writer(text).writerows([names, *([point[name] for name in names] for point in told["rounds"])])
         write_atomically(self._run_dir / "active.csv", text.getvalue().encode())
@@ -95,7 +95,7 @@ class Rounds:
 
     def _point(self, number: int, multi: bool) -> Tree:
         """One point of the curve: every figure that is one number, and its interval."""
-        found, names = self.results(number), figures(multi)
+        found, names = self.results(number), metric_names(multi)
         sure = {name: found["intervals_95"][name] for name in names if name in found["intervals_95"]}
         figure = {name: found["test"][name] for name in names}
         return {"round": number, "labels": found["n_train"], **figure, "intervals_95": sure}

@@ -1,7 +1,7 @@
-"""Which labelled samples a fine-tuning run trains on, is stopped by and is tested on: the section `labels`.
+"""Labelled samples for training, validation and test: the section `labels` of a configuration.
 
-Smaller label fractions are parts of larger ones of the same seed, and the validation samples are the same for all of
-them, so that the points of an ablation differ in nothing but the number of labels.
+With the same seed, a smaller label fraction is a subset of a larger one, and all fractions share the validation
+samples. So the points of an ablation differ only in the number of labels.
 """
 
 import math
@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rspretrain.evaluation.splits import ProbeData, Rows, choose_data
+from rspretrain.evaluation.gather import Rows
+from rspretrain.evaluation.splits import ProbeData, choose_data
 from rspretrain.rng import permutation
 from rspretrain.settings import Settings
 from rspretrain.shardset.filter import matching_rows
 from rspretrain.shardset.index import ShardSet
 
-_FRACTION, _VALIDATION = 0x66726163, 0x76616C69  # of the permutations
+_FRACTION, _VALIDATION = 0x66726163, 0x76616C69  # separate the two permutations that share a seed
 
 
 class LabelSettings(Settings):
-    """Which labels, and of how many images."""
+    """Label set, splits and label fraction."""
 
     nomenclature: str | None = Field(
         default=None,
@@ -62,7 +63,7 @@ class LabelSettings(Settings):
 
 @dataclass(frozen=True)
 class FinetuneData:
-    """Rows of a shard set, ascending, three disjoint sets; and what they are labelled with."""
+    """Rows of a shard set for training, validation and test (ascending, disjoint), and their label set."""
 
     nomenclature: str
     classes: tuple[str, ...]
@@ -70,8 +71,8 @@ class FinetuneData:
     train: Rows
     val: Rows  # may be empty
     test: Rows
-    draws: Rows  # `train`, rows repeated where classes are balanced: what an epoch goes through
-    hot: NDArray[np.bool_] | None = None  # multi-hot [rows of the shard set, K] where labels are not the set's own
+    epoch_rows: Rows  # the training rows of one epoch: `train`, with repetitions if classes are balanced
+    hot: NDArray[np.bool_] | None = None  # multi-hot [rows of the shard set, K]; None: the shard set's own labels
 
     def targets(self, shards: ShardSet) -> NDArray[np.bool_]:
         """Multi-hot [rows of the shard set, K]."""
@@ -79,9 +80,9 @@ class FinetuneData:
 
 
 def choose_labels(shards: ShardSet, settings: LabelSettings, filter: str | None = None) -> FinetuneData:
-    """Pick the samples, of those that `filter` keeps. ValueError as in `choose_data`, and for a share of nothing."""
-    of_patches = settings.from_map is None  # a window may have a label where the whole patch has none
-    data = choose_data(shards, settings.nomenclature, settings.train_split, settings.test_split, of_patches)
+    """Choose the samples among those that `filter` keeps. ValueError as in `choose_data`, or if no sample is left."""
+    labelled_only = settings.from_map is None  # with a map, a window may have a label where the whole patch has none
+    data = choose_data(shards, settings.nomenclature, settings.train_split, settings.test_split, labelled_only)
     kept = np.ones(len(shards), dtype=np.bool_) if filter is None else matching_rows(shards, filter)
     train, test = (_not_empty(rows[kept[rows]], filter) for rows in (data.train, data.test))
     if data.val is not None:
@@ -92,28 +93,28 @@ def choose_labels(shards: ShardSet, settings: LabelSettings, filter: str | None 
         val, train = shuffled[:num_val], shuffled[num_val:]
     hot = shards.labels(data.nomenclature)
     chosen = np.sort(_fraction(train, hot, data, settings))
-    draws = draws_of(chosen, hot, settings.balanced)
-    return FinetuneData(data.nomenclature, data.classes, data.multi, chosen, np.sort(val), np.sort(test), draws)
+    epoch_rows = oversample(chosen, hot) if settings.balanced else chosen
+    return FinetuneData(data.nomenclature, data.classes, data.multi, chosen, np.sort(val), np.sort(test), epoch_rows)
 
 
 def _not_empty(rows: Rows, filter: str | None) -> Rows:
     if not len(rows):
         raise ValueError(
-            f"data.filter: {filter!r} keeps no labelled sample of the training or of the test split, expected some of "
-            "both. Correct the expression, or choose other splits in labels.train_split and labels.test_split."
+            f"data.filter: {filter!r} keeps no labelled sample of the training or the test split, expected some of "
+            "both. Correct the expression, or choose other splits with labels.train_split and labels.test_split."
         )
     return rows
 
 
 def _fraction(train: Rows, hot: NDArray[np.bool_], data: ProbeData, settings: LabelSettings) -> Rows:
-    """The first of a permutation that is the same for every fraction; `train` in an order that no build changes."""
+    """The first rows of a permutation that all fractions share. `train` is in key order, whatever the build."""
     shuffled = train[permutation(len(train), settings.seed, _FRACTION)]
     if not settings.per_class:
         return shuffled[: math.ceil(settings.fraction * len(train))]
     if data.multi:
         raise ValueError(
-            f"labels.per_class: got true for {data.nomenclature!r}, which has several labels an image, expected one. "
-            "Leave it out to choose by image, or set labels.nomenclature to one with a label an image."
+            f"labels.per_class: got true for {data.nomenclature!r}, which has several labels per image, expected one. "
+            "Remove labels.per_class, or set labels.nomenclature to a label set with one label per image."
         )
     class_of = np.where(hot[shuffled].any(axis=1), hot[shuffled].argmax(axis=1), -1)
     parts = []
@@ -123,16 +124,16 @@ def _fraction(train: Rows, hot: NDArray[np.bool_], data: ProbeData, settings: La
     return np.concatenate(parts)
 
 
-def draws_of(rows: Rows, hot: NDArray[np.bool_], balanced: bool) -> Rows:
-    """What an epoch of `rows`, ascending, goes through; where classes are `balanced` with repetitions."""
-    return np.sort(np.repeat(rows, copies(hot[rows]))) if balanced else rows
+def oversample(rows: Rows, hot: NDArray[np.bool_]) -> Rows:
+    """Repeat rows of rare classes, ascending. `hot`: multi-hot labels [rows of the shard set, K]."""
+    return np.sort(np.repeat(rows, oversampling_counts(hot[rows])))
 
 
-def copies(hot: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[N] how often every sample comes in an epoch so that classes come about equally often, from labels [N K].
+def oversampling_counts(hot: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[N] repetitions of each sample per epoch that make classes about equally frequent, from labels [N K].
 
-    The most frequent class's count over that of the rarest class that a sample has, rounded: DFC2020's class-balanced
-    list (methods.md A.7), as repetitions in the order instead of a random sampler's, so that an epoch stays exact.
+    The count is the frequency of the most frequent class divided by that of the sample's rarest class, rounded, as in
+    DFC2020's class-balanced list. Unlike a random sampler, repetition keeps epochs exact.
     """
     counts = hot.sum(axis=0)
     rarest = np.where(hot, counts, counts.max(initial=1)).min(axis=1)

@@ -1,9 +1,9 @@
-"""GSC-MIM's linear evaluation: one Linear on frozen features, learned from 1 % of the images of every class.
+"""GSC-MIM's linear evaluation: a linear layer on frozen features, trained on 1 % of the images of each class.
 
-methods.md C.8, the protocol of DINO's and iBOT's eval_linear.py. Decided there, because as few as 21 images are learned
-from: all of them in one batch, and the rate fixed at 0.1. Deviations, because features are computed once and kept:
-whole images at the network's size, where eval_linear.py trains on random resized crops with flips and tests on the
-middle 224 of 256 pixels.
+The protocol is that of DINO's and iBOT's eval_linear.py. A training set may have only 21 images, so one batch holds all
+of them and the learning rate is fixed at 0.1. Deviation, because features are computed once: whole images at the
+network's input size, where eval_linear.py trains on random resized crops with flips and tests on the central 224 of 256
+pixels.
 """
 
 import statistics
@@ -16,24 +16,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from rspretrain.evaluation.gather import Rows
 from rspretrain.evaluation.labels import FinetuneData, LabelSettings, choose_labels
 from rspretrain.evaluation.metrics import SingleLabelScores, single_label_scores
 from rspretrain.evaluation.probe import extract_features
-from rspretrain.evaluation.splits import Rows
 from rspretrain.nn.tokens import TokenFeatures
 from rspretrain.schedules import cosine
 from rspretrain.shardset.index import ShardSet
 from rspretrain.transforms.inputs import NetworkInput
 
-EPOCHS, LR, MOMENTUM, INIT_STD = 100, 0.1, 0.9, 0.01  # a step an epoch
+EPOCHS, LR, MOMENTUM, INIT_STD = 100, 0.1, 0.9, 0.01  # one step per epoch
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One choice of images, and what a Linear that learned from them says of the test split."""
+    """One random training set, and the test scores of the linear layer trained on it."""
 
     seed: int
-    keys: tuple[str, ...]  # of the images, in the order of the shard set
+    keys: tuple[str, ...]  # of the training images, in the order of the shard set
     train_loss: float  # after the last step
     scores: SingleLabelScores
 
@@ -48,12 +48,12 @@ class LinearEvaluation:
 
     @property
     def top1(self) -> tuple[float, float | None]:
-        """Mean and deviation (n - 1) over the draws; no deviation of one."""
+        """Mean and standard deviation (n - 1) over the draws; the deviation of a single draw is None."""
         found = [draw.scores.top1 for draw in self.draws]
         return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for a JSON file."""
+        """All fields, for a JSON file."""
         mean, std = self.top1
         return {
             "top1_mean": mean,
@@ -64,12 +64,12 @@ class LinearEvaluation:
         }
 
 
-def draws_of(
+def draw_training_sets(
     shards: ShardSet, fraction: float, seeds: Sequence[int], labels: Mapping[str, Any]
 ) -> dict[int, FinetuneData]:
-    """Seed -> max(1, round(fraction n_c)) images of every class c with n_c training images; the test split is one.
+    """Seed -> training set with max(1, round(fraction n_c)) of the n_c images of each class c; one test split for all.
 
-    `labels`: nomenclature and splits, as in LabelSettings. ValueError where images may have several labels.
+    `labels`: nomenclature and splits, as in LabelSettings. ValueError for multi-label data.
     """
     return {
         seed: choose_labels(
@@ -87,15 +87,15 @@ def evaluate(
     batch_size: int = 128,
     device: torch.device | None = None,
 ) -> LinearEvaluation:
-    """Every draw on one backbone; features of an image are computed once, whatever draws it is in."""
+    """Evaluate one backbone on all draws. The features of each image are computed once."""
     data = next(iter(draws.values()))
     rows: Rows = np.unique(np.concatenate([data.test, *(draw.train for draw in draws.values())]))
     features = extract_features(network, network_input, shards, rows, batch_size, device)
     class_of = torch.from_numpy(data.targets(shards)[rows].argmax(axis=1))
 
     def part(some: Rows) -> tuple[Tensor, Tensor]:
-        places = torch.from_numpy(np.searchsorted(rows, some))
-        return features[places], class_of[places]
+        positions = torch.from_numpy(np.searchsorted(rows, some))
+        return features[positions], class_of[positions]
 
     found = []
     for seed, draw in draws.items():
@@ -108,7 +108,7 @@ def evaluate(
 
 
 def fit(features: Tensor, targets: Tensor, num_classes: int, seed: int) -> tuple[nn.Linear, float]:
-    """A Linear on features [N D] and classes [N], all N in every one of EPOCHS steps of SGD; and its last loss."""
+    """Train a linear layer on features [N D] and classes [N] by EPOCHS full-batch SGD steps; its final loss, too."""
     linear = nn.Linear(features.shape[1], num_classes)
     nn.init.normal_(linear.weight, std=INIT_STD, generator=torch.Generator().manual_seed(seed))
     nn.init.zeros_(linear.bias)

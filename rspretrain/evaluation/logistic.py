@@ -1,10 +1,10 @@
-"""Logistic regression on fixed features: one-vs-rest for several labels an image, multinomial for one.
+"""Logistic regression on fixed features: one-vs-rest for multi-label data, multinomial for single-label data.
 
-The optimum is scikit-learn's `LogisticRegression(C=c)` (penalty 1/2 |w|^2, none on the bias, c times the summed loss),
-found for all classes in one L-BFGS. Features of one network are strongly correlated, which makes plain L-BFGS slow, so
-it runs in their principal axes, each scaled by the curvature that a logistic loss has there: the same optimum, sooner.
-2,000 x 512 features, 19 classes, the five strengths of the probe: 3.8 s of one busy core; scikit-learn, to a like
-precision, 38 s for three of the classes on two cores.
+The optimum is that of scikit-learn's `LogisticRegression(C=c)` (penalty 1/2 |w|^2, none on the bias, c times the summed
+loss), found for all classes by one L-BFGS. Features of one network are strongly correlated, which makes plain L-BFGS
+slow. So it runs in their principal axes, each scaled by the curvature of the logistic loss: same optimum, fewer steps.
+2,000 x 512 features, 19 classes, the probe's five values of C: 3.8 s on one busy core. scikit-learn at similar
+precision takes 38 s for three of the classes on two cores.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_ITERATIONS = 500  # typical: 20 to 100; with strong C on separable classes the limit is reached, harmlessly
-SMALL = (
-    100_000_000  # multiplications of one pass over the data, N x D x K, that one thread does in tens of milliseconds
-)
+MAX_ITERATIONS = 500  # typical: 20 to 100; large C on separable classes reaches the limit, which is harmless
+SINGLE_THREAD_MAX = 100_000_000  # N x D x K multiplications, which one thread does in tens of milliseconds
 TOLERANCE = 1e-6  # largest entry of the gradient, per class, of the mean loss in scaled axes
 
 
@@ -33,16 +31,16 @@ class Logistic:
     multi: bool
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Features [N D] to float32 [N K]: of every class by itself (several labels) or over all classes (one)."""
+        """Features [N D] -> float32 [N K]: a sigmoid per class (multi-label) or a softmax (single-label)."""
         scores = ((features.double() - self.mean) / self.std) @ self.weight + self.bias
         return (scores.sigmoid() if self.multi else scores.softmax(dim=1)).float()
 
 
 class LogisticPath:
-    """One training set, prepared once, to be fitted with several strengths c."""
+    """A training set, prepared once, on which models with several values of C are fitted."""
 
     def __init__(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
-        """features [N D]; targets bool [N K] (several labels) or int64 [N] in 0..K-1 (one label)."""
+        """features [N D]; targets bool [N K] (multi-label) or int64 [N] in 0..K-1 (single-label)."""
         _check(features, targets)
         x = features.double()
         self.multi = targets.ndim == 2
@@ -56,7 +54,7 @@ class LogisticPath:
         self._rotated = x @ self._axes
 
     def fit(self, c: float) -> Logistic:
-        """The optimum at strength c (larger = weaker penalty), always from zero: a pure function of data and c."""
+        """The optimum for C = c (larger: weaker penalty). It starts from zero, so it depends on data and c only."""
         penalty = 1.0 / (c * len(self._rotated))
         # Curvature of the mean loss along an axis is at most variance / 4.
         scale = (self._variances / 4 + penalty).rsqrt()[:, None]  # [D 1]
@@ -83,7 +81,7 @@ class LogisticPath:
         return Logistic(self._axes @ (weight.detach() * scale), bias.detach(), self.mean, self.std, self.multi)
 
     def _loss(self, scores: Tensor) -> Tensor:
-        """Mean over samples; for several labels summed over the classes, whose problems are independent."""
+        """Mean over samples; for multi-label data, the sum over the classes, whose problems are independent."""
         if self.multi:
             return F.binary_cross_entropy_with_logits(scores, self.targets) * self.num_classes
         return F.cross_entropy(scores, self.targets)
@@ -91,11 +89,11 @@ class LogisticPath:
 
 @contextmanager
 def _threads_for(multiplications: int) -> Iterator[None]:
-    """One thread for small problems: on cores that others use too, threads that wait for each other cost 10 times more
+    """Use one thread for small problems: on shared cores, threads that wait for each other take 10 times longer
     (1,680 x 512 x 21, two busy cores: 135 s with two threads, 18 s with one).
     """
     before = torch.get_num_threads()
-    if multiplications < SMALL:
+    if multiplications < SINGLE_THREAD_MAX:
         torch.set_num_threads(1)
     try:
         yield
@@ -107,11 +105,11 @@ def _check(features: Tensor, targets: Tensor) -> None:
     if features.ndim != 2 or len(features) != len(targets) or not len(features):
         raise ValueError(
             f"Linear probe got features of shape {tuple(features.shape)} for {len(targets)} samples; expected [N D] "
-            "with one row for each of N >= 1 samples."
+            "with one row per sample and N >= 1. Compute the features of exactly these samples."
         )
     bad = int((~features.isfinite()).any(dim=1).sum())
     if bad:
         raise ValueError(
             f"Linear probe got NaN or infinite features for {bad} of {len(features)} samples; expected finite ones. "
-            "Look at the run's health/ metrics, or probe an earlier checkpoint."
+            "Check the run's health/ metrics, or probe an earlier checkpoint."
         )

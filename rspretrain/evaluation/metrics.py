@@ -1,8 +1,8 @@
-"""How good scores are: average precision and F for several labels an image, accuracies for one (methods.md H.3).
+"""Classification metrics: average precision and F scores for multi-label data, accuracies for single-label data.
 
-All numbers are torchmetrics', which equal scikit-learn's with `zero_division=0`; scores stay float32 and are sorted
-exactly, never binned. Under several ranks, `shares.gather_samples` brings the scores of all samples together first;
-`bootstrap` says how sure a number is.
+All values are computed by torchmetrics and equal scikit-learn's with `zero_division=0`. Scores stay float32 and are
+sorted exactly, never binned. With several ranks, `gather.gather_samples` collects the scores of all samples first;
+`bootstrap` gives confidence intervals.
 """
 
 import warnings
@@ -36,8 +36,8 @@ from torchmetrics.functional.classification import (
 class MultiLabelScores:
     """Averages over K classes (macro), over all N x K decisions (micro), and over N images (samples).
 
-    `…_samples` are the example-based figures of the K-Branch paper (methods.md E.7): of every image by itself, 0 where
-    0/0, then averaged. F2 weighs recall four times as much as precision.
+    `…_samples` are the example-based metrics of the K-Branch paper: computed per image (0/0 counts as 0), then
+    averaged. F2 weighs recall four times as much as precision.
     """
 
     ap_macro: float
@@ -56,38 +56,54 @@ class MultiLabelScores:
     f2_samples: float
     ap_per_class: tuple[float, ...]
     f1_per_class: tuple[float, ...]
-    support_per_class: tuple[int, ...]  # images that have the class
-    num_without_positives: int  # classes that no sample has: each adds an AP and an F1 of 0 to the macro averages
+    support_per_class: tuple[int, ...]  # number of images with the class
+    num_without_positives: int  # classes without a sample: each counts 0 in the macro averages
 
 
 @dataclass(frozen=True)
 class SingleLabelScores:
-    """Share of right answers over samples, and over classes."""
+    """Accuracy over samples, and averaged over classes."""
 
     top1: float  # overall accuracy
-    average_accuracy: float  # mean recall of the classes that occur = scikit-learn's balanced_accuracy_score
+    average_accuracy: float  # mean recall over the classes that occur: scikit-learn's balanced_accuracy_score
     recall_per_class: tuple[float, ...]  # 0 for a class that does not occur
     support_per_class: tuple[int, ...]
-    confusion: tuple[tuple[int, ...], ...]  # [true class][answer], in samples
+    confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class], number of samples
     num_without_samples: int
 
 
 Scores = MultiLabelScores | SingleLabelScores
+METRIC_TITLES = {"ap_macro": "AP macro", "ap_micro": "AP micro", "f1_macro": "F1 macro", "f1_micro": "F1 micro",
+                 "f2_macro": "F2 macro", "top1": "top-1", "average_accuracy": "mean recall"}  # fmt: skip
 
 
-def figures(multi: bool) -> tuple[str, ...]:
-    """The names of all figures that are one number."""
+def metric_names(multi: bool) -> tuple[str, ...]:
+    """Names of all scalar metrics."""
     kind = MultiLabelScores if multi else SingleLabelScores
     return tuple(field.name for field in fields(kind) if field.type is float)
 
 
-def main_figure(multi: bool) -> str:
-    """The figure that a choice is made by, unless somebody names another."""
+def main_metric(multi: bool) -> str:
+    """The default metric for model selection."""
     return "ap_macro" if multi else "top1"
 
 
+def summary_metrics(scores: Scores) -> list[tuple[str, float]]:
+    """(name, value) of the metrics shown in tables, most important first."""
+    multi = isinstance(scores, MultiLabelScores)
+    names = ("ap_macro", "ap_micro", "f1_macro", "f1_micro") if multi else ("top1", "average_accuracy")
+    return [(name, getattr(scores, name)) for name in names]
+
+
+def compute_scores(probabilities: Tensor, hot: Tensor, multi: bool) -> Scores:
+    """Metrics of probabilities [N K] against multi-hot labels [N K] bool; `multi`: an image may have several labels."""
+    if multi:
+        return multi_label_scores(probabilities, hot)
+    return single_label_scores(probabilities, hot.long().argmax(dim=1))
+
+
 def multi_label_scores(probabilities: Tensor, targets: Tensor) -> MultiLabelScores:
-    """From probabilities [N K] in [0, 1] and targets [N K] bool; a class is given where its probability is over 0.5."""
+    """Scores of probabilities [N K] in [0, 1] against targets [N K] bool, with a decision threshold of 0.5."""
     check_scores(probabilities, targets.shape)
     num_classes = probabilities.shape[1]
     labels = targets.long()
@@ -98,7 +114,7 @@ def multi_label_scores(probabilities: Tensor, targets: Tensor) -> MultiLabelScor
     def by_image(score: Callable[..., Tensor], **options: Any) -> float:
         return score(probabilities, labels, multidim_average="samplewise", **options).mean().item()
 
-    with warnings.catch_warnings():  # told by num_without_positives
+    with warnings.catch_warnings():  # num_without_positives reports these classes
         warnings.filterwarnings("ignore", "No positive samples found in target", UserWarning)
         per_class = multilabel_average_precision(probabilities, labels, num_classes, average="none")
         micro = multilabel_average_precision(probabilities, labels, num_classes, average="micro")
@@ -128,7 +144,7 @@ def multi_label_scores(probabilities: Tensor, targets: Tensor) -> MultiLabelScor
 
 
 def single_label_scores(probabilities: Tensor, targets: Tensor) -> SingleLabelScores:
-    """From probabilities [N K] and the index of every sample's class [N]; the most probable class is the answer."""
+    """Scores of probabilities [N K] against class indices [N]; the most probable class is the prediction."""
     check_scores(probabilities, (len(targets), probabilities.shape[1]))
     num_classes = probabilities.shape[1]
     support = torch.bincount(targets, minlength=num_classes)
@@ -145,15 +161,15 @@ def single_label_scores(probabilities: Tensor, targets: Tensor) -> SingleLabelSc
 
 
 def check_scores(probabilities: Tensor, shape: tuple[int, ...]) -> None:
-    """ValueError unless they are probabilities of that shape; torchmetrics would silently put a sigmoid over others."""
+    """ValueError unless these are probabilities of that shape; torchmetrics silently applies a sigmoid to others."""
     if tuple(probabilities.shape) != tuple(shape) or not len(probabilities):
         raise ValueError(
             f"Metrics got scores of shape {tuple(probabilities.shape)} for targets of {tuple(shape)}; expected one row "
-            "of K scores for each of N >= 1 samples."
+            "of K scores for each of N >= 1 samples. Choose a split with samples, and score all of them."
         )
     low, high = probabilities.min().item(), probabilities.max().item()
     if not (low >= 0.0 and high <= 1.0):  # NaN fails too
         raise ValueError(
             f"Metrics got scores from {low:.4g} to {high:.4g}; expected probabilities in [0, 1]. Apply a sigmoid "
-            "(several labels) or a softmax (one label) first, and look for NaN in the features."
+            "(multi-label) or a softmax (single-label) first, and check the features for NaN."
         )

@@ -1,7 +1,7 @@
-"""What a classifier said of samples, as people read it: a table, and a map where places are known.
+"""Write predictions as a CSV table and, if locations are known, a GeoJSON map.
 
-predictions.csv        key, the probability of every class, and `labels`: the classes that are given, with ; between
-predictions.geojson    the footprint of every sample with the same (RFC 7946: longitude, latitude in degrees)
+predictions.csv        key, probability of each class, and `labels`: the predicted classes, separated by ;
+predictions.geojson    the same with each sample's footprint (RFC 7946: longitude, latitude in degrees)
 """
 
 import csv
@@ -24,20 +24,20 @@ SEPARATOR = ";"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N samples."""
+    """Predictions for N samples."""
 
     keys: list[str]
     probabilities: Tensor  # [N K] float32 on the CPU
-    corners: NDArray[np.float64]  # [N 5 2] as of footprints.corners_of: degrees, NaN where unknown
+    corners: NDArray[np.float64]  # [N 5 2] in the layout of footprints.corners_of: degrees, NaN if unknown
 
     @property
-    def placed(self) -> NDArray[np.bool_]:
-        """[N]: whether it is known where a sample lies."""
+    def has_location(self) -> NDArray[np.bool_]:
+        """[N] bool: whether the sample's location is known."""
         return np.asarray(np.isfinite(self.corners).all(axis=(1, 2)))
 
 
-def given_labels(probabilities: Tensor, answers: Answers) -> list[list[str]]:
-    """Of every row of [N K] the classes over the threshold, perhaps none; or the best where an image has one class."""
+def predicted_labels(probabilities: Tensor, answers: Answers) -> list[list[str]]:
+    """Per row of [N K]: the classes above the threshold (multi-label, maybe none), or the most probable class."""
     if answers.multi:
         return [
             [name for name, over in zip(answers.classes, row, strict=True) if over]
@@ -47,19 +47,19 @@ def given_labels(probabilities: Tensor, answers: Answers) -> list[list[str]]:
 
 
 def write_predictions(out: Path, found: Predictions, answers: Answers) -> list[Path]:
-    """`out` and, where any place is known, its .geojson, each whole or absent; an older .geojson does not stay."""
+    """Write `out` and, if any location is known, its .geojson, each atomically. Otherwise, delete an older .geojson."""
     map_path = out.with_suffix(".geojson")
     out.parent.mkdir(parents=True, exist_ok=True)
-    labels = given_labels(found.probabilities, answers)
+    labels = predicted_labels(found.probabilities, answers)
     with atomic(out) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["key", *answers.classes, "labels"])
         for key, row, names in zip(found.keys, found.probabilities.numpy(), labels, strict=True):
-            # numpy's shortest text of a float32, which reads back as the same number
+            # numpy prints the shortest text that parses to the same float32
             writer.writerow([key, *map(str, row), SEPARATOR.join(names)])
-        text.detach()  # flushes; closing the file is not its business
-    if not found.placed.any():
+        text.detach()  # flushes without closing the file
+    if not found.has_location.any():
         map_path.unlink(missing_ok=True)
         return [out]
     with atomic(map_path) as file:
@@ -71,14 +71,14 @@ def write_predictions(out: Path, found: Predictions, answers: Answers) -> list[P
 
 
 def _features(found: Predictions, answers: Answers, labels: list[list[str]]) -> Iterator[dict[str, Any]]:
-    """GeoJSON of every sample; one without a place has no geometry, which the format allows."""
-    rows = found.probabilities.numpy()
-    for key, row, names, corners, placed in zip(found.keys, rows, labels, found.corners, found.placed, strict=True):
+    """A GeoJSON feature per sample; without a location its geometry is null, which the format allows."""
+    columns = found.keys, found.probabilities.numpy(), labels, found.corners, found.has_location
+    for key, row, names, corners, has_location in zip(*columns, strict=True):
         ring = corners[[0, 1, 2, 3, 0]].tolist()  # counterclockwise
-        shares = {name: float(str(value)) for name, value in zip(answers.classes, row, strict=True)}
+        probabilities = {name: float(str(value)) for name, value in zip(answers.classes, row, strict=True)}
         yield {
             "type": "Feature",
             "id": key,
-            "geometry": {"type": "Polygon", "coordinates": [ring]} if placed else None,
-            "properties": {"key": key, "labels": names, "probabilities": shares},
+            "geometry": {"type": "Polygon", "coordinates": [ring]} if has_location else None,
+            "properties": {"key": key, "labels": names, "probabilities": probabilities},
         }

@@ -1,8 +1,8 @@
-"""Which samples of a shard set a probe trains, chooses and tests on.
+"""Training, validation and test samples of a probe.
 
-Samples without a label of the nomenclature are left out. The archive's own splits where it has some; else every fifth
-sample is held out (ShardSet.split_rows, "holdout:"), which is the usual UC-Merced protocol. Always in key order,
-so that nothing depends on how a build shuffled.
+Samples without a label of the nomenclature are excluded. The archive's own splits are used if it has some; otherwise
+every fifth sample is held out (ShardSet.split_rows, "holdout:"), the usual UC-Merced protocol. Rows are in key order,
+so that results do not depend on how a build shuffled.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rspretrain.evaluation.gather import Rows
 from rspretrain.shardset import index
 from rspretrain.shardset.index import ShardSet
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """Rows of a shard set in the order of their keys, and what they are labelled with."""
+    """Rows of a shard set in key order, and their label set."""
 
     nomenclature: str
     classes: tuple[str, ...]
@@ -28,7 +27,7 @@ class ProbeData:
     train_split: str
     test_split: str
     train: Rows
-    val: Rows | None  # None: the probe holds out a part of `train` for a while
+    val: Rows | None  # None: the probe holds out a part of `train` to choose C
     test: Rows
     num_unlabelled: int  # in the whole shard set
 
@@ -40,7 +39,7 @@ def choose_data(
     test_split: str | None = None,
     labelled_only: bool = True,
 ) -> ProbeData:
-    """Pick the samples. ValueError for an unknown nomenclature or split, and for a split without a labelled sample."""
+    """Choose the samples. ValueError for an unknown nomenclature or split, or a split without a labelled sample."""
     name = nomenclature or default_nomenclature(shards)
     labelled: NDArray[np.bool_] = np.asarray(shards.labels(name).any(axis=1) | (not labelled_only))
     splits = shards.manifest.splits
@@ -48,8 +47,8 @@ def choose_data(
     test_split = test_split or ("holdout:test" if not splits else "test" if "test" in splits else "val")
     if train_split == test_split:
         raise ValueError(
-            f"The probe got split {train_split!r} both for training and for testing. Give two different ones with "
-            f"--train-split and --test-split; the archive's own are {splits or 'none'}."
+            f"The probe got split {train_split!r} for both training and testing, expected two different splits. Set "
+            f"--train-split and --test-split; the archive's own splits are {splits or 'none'}."
         )
     use_val = splits.get("val", 0) and (train_split, test_split) == ("train", "test")
     known = shards.nomenclatures[name]
@@ -67,18 +66,15 @@ def choose_data(
 
 
 def default_nomenclature(shards: ShardSet) -> str:
-    """One label a sample before several, then the fewest classes: UC-Merced's 21 classes, BigEarthNet's 19."""
+    """Single-label before multi-label, then the fewest classes: UC-Merced's 21 classes, BigEarthNet's 19."""
     known = shards.nomenclatures
     if not known:
-        raise ValueError(f"{shards.path} has no labels, and a probe needs some. Probe on a labelled shard set.")
+        raise ValueError(f"{shards.path} has no labels, expected at least one label set. Use a labelled shard set.")
     return min(known, key=lambda name: (known[name].multi, len(known[name].names)))
 
 
-def every_fifth(targets: Tensor, multi: bool) -> Tensor:
-    """[N] bool: every fifth of the samples as they come, of every class by itself where a sample has one label.
-
-    targets: multi-hot bool [N K].
-    """
+def holdout_mask(targets: Tensor, multi: bool) -> Tensor:
+    """[N] bool: every fifth sample in order, counted per class if samples have one label. targets: multi-hot [N K]."""
     class_of = torch.zeros(len(targets), dtype=torch.long) if multi else targets.long().argmax(dim=1)
     return torch.from_numpy(index.every_fifth(class_of.numpy()))
 
@@ -88,9 +84,9 @@ def _labelled_rows(shards: ShardSet, labelled: NDArray[np.bool_], split: str) ->
     rows = rows[labelled[rows]]
     if not len(rows):
         raise ValueError(
-            f"Split {split!r} of {shards.path} has no labelled sample; its own splits are "
-            f"{shards.manifest.splits or 'none'}, of {len(shards)} samples, {int(labelled.sum())} of them labelled. "
-            "Choose others with --train-split and --test-split."
+            f"Split {split!r} of {shards.path} has no labelled sample, expected at least one; the archive's own splits "
+            f"are {shards.manifest.splits or 'none'}, and {int(labelled.sum())} of {len(shards)} samples have labels. "
+            "Choose other splits with --train-split and --test-split."
         )
     by_key: Rows = rows[np.argsort(np.array(shards.keys(rows)), kind="stable")]
     return by_key

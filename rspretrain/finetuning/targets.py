@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from rspretrain.batch import Batch
-from rspretrain.evaluation.gather import gather_samples, share
+from rspretrain.evaluation.gather import Rows, gather_samples, local_rows
 from rspretrain.evaluation.labels import FinetuneData
-from rspretrain.evaluation.splits import Rows
 from rspretrain.sensors import Group
 from rspretrain.shardset.index import ShardSet
 from rspretrain.shardset.inspection.pictures import CODE_NAMES
@@ -97,7 +96,7 @@ class MapTargets(Targets):
 
     def table(self, shards: ShardSet, rows: Rows, crop_px: int | None) -> Tensor:
         """[N K] bool of the windows in which `rows`, ascending, are examined; the same on all ranks."""
-        mine = share(rows)
+        mine = local_rows(rows)
         parts = [torch.zeros(0, len(self._codes), dtype=torch.bool)]
         for batch in evaluation_batches(shards, self.groups, mine, 64) if len(mine) else ():
             whole = full_geometry(len(batch), batch.seeds.device)

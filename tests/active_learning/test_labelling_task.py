@@ -58,7 +58,7 @@ def test_a_round_knows_nothing_but_answers_and_held_out_labels(shards: ShardSet)
     held_out = np.concatenate([data.val, data.test])
     assert (hot[held_out] == shards.labels("all")[held_out]).all()
     assert not np.delete(hot, np.concatenate([held_out, data.train]), axis=0).any()
-    assert data.draws is data.train
+    assert data.epoch_rows is data.train
     for rows in (data.train, data.val, data.test):
         assert (np.diff(rows) > 0).all()
 
@@ -68,8 +68,8 @@ def test_balanced_draws(shards: ShardSet) -> None:
     pool = started(campaign)
     rare, *others = pool.pending
     pool = pool.answered({rare: ("field",)} | dict.fromkeys(others, ("water",)))
-    draws = shards.keys(campaign.data(pool, {}, balanced=True).draws)
-    assert {key: draws.count(key) for key in pool.labels} == {rare: 3} | dict.fromkeys(others, 1)
+    epoch = shards.keys(campaign.data(pool, {}, balanced=True).epoch_rows)
+    assert {key: epoch.count(key) for key in pool.labels} == {rare: 3} | dict.fromkeys(others, 1)
 
 
 def test_the_table_leaves_out_what_it_does_not_know(shards: ShardSet) -> None:

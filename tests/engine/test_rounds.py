@@ -13,7 +13,7 @@ from rspretrain.active_learning.labelling_task import open_labelling_task
 from rspretrain.active_learning.oracle import OracleSettings
 from rspretrain.engine.checkpoint import RunState, sha256_of
 from rspretrain.engine.rounds import Rounds
-from rspretrain.evaluation.metrics import figures
+from rspretrain.evaluation.metrics import metric_names
 
 
 def write(folder: Path, number: int, *, complete: bool = True, step: int = 6) -> Path:
@@ -21,7 +21,7 @@ def write(folder: Path, number: int, *, complete: bool = True, step: int = 6) ->
     run = folder / f"rounds/{number:02d}"
     (run / "export/classifier").mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"complete": complete}))
-    test = dict.fromkeys(figures(True), 0.1 * number)
+    test = dict.fromkeys(metric_names(True), 0.1 * number)
     sure = {"f1_micro": {"low": 0.0, "high": 1.0}, "f1_per_class": [{"low": 0.0, "high": 1.0}] * 3}
     results = {"step": step, "n_train": 4 + 2 * number, "test": test, "intervals_95": sure}
     (run / "results.json").write_text(json.dumps(results))

@@ -1,4 +1,4 @@
-"""Patches as batches are the batches of a shard set of them; what cannot be read is left out by name."""
+"""Batches of an archive equal those of its shard set; unreadable images are skipped and named."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 from fakes.memory import PAIR_GROUPS, SCENE_GROUPS, MemoryArchive, memory_shards
 
 from rspretrain.batch import Batch
-from rspretrain.evaluation import archive_loader as patches
+from rspretrain.evaluation import archive_loader
 from rspretrain.evaluation.archive_loader import ArchiveLoader
 from rspretrain.sensors import Group
 from rspretrain.shardset.footprints import corners_of
@@ -25,8 +25,8 @@ def batches(archive: MemoryArchive, rows: list[int], batch_size: int = 3) -> Arc
 
 
 @pytest.mark.parametrize("groups", [PAIR_GROUPS, SCENE_GROUPS], ids=["pairs", "scenes"])
-def test_views_are_those_of_a_shard_set(tmp_path: Path, groups: tuple[Group, ...]) -> None:
-    """Also of pictures that differ in size."""
+def test_batches_equal_those_of_a_shard_set(tmp_path: Path, groups: tuple[Group, ...]) -> None:
+    """Also for images of different sizes."""
     shards, archive = memory_shards(tmp_path / "x", samples=9, groups=groups), MemoryArchive(9, groups)
     sensor, bands = ("s2", ("B02", "B8A", "B01")) if groups == PAIR_GROUPS else ("rgb", ("R", "G", "B"))
     one = SensorInput(sensor, SensorSettings(bands=bands), groups)
@@ -40,16 +40,16 @@ def test_views_are_those_of_a_shard_set(tmp_path: Path, groups: tuple[Group, ...
     found = batches(archive, wanted)
     assert torch.equal(torch.cat([view(batch) for batch in found]), stored)
     assert found.rows == wanted
-    places = corners_of(shards_places(shards, rows))
-    np.testing.assert_array_equal(found.corners(), places)
-    assert np.isfinite(places).all()
+    corners = corners_of(locations(shards, rows))
+    np.testing.assert_array_equal(found.corners(), corners)
+    assert np.isfinite(corners).all()
 
 
-def shards_places(shards, rows):
+def locations(shards, rows):
     return pa.table({name: shards.column(name).take(rows) for name in ("crs", "left", "bottom", "right", "top")})
 
 
-def test_what_cannot_be_read_is_left_out_by_name() -> None:
+def test_unreadable_images_are_skipped_and_named() -> None:
     archive = MemoryArchive(6, broken={1: "unreadable", 4: "cloudy"})
     found = batches(archive, [0, 1, 2, 3, 4, 5], batch_size=2)
     assert [batch.rows.tolist() for batch in found] == [[0, 2], [3, 5]]
@@ -59,6 +59,6 @@ def test_what_cannot_be_read_is_left_out_by_name() -> None:
     assert batches(archive, []).corners().shape == (0, 5, 2)
 
 
-def test_large_images_come_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "_ELEMENTS", 2000)  # of 1,088 numbers each
+def test_large_images_are_read_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_loader, "_MAX_ELEMENTS", 2000)  # an image has 1,088 values
     assert [len(batch) for batch in batches(MemoryArchive(5), [0, 1, 2, 3, 4], batch_size=100)] == [2, 2, 1]

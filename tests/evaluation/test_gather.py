@@ -5,11 +5,11 @@ from gloo import run_ranks
 from torch import Tensor
 
 from rspretrain import world
-from rspretrain.evaluation.gather import gather_samples, share
+from rspretrain.evaluation.gather import gather_samples, local_rows
 
 
-def test_alone_the_share_is_everything_and_order_is_that_of_rows() -> None:
-    rows, (values,) = gather_samples(share(np.array([7, 2, 5])), torch.tensor([[7.0], [2.0], [5.0]]))
+def test_a_single_process_has_all_rows_and_results_are_sorted() -> None:
+    rows, (values,) = gather_samples(local_rows(np.array([7, 2, 5])), torch.tensor([[7.0], [2.0], [5.0]]))
     assert rows.tolist() == [2, 5, 7]
     assert values.flatten().tolist() == [2.0, 5.0, 7.0]
 
@@ -27,17 +27,17 @@ def gathered() -> tuple[list[tuple[list[int], list[float], list[bool]]], int, tu
         values = torch.from_numpy(rows)
         every, (halves, odd) = gather_samples(rows, values / 2, values % 2 == 1)
         results.append((every.tolist(), halves.tolist(), odd.tolist()))
-    mine = share(np.arange(11))
+    mine = local_rows(np.arange(11))
     return results, len(mine), gather_samples(mine, *(values[mine] for values in scored()))[1]
 
 
-def test_who_had_which_sample_does_not_matter() -> None:
-    from rspretrain.evaluation.metrics import multi_label_scores  # here: the ranks need no torchmetrics, 3 s each
+def test_the_result_does_not_depend_on_the_assignment_to_ranks() -> None:
+    from rspretrain.evaluation.metrics import multi_label_scores  # not at the top: saves the ranks 3 s of torchmetrics
 
     expected = ([1, 4, 6, 9], [0.5, 2.0, 3.0, 4.5], [True, False, False, True])
-    for (results, count, values), share_of_11 in zip(run_ranks(2, gathered), (6, 5), strict=True):
+    for (results, count, values), num_rows in zip(run_ranks(2, gathered), (6, 5), strict=True):
         assert results == [expected, expected]
-        assert count == share_of_11
+        assert count == num_rows
         assert multi_label_scores(*values) == multi_label_scores(*scored())
 
 
@@ -46,5 +46,5 @@ def test_padding_is_refused() -> None:
         ValueError, match=r"rows \[4\] more than once from 1 ranks; expected every sample once\. Give the ranks"
     ):
         gather_samples(np.array([4, 1, 4]), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"3 rows for \[2\] values; expected one value a row\. Cut what a sampler"):
+    with pytest.raises(ValueError, match=r"3 rows for \[2\] values; expected one value per row\. Remove the sampler's"):
         gather_samples(np.arange(3), torch.zeros(2))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fakes.memory import MemoryArchive
 
-from rspretrain.evaluation.linear_eval import draws_of, evaluate, fit
+from rspretrain.evaluation.linear_eval import draw_training_sets, evaluate, fit
 from rspretrain.evaluation.probe import extract_features
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.tokens import TokenFeatures
@@ -18,8 +18,8 @@ NET = {"patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
 LABELS = {"nomenclature": "class", "train_split": "train", "test_split": "test"}
 
 
-class Bright(MemoryArchive):
-    """Noise, and one band that is bright in every class."""
+class BrightBands(MemoryArchive):
+    """Noise images in which one band, different for each class, is bright."""
 
     def pixels(self, number, group):
         pixels = super().pixels(number, group).astype(np.float64)
@@ -31,7 +31,7 @@ class Bright(MemoryArchive):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("linear_eval") / "shards"
-    build_shards(Bright(samples=200), folder, samples_per_shard=64)  # 160 of train: 53, 53 and 54 a class
+    build_shards(BrightBands(samples=200), folder, samples_per_shard=64)  # 160 train: 53, 53 and 54 per class
     return open_shards(folder)
 
 
@@ -44,8 +44,8 @@ def network(shards):
 
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.001, 1), (0.01, 1), (0.05, 3), (0.5, 27)])
-def test_a_share_of_every_class_and_one_image_at_least(shards, fraction, expected):
-    draws = draws_of(shards, fraction, range(3), LABELS)
+def test_training_sets_hold_a_fraction_of_each_class_and_at_least_one_image(shards, fraction, expected):
+    draws = draw_training_sets(shards, fraction, range(3), LABELS)
     hot = shards.labels("class")
     for draw in draws.values():
         found = hot[draw.train].sum(axis=0)
@@ -56,8 +56,8 @@ def test_a_share_of_every_class_and_one_image_at_least(shards, fraction, expecte
     assert len({tuple(draw.train) for draw in draws.values()}) == 3
 
 
-def test_five_draws_of_three_images_tell_the_classes_apart(shards, network):
-    draws = draws_of(shards, 0.01, range(5), LABELS)
+def test_three_training_images_suffice_for_three_distinct_classes(shards, network):
+    draws = draw_training_sets(shards, 0.01, range(5), LABELS)
     found = evaluate(*network, shards, draws)
     assert (found.num_test, found.classes, len(found.draws)) == (40, ("field", "forest", "water"), 5)
     assert [draw.keys for draw in found.draws] == [tuple(shards.keys(draw.train)) for draw in draws.values()]
@@ -66,13 +66,13 @@ def test_five_draws_of_three_images_tell_the_classes_apart(shards, network):
     assert (mean, std) == (pytest.approx(values.mean()), pytest.approx(values.std(ddof=1)))
     assert mean > 0.6  # a third is chance
     assert found.as_dict()["top1_mean"] == mean
-    again = evaluate(*network, shards, draws_of(shards, 0.01, [3], LABELS), batch_size=7)
+    again = evaluate(*network, shards, draw_training_sets(shards, 0.01, [3], LABELS), batch_size=7)
     assert again.draws[0].scores.top1 == pytest.approx(values[3], abs=0.03)
     assert again.top1[1] is None
 
 
-def test_a_draw_is_learned_from_its_own_images_and_labels(shards, network):
-    draw = draws_of(shards, 0.05, [0], LABELS)[0]
+def test_a_draw_trains_on_its_own_images_and_labels(shards, network):
+    draw = draw_training_sets(shards, 0.05, [0], LABELS)[0]
     class_of = torch.from_numpy(shards.labels("class").argmax(axis=1))
     x = [extract_features(*network, shards, rows) for rows in (draw.train, draw.test)]
     linear, loss = fit(x[0], class_of[draw.train], 3, seed=0)
@@ -83,7 +83,7 @@ def test_a_draw_is_learned_from_its_own_images_and_labels(shards, network):
 
 
 def test_the_optimizer_is_heavy_ball_sgd_by_hand():
-    """numpy, written from methods.md C.8: N(0, 0.01), momentum 0.9, no decay, 0.1 by a cosine to 0 over 100 steps."""
+    """A numpy reference: weights from N(0, 0.01), momentum 0.9, no weight decay, cosine from 0.1 to 0 in 100 steps."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 5)), rng.integers(0, 3, 12)
     linear, _ = fit(torch.from_numpy(x).float(), torch.from_numpy(y), 3, seed=4)
@@ -99,6 +99,6 @@ def test_the_optimizer_is_heavy_ball_sgd_by_hand():
     np.testing.assert_allclose(linear.bias.detach(), b, atol=1e-5)
 
 
-def test_several_labels_an_image_are_refused(shards):
-    with pytest.raises(ValueError, match=r"labels.per_class: got true for 'all', which has several labels an image"):
-        draws_of(shards, 0.01, [0], LABELS | {"nomenclature": "all"})
+def test_multi_label_data_is_refused(shards):
+    with pytest.raises(ValueError, match=r"labels.per_class: got true for 'all', which has several labels per image"):
+        draw_training_sets(shards, 0.01, [0], LABELS | {"nomenclature": "all"})

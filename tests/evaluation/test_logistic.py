@@ -8,7 +8,7 @@ from rspretrain.evaluation.logistic import LogisticPath
 
 
 def correlated_features(num: int = 300, width: int = 40) -> tuple[Tensor, Tensor]:
-    """Features as networks make them: few hidden causes, all positive, one dimension dead."""
+    """Features like those of a network: a few latent factors, non-negative, one dead dimension."""
     generator = torch.Generator().manual_seed(0)
     causes = torch.randn(num, 8, generator=generator)
     noise = 0.2 * torch.randn(num, width, generator=generator)
@@ -23,7 +23,7 @@ def standardised(x: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])
-def test_several_labels_are_scikit_learns_one_vs_rest(c: float) -> None:
+def test_multi_label_equals_scikit_learns_one_vs_rest(c: float) -> None:
     x, causes = correlated_features()
     y = causes[:, :3] > torch.tensor([0.0, 1.0, -1.0])
     ours = LogisticPath(x, y, 3).fit(c)
@@ -34,7 +34,7 @@ def test_several_labels_are_scikit_learns_one_vs_rest(c: float) -> None:
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])
-def test_one_label_is_scikit_learns_multinomial(c: float) -> None:
+def test_single_label_equals_scikit_learns_multinomial(c: float) -> None:
     x, causes = correlated_features()
     y = causes[:, :4].argmax(1)
     reference = LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(standardised(x), y.numpy())
@@ -42,14 +42,14 @@ def test_one_label_is_scikit_learns_multinomial(c: float) -> None:
     np.testing.assert_allclose(ours, reference.predict_proba(standardised(x)), atol=1e-4)
 
 
-def test_a_class_without_samples_is_improbable_and_harmless() -> None:
+def test_a_class_without_samples_gets_low_probabilities() -> None:
     x, causes = correlated_features()
     y = torch.stack([causes[:, 0] > 0, torch.zeros(300, dtype=torch.bool)], dim=1)
     assert LogisticPath(x, y, 2).fit(1.0).probabilities(x)[:, 1].max() < 0.05
     assert LogisticPath(x, (causes[:, 0] > 0).long(), 3).fit(1.0).probabilities(x)[:, 2].max() < 0.05
 
 
-def test_fits_are_pure_functions() -> None:
+def test_fits_do_not_depend_on_earlier_fits() -> None:
     x, causes = correlated_features()
     path = LogisticPath(x, causes[:, :3] > 0, 3)
     first = path.fit(1.0).weight
@@ -57,10 +57,10 @@ def test_fits_are_pure_functions() -> None:
     assert torch.equal(path.fit(1.0).weight, first)
 
 
-def test_bad_features_are_named() -> None:
+def test_invalid_features_are_refused() -> None:
     x, causes = correlated_features()
     x[3, 5] = torch.nan
-    with pytest.raises(ValueError, match=r"NaN or infinite features for 1 of 300 samples; expected finite ones\. Look"):
+    with pytest.raises(ValueError, match=r"NaN or infinite features for 1 of 300 samples; expected finite ones\. Che"):
         LogisticPath(x, causes[:, :3] > 0, 3)
     with pytest.raises(ValueError, match=r"features of shape \(300, 40\) for 299 samples; expected \[N D\]"):
         LogisticPath(x, causes[1:, :3] > 0, 3)

@@ -18,7 +18,7 @@ from rspretrain.evaluation.metrics import MultiLabelScores, multi_label_scores, 
 
 
 def random_scores(num: int, num_classes: int, seed: int, steps: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores, in so many steps (ties) where wanted, and targets with empty rows and a class without positives."""
+    """Scores, in `steps` levels (ties) if given, and targets with empty rows and a class without positives."""
     generator = torch.Generator().manual_seed(seed)
     p = torch.rand(num, num_classes, generator=generator)
     y = torch.rand(num, num_classes, generator=generator) < 0.3
@@ -27,18 +27,18 @@ def random_scores(num: int, num_classes: int, seed: int, steps: int = 0) -> tupl
     return (p * steps).round() / steps if steps else p, y
 
 
-def scikit_learns(p: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
-    truth, given = y.numpy(), (p > 0.5).numpy()
-    figures = {f"ap_{average}": average_precision_score(truth, p, average=average) for average in ("macro", "micro")}
+def scikit_learn_averages(p: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    truth, predicted = y.numpy(), (p > 0.5).numpy()
+    metrics = {f"ap_{average}": average_precision_score(truth, p, average=average) for average in ("macro", "micro")}
     for average in ("macro", "micro", "samples"):
         options = {"average": average, "zero_division": 0}
-        figures |= {
-            f"precision_{average}": precision_score(truth, given, **options),
-            f"recall_{average}": recall_score(truth, given, **options),
-            f"f1_{average}": f1_score(truth, given, **options),
-            f"f2_{average}": fbeta_score(truth, given, beta=2, **options),
+        metrics |= {
+            f"precision_{average}": precision_score(truth, predicted, **options),
+            f"recall_{average}": recall_score(truth, predicted, **options),
+            f"f1_{average}": f1_score(truth, predicted, **options),
+            f"f2_{average}": fbeta_score(truth, predicted, beta=2, **options),
         }
-    return figures
+    return metrics
 
 
 def averages(scores: MultiLabelScores) -> dict[str, float]:
@@ -48,13 +48,13 @@ def averages(scores: MultiLabelScores) -> dict[str, float]:
 @pytest.mark.filterwarnings("ignore:No positive class found:UserWarning")
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(2, 6), st.integers(0, 10_000), st.sampled_from([0, 1, 4]))
-def test_every_average_is_scikit_learns(num: int, num_classes: int, seed: int, steps: int) -> None:
+def test_averages_equal_scikit_learn(num: int, num_classes: int, seed: int, steps: int) -> None:
     p, y = random_scores(num, num_classes, seed, steps)
-    assert averages(multi_label_scores(p, y)) == pytest.approx(scikit_learns(p, y), abs=1e-6)
+    assert averages(multi_label_scores(p, y)) == pytest.approx(scikit_learn_averages(p, y), abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:No positive class found:UserWarning")
-def test_classes_are_scikit_learns_and_those_without_positives_are_told() -> None:
+def test_class_scores_equal_scikit_learn_and_classes_without_positives_are_counted() -> None:
     p, y = random_scores(200, 6, seed=4)
     ours = multi_label_scores(p, y)
     np.testing.assert_allclose(ours.ap_per_class, average_precision_score(y, p, average=None), atol=1e-6)
@@ -65,17 +65,17 @@ def test_classes_are_scikit_learns_and_those_without_positives_are_told() -> Non
     assert ours.ap_per_class[4] == ours.f1_per_class[4] == ours.support_per_class[4] == 0
 
 
-def test_without_any_label_every_figure_is_zero() -> None:
+def test_without_any_label_all_metrics_are_zero() -> None:
     p, y = random_scores(5, 3, seed=0)
     ours = multi_label_scores(p, y & False)
     assert set(averages(ours).values()) == {0.0}
     assert ours.num_without_positives == 3
 
 
-def test_one_label_equals_scikit_learn() -> None:
+def test_single_label_equals_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(200, 5, generator=generator).softmax(1)
-    y = torch.randint(4, (200,), generator=generator)  # class 4 does not occur, but is answered
+    y = torch.randint(4, (200,), generator=generator)  # class 4 does not occur, but is predicted
     ours = single_label_scores(p, y)
     assert ours.top1 == pytest.approx(accuracy_score(y, p.argmax(1)))
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
@@ -93,11 +93,11 @@ def test_perfect_scores() -> None:
     assert single_label_scores(torch.eye(4), torch.arange(4)).top1 == 1.0
 
 
-def test_scores_that_are_no_probabilities_are_refused() -> None:
+def test_scores_outside_0_1_are_refused() -> None:
     y = torch.eye(2).bool()
     with pytest.raises(ValueError, match=r"scores from -1 to 1; expected probabilities in \[0, 1\]\. Apply a sigmoid"):
         multi_label_scores(torch.tensor([[-1.0, 1.0], [0.0, 1.0]]), y)
-    with pytest.raises(ValueError, match=r"scores from nan to nan.*look for NaN in the features"):
+    with pytest.raises(ValueError, match=r"scores from nan to nan.*check the features for NaN"):
         multi_label_scores(torch.full((2, 2), torch.nan), y)
     with pytest.raises(ValueError, match=r"scores of shape \(0, 2\).*N >= 1 samples"):
         single_label_scores(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))

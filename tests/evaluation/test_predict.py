@@ -1,4 +1,4 @@
-"""Probabilities are those of every image by itself, for any order, batch and number of ranks."""
+"""Predictions do not depend on order, batch size and number of ranks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +15,10 @@ from rspretrain.archives.images import open_images
 from rspretrain.evaluation.predict import (
     inputs_for,
     labels_for,
-    places_of,
     predict,
     predict_patches,
     predict_with_features,
+    sample_corners,
 )
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.classifier_files import Answers, export_classifier, load_classifier, make_contract
@@ -43,7 +43,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 def pair() -> Classifier:
-    """Late fusion of two small networks whose norms have seen something."""
+    """Late fusion of two small networks with non-initial batch statistics."""
     torch.manual_seed(0)
     settings = BackboneSettings(name="test_resnet")
     backbones = [create_backbone(settings, sensor, bands, 16) for sensor, bands in BANDS.items()]
@@ -62,7 +62,7 @@ def contract(classifier: Classifier, inputs: dict[str, SensorInput]) -> dict[str
 
 
 @pytest.mark.parametrize("multi", [True, False])
-def test_an_image_s_probabilities_are_its_own(shards: ShardSet, multi: bool) -> None:
+def test_probabilities_do_not_depend_on_the_batch(shards: ShardSet, multi: bool) -> None:
     classifier, inputs = pair(), sensor_inputs(shards)
     together = predict(classifier, inputs, shards, ROWS, multi=multi, batch_size=2)
     assert (together.shape, together.dtype) == ((5, 3), torch.float32)
@@ -76,17 +76,17 @@ def test_an_image_s_probabilities_are_its_own(shards: ShardSet, multi: bool) -> 
     assert len(predict(classifier, inputs, shards, ROWS[:0], multi=multi)) == 0
 
 
-def test_features_are_what_enters_the_head(shards: ShardSet) -> None:
+def test_features_are_the_input_of_the_head(shards: ShardSet) -> None:
     classifier, inputs = pair().train(), sensor_inputs(shards)
     probabilities, features = predict_with_features(classifier, inputs, shards, ROWS, multi=True)
     with torch.no_grad():
         torch.testing.assert_close(classifier.head(features).sigmoid(), probabilities)
-    assert classifier.training  # as it came
+    assert classifier.training  # the mode is restored
     assert not classifier.head._forward_pre_hooks
 
 
-def test_pixels_are_those_that_a_backbone_sees_in_evaluation(shards: ShardSet) -> None:
-    """Whole, or the middle of the finest grid: as NetworkInput.evaluate, which probes use."""
+def test_inputs_equal_those_of_probes(shards: ShardSet) -> None:
+    """Whole images, or the centre of the finest grid, as in NetworkInput.evaluate."""
     classifier, inputs = pair(), sensor_inputs(shards)
     seen: list[torch.Tensor] = []
     classifier.backbones["s2"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -96,11 +96,11 @@ def test_pixels_are_those_that_a_backbone_sees_in_evaluation(shards: ShardSet) -
         assert torch.equal(seen[-1], NetworkInput([inputs["s2"]]).evaluate(batch, 16, crop_px))
 
 
-def test_a_sensor_that_is_not_there_is_missing(shards: ShardSet, tmp_path: Path) -> None:
+def test_an_absent_sensor_counts_as_missing(shards: ShardSet, tmp_path: Path) -> None:
     classifier, inputs = pair(), sensor_inputs(shards)
-    told = contract(classifier, inputs)
+    described = contract(classifier, inputs)
     s2_only = [group for group in PAIR_GROUPS if group.sensor == "s2"]
-    found, missing = inputs_for(told, s2_only, "x")
+    found, missing = inputs_for(described, s2_only, "x")
     assert (list(found), missing) == (["s2"], ("s1",))
     without = memory_shards(tmp_path / "s2", samples=20, groups=tuple(s2_only))
     (row,) = (shards.row_of_key[key] for key in without.keys(np.array([0])))
@@ -112,14 +112,13 @@ def test_a_sensor_that_is_not_there_is_missing(shards: ShardSet, tmp_path: Path)
     torch.testing.assert_close(features[:, : blank.shape[1]], blank)
 
 
-def test_groups_of_one_sensor_are_inputs_of_their_own(shards: ShardSet) -> None:
+def test_groups_of_one_sensor_can_be_separate_inputs(shards: ShardSet) -> None:
     settings = CaConvBilstmSettings(areas=1)
     torch.manual_seed(0)
     classifier = build_classifier(settings, [], 3)
     groups = list(shards.groups.values())
     inputs = {name: SensorInput("s2", SensorSettings(bands=some), groups) for name, some in settings.bands().items()}
-    told = make_contract(classifier, settings, inputs, ANSWERS, {})
-    found, missing = inputs_for(told, groups, "x")
+    found, missing = inputs_for(make_contract(classifier, settings, inputs, ANSWERS, {}), groups, "x")
     assert (list(found), missing) == (["s2_10m", "s2_20m", "s2_60m"], ())
     probabilities, features = predict_with_features(classifier, found, shards, ROWS, multi=True)
     assert torch.equal(probabilities, predict(classifier, inputs, shards, ROWS, multi=True))
@@ -134,8 +133,8 @@ def _ranks(folder: str, exported: str, every: list[np.ndarray]) -> list[torch.Te
 
 
 @pytest.mark.slow
-def test_ranks_see_every_image_once(shards: ShardSet, tmp_path: Path) -> None:
-    """Five images for two ranks, and one, which leaves a rank without any."""
+def test_two_ranks_give_the_predictions_of_one(shards: ShardSet, tmp_path: Path) -> None:
+    """With five images, and with one, which leaves a rank without images."""
     folder = export_classifier(pair(), LinearSettings(), sensor_inputs(shards), ANSWERS, tmp_path / "classifier", {})
     arguments = str(shards.path), str(folder), [ROWS, ROWS[:1]]
     alone = _ranks(*arguments)
@@ -145,55 +144,55 @@ def test_ranks_see_every_image_once(shards: ShardSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real pairs of ../shared/data are not here")
-def test_real_scenes_are_labelled_as_their_shards_are(tmp_path: Path) -> None:
-    """BigEarthNet v1's own folders of band files, and the shard set of them: the same pixels, so the same numbers."""
+def test_real_scenes_get_the_predictions_of_their_shards(tmp_path: Path) -> None:
+    """BigEarthNet v1's folders of band files, and the shard set built from them."""
     sources = [f"S2={REAL}/BigEarthNet-v1.0", f"S1={REAL}/BigEarthNet-S1-v1.0"]
     build_shards(open_archive("bigearthnet", sources), tmp_path / "shards", samples_per_shard=8, workers=1)
     shards, images = open_shards(tmp_path / "shards"), open_images([f"{REAL}/BigEarthNet-v1.0"], ["s2"])
-    classifier, told = pair(), contract(pair(), sensor_inputs(shards))
-    inputs, _ = inputs_for(told, [group for group in shards.groups.values() if group.sensor == "s2"], "shards")
+    classifier, described = pair(), contract(pair(), sensor_inputs(shards))
+    inputs, _ = inputs_for(described, [group for group in shards.groups.values() if group.sensor == "s2"], "shards")
     rows = np.arange(len(shards))
     stored = predict(classifier, inputs, shards, rows, multi=True, crop_px=60)
-    inputs, missing = inputs_for(told, images.groups, "images")
+    inputs, missing = inputs_for(described, images.groups, "images")
     found, faults, excluded = predict_patches(classifier, inputs, images, multi=True, crop_px=60)
     assert (missing, faults, excluded) == (("s1",), [], 0)
     where = [shards.row_of_key[key] for key in found.keys]
     assert len(where) == 3
     torch.testing.assert_close(found.probabilities, stored[where], atol=1e-6, rtol=1e-5)
-    np.testing.assert_allclose(found.corners, places_of(shards, rows)[where], atol=1e-8)
+    np.testing.assert_allclose(found.corners, sample_corners(shards, rows)[where], atol=1e-8)
 
 
-def test_labels_are_those_of_the_same_classes(shards: ShardSet) -> None:
+def test_labels_require_the_classes_of_the_classifier(shards: ShardSet) -> None:
     hot = labels_for(shards, Answers("class", CLASSES, multi=False))
     assert torch.equal(hot, torch.from_numpy(shards.labels("class")))
     with pytest.raises(
         ValueError,
-        match=r"knows \['a', 'b', 'c'\] \(several an image\) as 'all'; .* has 'class': .*\. Expected the s",
+        match=r"predicts \['a', 'b', 'c'\] \(several per image\) as 'all'; .* has 'class': .*\. Expected the s",
     ):
         labels_for(shards, ANSWERS)
-    with pytest.raises(ValueError, match=r"knows \['field', 'forest', 'water'\] \(several an image\) as 'class'"):
+    with pytest.raises(ValueError, match=r"predicts \['field', 'forest', 'water'\] \(several per image\) as 'class'"):
         labels_for(shards, Answers("class", CLASSES, multi=True))
 
 
-def test_nothing_to_predict_is_an_error_in_three_parts(shards: ShardSet) -> None:
+def test_an_archive_without_readable_images_is_refused(shards: ShardSet) -> None:
     archive = MemoryArchive(2, broken={0: "unreadable", 1: "cloudy"})
     with pytest.raises(
-        ValueError, match=r"None of 2 images is left to predict, expected one at least; Patch0: .*whole\. C"
+        ValueError, match=r"None of 2 images can be predicted, expected at least one; Patch0: .*whole\. C"
     ):
         predict_patches(pair(), sensor_inputs(shards), archive, multi=True)
 
 
-def test_what_does_not_fit_is_an_error_in_three_parts(shards: ShardSet) -> None:
-    told = contract(pair(), sensor_inputs(shards))
+def test_other_sensors_bands_and_units_are_refused(shards: ShardSet) -> None:
+    described = contract(pair(), sensor_inputs(shards))
     with pytest.raises(
-        ValueError, match=r"a.d has the sensors \['rgb'\], the classifier expects one at least of \['s1', 's2'\]. Give"
+        ValueError, match=r"a.d has the sensors \['rgb'\], the classifier expects at least one of \['s1', 's2'\]. Use"
     ):
-        inputs_for(told, SCENE_GROUPS, "a.d")
+        inputs_for(described, SCENE_GROUPS, "a.d")
     with pytest.raises(
         ValueError,
-        match=r"has the bands \['B02'\] of sensor 's2', .* expects \['B02', 'B8A', 'B01'\]: \['B8A', 'B01'\] .*\. Give",
+        match=r"has the bands \['B02'\] of sensor 's2', .* expects \['B02', 'B8A', 'B01'\]: \['B8A', 'B01'\] .*\. Use",
     ):
-        inputs_for(told, [Group("s2", "s2", ("B02",), "uint16", None, 10.0, "dn")], "a.d")
-    decibels = [replace(group, units="dn") for group in PAIR_GROUPS]
-    with pytest.raises(ValueError, match=r"a.d holds sensor 's1' in units 'dn'; the network was trained on 'db'. Give"):
-        inputs_for(told, decibels, "a.d")
+        inputs_for(described, [Group("s2", "s2", ("B02",), "uint16", None, 10.0, "dn")], "a.d")
+    other_units = [replace(group, units="dn") for group in PAIR_GROUPS]
+    with pytest.raises(ValueError, match=r"a.d holds sensor 's1' in units 'dn'; the network was trained on 'db'. Use"):
+        inputs_for(described, other_units, "a.d")

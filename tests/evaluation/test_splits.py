@@ -4,7 +4,7 @@ import pytest
 import torch
 from fakes.memory import memory_shards
 
-from rspretrain.evaluation.splits import choose_data, default_nomenclature, every_fifth
+from rspretrain.evaluation.splits import choose_data, default_nomenclature, holdout_mask
 from rspretrain.shardset.index import ShardSet
 
 
@@ -19,10 +19,10 @@ def with_splits(shards: ShardSet, splits: dict[str, int]) -> ShardSet:
     return other
 
 
-def test_every_fifth_is_held_out_of_every_class() -> None:
+def test_every_fifth_sample_of_each_class_is_held_out() -> None:
     y = torch.nn.functional.one_hot(torch.tensor([0] * 7 + [1] * 10)).bool()
-    assert every_fifth(y, multi=False).nonzero().flatten().tolist() == [4, 11, 16]
-    assert every_fifth(y, multi=True).nonzero().flatten().tolist() == [4, 9, 14]
+    assert holdout_mask(y, multi=False).nonzero().flatten().tolist() == [4, 11, 16]
+    assert holdout_mask(y, multi=True).nonzero().flatten().tolist() == [4, 9, 14]
 
 
 def test_the_archives_own_splits_are_used_in_key_order(shards: ShardSet) -> None:
@@ -32,7 +32,7 @@ def test_the_archives_own_splits_are_used_in_key_order(shards: ShardSet) -> None
     assert shards.keys(data.test) == [f"patch-{i:05d}" for i in range(0, 60, 5)]
 
 
-def test_without_splits_every_fifth_is_held_out_whatever_the_build(shards: ShardSet, tmp_path: Path) -> None:
+def test_without_splits_every_fifth_sample_is_held_out_for_any_build(shards: ShardSet, tmp_path: Path) -> None:
     other_order = memory_shards(tmp_path / "shards", samples_per_shard=64, samples=60)
     for each in (shards, other_order):
         data = choose_data(with_splits(each, {}))
@@ -47,18 +47,18 @@ def test_any_two_splits_may_be_named(shards: ShardSet) -> None:
     assert len(choose_data(shards, None, "holdout:train", "holdout:test").test) == 12
 
 
-def test_the_default_labels_are_one_a_sample(shards: ShardSet) -> None:
+def test_the_default_nomenclature_is_single_label(shards: ShardSet) -> None:
     assert default_nomenclature(shards) == "class"
 
 
-def test_bad_requests_name_what_there_is(shards: ShardSet) -> None:
+def test_errors_list_the_available_splits_and_nomenclatures(shards: ShardSet) -> None:
     with pytest.raises(ValueError, match=r"no nomenclature '19'; it has \['all', 'class'\]\. Name one"):
         choose_data(shards, "19")
     with pytest.raises(ValueError, match=r"no split 'val'; it has \{'test': 12, 'train': 48\} of its own\. Name one"):
         choose_data(shards, test_split="val")
-    with pytest.raises(ValueError, match=r"split 'train' both for training and for testing\. Give two different ones"):
+    with pytest.raises(ValueError, match=r"split 'train' for both training and testing, expected two different spl"):
         choose_data(shards, test_split="train")
     with pytest.raises(
-        ValueError, match=r"Split 'empty' of .* has no labelled sample; its own splits are .*'empty': 0"
+        ValueError, match=r"Split 'empty' of .* has no labelled sample, expected .*; the archive's .*'empty': 0"
     ):
         choose_data(with_splits(shards, {"train": 48, "test": 12, "empty": 0}), test_split="empty")

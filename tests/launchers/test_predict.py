@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_one_paragraph(predict, tmp_path: Path, capsys) -> 
             "--shards",
             "pictures",
         ): "pictures has the sensors ['rgb'], the classifier expects",
-        ("--classifier", "rgb", "--shards", "shards"): "the classifier expects one at least of ['rgb']. Give it images",
+        ("--classifier", "rgb", "--shards", "shards"): "the classifier expects at least one of ['rgb']. Use images",
         ("--classifier", "pair", "--shards", "shards", "--split", "val"): "has no split 'val'; it has {'test': 6",
         ("--classifier", "pair", "--images", tmp_path): "but the classifier takes the sensors ['s1', 's2']; expected",
         ("--classifier", "rgb", "--images", tmp_path / "empty"): "empty holds no image of rgb, expected .jpg",
@@ -174,9 +174,9 @@ def test_scores_want_the_same_classes_in_the_same_order(folder: Path, predict, t
     arguments = ("--classifier", tmp_path / "other", "--shards", "shards", "--out", tmp_path / "a.csv")
     assert predict(*arguments, "--score") == 2
     assert (
-        "The classifier knows ['water', 'forest', 'field'] (several an image) as 'all'; shards has 'class': ['field', "
-        "'forest', 'water'] (one an image), 'all': ['field', 'forest', 'water'] (several an image). Expected the same "
-        "classes in the same order: score it on"
+        "The classifier predicts ['water', 'forest', 'field'] (several per image) as 'all'; shards has 'class': "
+        "['field', 'forest', 'water'] (one per image), 'all': ['field', 'forest', 'water'] (several per image). "
+        "Expected the same classes in the same order: use shards with"
     ) in capsys.readouterr().err
     assert predict(*arguments) == 0
 
