@@ -28,7 +28,7 @@ from rspretrain import config
 from rspretrain.engine.job import prepare
 from rspretrain.engine.trainer import train
 from rspretrain.observe.sinks import read_metrics
-from rspretrain.observe.verdict import LEVELS, HealthSettings, Watch
+from rspretrain.observe.verdict import LEVELS, HealthMonitor, HealthSettings
 from rspretrain.shardset.building.build import build_shards
 from rspretrain.world import World
 
@@ -61,10 +61,10 @@ def measure(run: Run, folder: Path, seed: int, overrides: Sequence[str] = ()) ->
 
 def judge_file(path: Path, fits: Sequence[str]) -> dict[str, object]:
     """Highest verdict, when the right cause (or, for a healthy run, any) was first named, and the words then."""
-    watch = Watch(HealthSettings())
+    monitor = HealthMonitor(HealthSettings())
     level, step, causes, words = 0, None, {}, ""
     for line in read_metrics(path):
-        verdict = watch.add(line)
+        verdict = monitor.add(line)
         level = max(level, verdict.level)
         causes |= dict.fromkeys(finding.cause for finding, _ in verdict.findings)
         named = [finding for finding, _ in verdict.findings[:1] if finding.cause in fits or not fits]

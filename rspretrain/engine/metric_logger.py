@@ -12,7 +12,7 @@ from rspretrain.engine.job import Job
 from rspretrain.observe.input_health import input_health
 from rspretrain.observe.progress import ProgressBar
 from rspretrain.observe.sinks import Sinks
-from rspretrain.observe.verdict import Verdict, Watch
+from rspretrain.observe.verdict import HealthMonitor, Verdict
 from rspretrain.strategies.base import StepReport, Strategy
 
 
@@ -33,7 +33,7 @@ class MetricLogger:
         self._step, self._time = first_step, self._began
         self._waited, self._computed = job.loader.wait_s, job.loader.cpu_s
         self.latest: dict[str, float] = {}
-        self._say, self._watch = say, Watch(job.settings.health, sinks.lines)
+        self._say, self._monitor = say, HealthMonitor(job.settings.health, sinks.lines)
         # Of the weights as they were initialised; a resumed run finds it by how far the last line says they had grown.
         grown = sinks.lines[-1].get("train/weight_growth", 1.0) if sinks.lines else 1.0
         self._initial_norm = strategy.weight_norm() / grown
@@ -45,7 +45,7 @@ class MetricLogger:
     @property
     def verdict(self) -> Verdict:
         """What is to be said of the run; on the first rank, whose word counts, of all lines also after a restart."""
-        return self._watch.verdict
+        return self._monitor.verdict
 
     def is_due(self, step: int) -> bool:
         """Whether there is a line of metrics after step number `step`.
@@ -87,7 +87,7 @@ class MetricLogger:
     def _judge(self, step: int) -> None:
         """The verdict into the line, and to the person where it changes."""
         before = self.verdict
-        now = self._watch.add({"step": step, **self.latest})
+        now = self._monitor.add({"step": step, **self.latest})
         self.latest["health/verdict"] = float(now.level)
         if now.causes != before.causes:
             self._say(now.text())

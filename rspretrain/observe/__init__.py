@@ -1,1 +1,1 @@
-"""What a person watches: metrics, collapse measures, progress."""
+"""Monitoring of a run: metrics files and wandb, collapse measures and verdicts, progress bars."""

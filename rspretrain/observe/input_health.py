@@ -1,7 +1,7 @@
-"""Is what goes in sound? Every band against the shard set's own statistics, and images that occur twice in a batch.
+"""Checks of input batches: per-band statistics against those of the shard set, and duplicate images.
 
-Looks at 16 x 16 pixels of every image, spread evenly: 2 % of BigEarthNet's, so that a look costs what reading a few
-images does. What the numbers mean is judged in verdict.py.
+Reads 16 x 16 evenly spaced pixels of every image, 2 % of a BigEarthNet patch, so a check costs as much as reading a few
+images. verdict.py interprets the numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from rspretrain.batch import Batch
 from rspretrain.sensors import Group
 
-SIDE = 16  # looked-at pixels along each side of an image
+SIDE = 16  # sampled pixels along each side of an image
 DUPLICATES = "input/duplicates"
 OFFSET, SPREAD = "offset", "spread"
 Statistics = Mapping[str, tuple[float, float]]  # band -> mean, standard deviation
@@ -21,34 +21,34 @@ Statistics = Mapping[str, tuple[float, float]]  # band -> mean, standard deviati
 def input_health(
     batch: Batch, groups: Sequence[Group], bands: Mapping[str, Sequence[str]], statistics: Mapping[str, Statistics]
 ) -> dict[str, Tensor]:
-    """Numbers about one rank's batch of raw pixels, float64, of the `bands` (sensor -> names) that a run uses.
+    """Statistics of one rank's raw batch, float64, for the `bands` (sensor -> names) that a run uses.
 
-    `input/<group>/<band>/offset`: the batch's mean minus the shard set's, in the shard set's standard deviations.
-    `input/<group>/<band>/spread`: the batch's standard deviation over the shard set's; 0 for a constant band.
-    `input/duplicates`: the share of samples whose looked-at pixels equal an earlier sample's in every group.
-    `statistics`: group -> band -> mean and deviation; a band without them is left out.
+    `input/<group>/<band>/offset`: batch mean minus shard-set mean, in standard deviations of the shard set.
+    `input/<group>/<band>/spread`: batch standard deviation divided by that of the shard set; 0 for a constant band.
+    `input/duplicates`: fraction of samples whose sampled pixels equal those of an earlier sample in every group.
+    `statistics`: group -> band -> mean and standard deviation; bands without an entry are skipped.
     """
     found: dict[str, Tensor] = {}
-    prints = []
+    fingerprints = []
     for group in groups:
-        pixels = look(batch.images[group.name], batch.sizes.get(group.name))
-        prints.append(pixels.flatten(1))
+        pixels = sample_pixels(batch.images[group.name], batch.sizes.get(group.name))
+        fingerprints.append(pixels.flatten(1))
         known = statistics.get(group.name, {})
         for channel, band in enumerate(group.bands):
             if band in bands.get(group.sensor, ()) and band in known:
                 name = f"input/{group.name}/{band}"
-                offset, spread = _against(pixels[:, channel], group.nodata, *known[band])
+                offset, spread = _offset_and_spread(pixels[:, channel], group.nodata, *known[band])
                 found |= {f"{name}/{OFFSET}": offset, f"{name}/{SPREAD}": spread}
-    # Exact in float64 for every dtype that archives have, so equal rows are equal pixels.
-    distinct = len(torch.unique(torch.nan_to_num(torch.cat(prints, dim=1)), dim=0))
+    # float64 holds every dtype of the archives exactly, so equal rows mean equal pixels.
+    distinct = len(torch.unique(torch.nan_to_num(torch.cat(fingerprints, dim=1)), dim=0))
     found[DUPLICATES] = torch.tensor(1.0 - distinct / len(batch), dtype=torch.float64)
     return found
 
 
-def look(images: Tensor, sizes: Tensor | None) -> Tensor:
-    """[B C H W] to [B C 16 16] float64: pixels spread evenly over each image, which is the `sizes` part of its canvas.
+def sample_pixels(images: Tensor, sizes: Tensor | None) -> Tensor:
+    """Evenly spaced pixels [B C 16 16] float64 of images [B C H W]; `sizes` [B 2] is each image's part of the canvas.
 
-    Images of fewer pixels show some of them more than once.
+    Pixels of smaller images are repeated.
     """
     share = (torch.arange(SIDE, device=images.device) + 0.5) / SIDE
     if sizes is None:
@@ -59,8 +59,8 @@ def look(images: Tensor, sizes: Tensor | None) -> Tensor:
     return images[samples, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).double()
 
 
-def _against(pixels: Tensor, nodata: float | None, mean: float, std: float) -> tuple[Tensor, Tensor]:
-    """Offset and spread of one band's pixels, without nodata; a shard set's constant band has offset and spread 0."""
+def _offset_and_spread(pixels: Tensor, nodata: float | None, mean: float, std: float) -> tuple[Tensor, Tensor]:
+    """Offset and spread of one band's pixels without nodata; both 0 if the band is constant in the shard set."""
     values = pixels.flatten()
     if nodata is not None:
         values = values[values != nodata]

@@ -1,4 +1,4 @@
-"""How far a run is, for the person in front of it: a bar on a terminal, a plain line now and then in a log."""
+"""Progress display: a bar on a terminal, a plain line every few seconds in a log file."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "42 s", "3 min 20 s", "5 h 12 min"."""
+    """Format seconds: "42 s", "3 min 20 s", "5 h 12 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -19,13 +19,13 @@ def duration(seconds: float) -> str:
 
 
 class Countdown:
-    """Shows how much of some work is done, at what rate, and how long it will take: call it with (done, total).
+    """Shows progress, rate and remaining time of a task; call it with (done, total).
 
-    The first call says where the work starts, so that the rate of a resumed build is that of what is left.
+    The first call sets the starting point, so the rate of a resumed build does not count finished work.
     """
 
-    def __init__(self, what: str, unit: str, stream: TextIO | None = None, interval_s: float = 10.0) -> None:
-        self._what, self._unit, self._interval_s = what, unit, interval_s
+    def __init__(self, label: str, unit: str, stream: TextIO | None = None, interval_s: float = 10.0) -> None:
+        self._label, self._unit, self._interval_s = label, unit, interval_s
         self._stream = stream or sys.stderr
         self._bar: tqdm | None = None
         self._first: int | None = None
@@ -37,17 +37,17 @@ class Countdown:
             self._next_line = self._started + self._interval_s
             if self._stream.isatty():
                 self._bar = tqdm(
-                    desc=self._what, unit=f" {self._unit}", initial=done, total=total, file=self._stream,
+                    desc=self._label, unit=f" {self._unit}", initial=done, total=total, file=self._stream,
                     dynamic_ncols=True,
                 )  # fmt: skip
         elif self._bar is not None:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + self._interval_s
-            pace = (done - self._first) / (time.monotonic() - self._started)
-            left = duration((total - done) / pace) if pace else "unknown time"
-            figures = f"{done}/{total} {self._unit}, {pace:.1f} {self._unit}/s, {left} left"
-            print(f"{self._what}: {figures}", file=self._stream, flush=True)
+            rate = (done - self._first) / (time.monotonic() - self._started)
+            left = duration((total - done) / rate) if rate else "unknown time"
+            figures = f"{done}/{total} {self._unit}, {rate:.1f} {self._unit}/s, {left} left"
+            print(f"{self._label}: {figures}", file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +60,7 @@ class Countdown:
 
 
 class ProgressBar:
-    """Shows step, loss, samples a second, and the share of time spent waiting for data."""
+    """Shows step, loss, samples per second, and the fraction of time spent waiting for data."""
 
     def __init__(
         self,
@@ -70,12 +70,12 @@ class ProgressBar:
         stream: TextIO | None = None,
         interval_s: float = 10.0,
     ) -> None:
-        """`first_step`: how many steps were done before (a resumed run). `enabled`: true on the first rank only."""
+        """`first_step`: steps done before a resume. `enabled`: true on the first rank only."""
         self._stream = stream or sys.stderr
         self._enabled = enabled
         self._total, self._first = total_steps, first_step
         self._started, self._interval_s = time.monotonic(), interval_s
-        self._next_line = self._started  # the first update is always shown
+        self._next_line = self._started  # always show the first update
         self._bar: tqdm | None = None
         if enabled and self._stream.isatty():
             self._bar = tqdm(total=total_steps, initial=first_step, unit="step", file=self._stream, dynamic_ncols=True)
@@ -93,10 +93,10 @@ class ProgressBar:
             print(f"step {step}/{self._total}: {figures}, {self._left(step)} left", file=self._stream, flush=True)
 
     def _left(self, step: int) -> str:
-        pace_s = (time.monotonic() - self._started) / max(step - self._first, 1)
-        return duration(pace_s * (self._total - step))
+        step_s = (time.monotonic() - self._started) / max(step - self._first, 1)
+        return duration(step_s * (self._total - step))
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()

@@ -1,7 +1,7 @@
-"""Where the numbers of a run go: `metrics.jsonl` always, wandb where it is wanted. Only the first rank writes.
+"""Writers for a run's metrics: `metrics.jsonl` always, wandb if configured. Only the first rank writes.
 
-`metrics.jsonl` holds one JSON object a line: "step" first, then metrics by name at full precision (what `float` reads
-back is the number that was written). JSON has no NaN: such a value is null, and "nonfinite" says which kind it was.
+`metrics.jsonl` holds one JSON object per line: "step" first, then metrics by name at full precision, so `float` reads
+back the number that was written. JSON has no NaN: such a value is null, and "nonfinite" maps its name to nan or inf.
 """
 
 import json
@@ -18,7 +18,7 @@ from rspretrain.settings import Settings
 
 
 class WatchSettings(Settings):
-    """What a run reports, and how often."""
+    """Where metrics are written, and how often."""
 
     wandb: Literal["offline", "online", "off"] = Field(
         default="offline", description="wandb mode. offline writes to wandb/ in the run folder, for wandb sync."
@@ -32,7 +32,7 @@ class WatchSettings(Settings):
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every whole line of a metrics file with its content; a torn last line (the writer was killed) is left out."""
+    """Every complete line of a metrics file with its content; an incomplete last line (a killed writer) is skipped."""
     lines = path.read_text().split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -40,28 +40,28 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             content = json.loads(line)
         except json.JSONDecodeError as error:
-            if number == len(lines):  # no newline behind it
+            if number == len(lines):  # no newline at its end
                 return
             raise ValueError(
-                f"Line {number} of {path} is not JSON: {line[:60]!r}. Expected one object a line, as this program "
-                "writes it. Repair or remove that line; the run itself is not harmed."
+                f"Line {number} of {path} is not JSON: {line[:60]!r}. Expected one JSON object per line. Repair or "
+                "remove that line; checkpoints are not affected."
             ) from error
         yield line, content
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl` as they were written, NaN and infinities restored."""
+    """The lines of a `metrics.jsonl`, with NaN and infinities restored."""
     return [decode_json(line) for line, _ in _lines(path)]
 
 
 def _cut_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run takes again; the old file or the new one exists at any moment."""
+    """Drop the lines of steps that a resumed run repeats. Atomic: the old or the new file exists at any moment."""
     kept = [line + "\n" for line, content in _lines(path) if content["step"] <= step]
     write_atomically(path, "".join(kept).encode())
 
 
 class _Wandb:
-    """A wandb run that may fail at any time without anybody noticing but through one warning."""
+    """A wandb run whose failures become one warning and never stop training."""
 
     def __init__(self, run_dir: Path, settings: WatchSettings, config: dict[str, Any]) -> None:
         self._run: Any = None
@@ -69,7 +69,7 @@ class _Wandb:
             self._guard(lambda: self._start(run_dir, settings, config))
 
     def _start(self, run_dir: Path, settings: WatchSettings, config: dict[str, Any]) -> None:
-        import wandb  # 0.3 s, and only the first rank of a run that wants it needs it
+        import wandb  # takes 0.3 s; only the first rank needs it, if wandb is on
 
         id_file = run_dir / "wandb_id"
         if not id_file.exists():
@@ -78,25 +78,25 @@ class _Wandb:
             project=settings.project,
             name=run_dir.name,
             id=id_file.read_text().strip(),
-            # Offline, `resume` is refused with a warning: there the same id makes `wandb sync` continue the same run.
+            # Offline, wandb ignores `resume` with a warning; the same id makes `wandb sync` continue the run.
             resume="allow" if settings.wandb == "online" else None,
             dir=run_dir,
             mode="online" if settings.wandb == "online" else "offline",
             config=config,
             settings=wandb.Settings(console="off", silent=True, disable_git=True, init_timeout=30, finish_timeout=60),
         )
-        # Our own axis: wandb's counter refuses to go back, and a resumed run takes some steps again.
+        # Our own step axis: wandb's counter cannot go back, and a resumed run repeats some steps.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 
     def _guard(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # whatever it is, the training goes on
+        except Exception as error:  # training must continue after any failure of wandb
             self._run = None
             warnings.warn(
-                f"wandb stopped: {type(error).__name__}: {error}. The training goes on and metrics.jsonl has "
-                "every number; set watch.wandb=off to do without.",
+                f"wandb stopped: {type(error).__name__}: {error}. Training continues and metrics.jsonl has "
+                "every number. Set watch.wandb=off to run without wandb.",
                 stacklevel=2,
             )
 
@@ -113,7 +113,7 @@ class _Wandb:
 
 
 class Sinks:
-    """Writes a run's metrics, by names with a group before the slash: train/ data/ perf/ health/ loss/ probe/."""
+    """Writes a run's metrics. Names start with a group: train/ data/ perf/ health/ loss/ probe/."""
 
     def __init__(
         self,
@@ -123,9 +123,9 @@ class Sinks:
         first: bool,
         resume_step: int | None,
     ) -> None:
-        """`first`: this rank writes. `resume_step`: the step of the checkpoint that the run goes on from, or None."""
+        """`first`: this rank writes. `resume_step`: step of the checkpoint that the run resumes from, or None."""
         self._first = first
-        self.lines: list[dict[str, float]] = []  # what a resumed run has written before
+        self.lines: list[dict[str, float]] = []  # lines written before a resume
         if not first:
             return
         self.path = run_dir / "metrics.jsonl"
@@ -134,14 +134,14 @@ class Sinks:
             self.lines = read_metrics(self.path)
         elif self.path.exists():
             raise ValueError(
-                f"{self.path} exists already, and a new run was asked for. Continue it with --resume, or choose "
-                "another run.dir."
+                f"{self.path} already exists, expected an empty folder for a new run. Continue that run with --resume, "
+                "or choose another run.dir."
             )
         self._file = self.path.open("a")
         self._wandb = _Wandb(run_dir, settings, config)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line, on disk for other processes to see before this returns."""
+        """Append one line and flush it, so that other processes can read it."""
         if not self._first:
             return
         line = {"step": step, **{name: float(value) for name, value in metrics.items()}}
@@ -150,7 +150,7 @@ class Sinks:
         self._wandb.log(step, metrics)
 
     def close(self, summary: dict[str, Any]) -> None:
-        """The end of the run; `summary` is what wandb shows for it in tables."""
+        """End the run; wandb shows `summary` in its tables."""
         if not self._first:
             return
         self._file.close()

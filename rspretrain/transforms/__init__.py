@@ -9,5 +9,6 @@
     views, shared_window, train_views    the whole chain, for objectives with random views, for
                    objectives that align two sensors, and for fine-tuning
 
-Every random choice is drawn from the sample's seed, so it does not depend on ranks, workers or batch composition.
+Every random choice is drawn from the sample's seed, so it does not depend on ranks, workers or batch composition
+(docs/methods.md, Keyed randomness).
 """

@@ -2,7 +2,7 @@
 
 Chen et al. 2020, appendix A, with the semantics of torchvision's functional ops; `view` and `seeds` key every draw by
 sample. Brightness, contrast and saturation are one blend each, `lerp(reference, x, factor)`, so samples that apply the
-operations in different orders share one pass.
+operations in different orders share one pass. See docs/methods.md, SimCLR and Random views.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """Patch masks for masked image modelling, drawn from the sample's seed.
 
-Random and block masks as in iBOT (Zhou et al. 2022, and its code), and GSC-MIM's pairs of complementary masks.
+Random and block masks as in iBOT (Zhou et al. 2022, and its code), and GSC-MIM's pairs of complementary masks
+(docs/methods.md, Complementary masks).
 """
 
 import math

@@ -2,7 +2,7 @@
 
 Clipping does not commute with averaging pixels, so it comes before the resampling. The affine scaling does commute, so
 it comes after, where there are fewer pixels. Preset `hsg` (the released Dual-SimCLR code) also divides by the crop's
-own maximum.
+own maximum (docs/methods.md, Sensors and normalisation).
 """
 
 import math

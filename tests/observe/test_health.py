@@ -22,7 +22,7 @@ def test_isotropic_features_are_healthy() -> None:
     assert effective_rank(x).item() == pytest.approx(64, rel=0.01)
 
 
-def test_collapsed_features_are_seen_whatever_their_lengths() -> None:
+def test_collapsed_features_are_detected_at_any_length() -> None:
     x = torch.randn(1, 32).expand(16, 32) * torch.rand(16, 1).add(0.5)
     assert feature_std(x).item() == pytest.approx(0.0, abs=1e-5)
     assert mean_cosine(x).item() == pytest.approx(1.0, abs=1e-5)
@@ -30,7 +30,7 @@ def test_collapsed_features_are_seen_whatever_their_lengths() -> None:
     assert effective_rank(x[:1].expand(16, 32)).item() == 0.0
 
 
-def test_rounding_of_equal_features_has_no_rank() -> None:
+def test_rounding_errors_of_equal_features_have_rank_zero() -> None:
     x = torch.full((64, 128), 0.3) * (1 + 1e-8 * torch.randn(64, 128))
     assert effective_rank(x).item() == 0.0
 
@@ -52,14 +52,14 @@ def test_effective_rank_is_the_entropy_of_the_singular_values() -> None:
 
 
 @pytest.mark.parametrize("measure", [feature_std, mean_cosine, effective_rank])
-def test_measures_are_detached_float32_scalars_and_survive_a_bad_step(measure) -> None:
+def test_measures_are_detached_float32_scalars_and_nan_for_nan(measure) -> None:
     x = torch.randn(8, 4, dtype=torch.bfloat16, requires_grad=True)
     value = measure(x)
     assert value.shape == ()
     assert value.dtype == torch.float32
     assert not value.requires_grad
     assert measure(torch.full((8, 4), torch.nan)).isnan()
-    assert measure(x[:1]).item() == 0.0  # a single sample says nothing
+    assert measure(x[:1]).item() == 0.0  # by definition for a single sample
 
 
 def test_alignment_is_two_minus_two_cosines_and_zero_for_equal_views() -> None:
@@ -73,23 +73,23 @@ def test_alignment_is_two_minus_two_cosines_and_zero_for_equal_views() -> None:
 def test_uniformity_equals_a_loop_over_pairs_and_its_closed_forms() -> None:
     x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     unit = torch.nn.functional.normalize(x, dim=1)
-    want = torch.pdist(unit).square().mul(-2).exp().mean().log()  # Wang & Isola's own three words
+    want = torch.pdist(unit).square().mul(-2).exp().mean().log()  # the code in Wang & Isola's paper
     assert uniformity(5 * x).item() == pytest.approx(want.item(), abs=1e-5)
     assert uniformity(x[:1].expand(8, 8)).item() == pytest.approx(0.0, abs=1e-5)
     assert uniformity(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])).item() == pytest.approx(-8.0)
     assert uniformity(x[:1]).isnan()
 
 
-def test_targets_of_both_collapses_say_nothing_and_their_entropy_tells_them_apart() -> None:
+def test_both_collapses_have_no_target_information_and_differ_in_entropy() -> None:
     one = torch.eye(8)[:1].expand(32, 8)
     uniform = torch.full((32, 8), 1 / 8)
-    sure = torch.eye(8).repeat(4, 1)
+    one_hot = torch.eye(8).repeat(4, 1)
     assert [target_information(t).item() for t in (one, uniform)] == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert target_information(sure).item() == pytest.approx(math.log(8))
-    assert [target_entropy(t).item() for t in (one, uniform, sure)] == pytest.approx([0.0, 1.0, 1.0])
+    assert target_information(one_hot).item() == pytest.approx(math.log(8))
+    assert [target_entropy(t).item() for t in (one, uniform, one_hot)] == pytest.approx([0.0, 1.0, 1.0])
 
 
-def test_center_entropy_is_that_of_its_softmax() -> None:
+def test_center_entropy_is_the_entropy_of_the_softmax() -> None:
     center = torch.tensor([0.3, -0.1, 0.0, 0.2])
     p = torch.softmax(center / 0.1, dim=0)
     assert center_entropy(center, 0.1).item() == pytest.approx((-(p * p.log()).sum() / math.log(4)).item())
@@ -98,7 +98,7 @@ def test_center_entropy_is_that_of_its_softmax() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_the_new_measures_of_numbers_that_are_not_finite_are_nan(bad: float) -> None:
+def test_view_and_target_measures_of_nonfinite_input_are_nan(bad: float) -> None:
     x = torch.full((4, 3), bad)
     targets = torch.full((4, 3), math.nan)
     for value in (alignment(x, x), uniformity(x), target_information(targets), target_entropy(targets)):

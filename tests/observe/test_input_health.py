@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes.batches import GROUPS, batch_of
 
-from rspretrain.observe.input_health import SIDE, input_health, look
+from rspretrain.observe.input_health import SIDE, input_health, sample_pixels
 from rspretrain.sensors import Group
 
 BANDS = {"s1": ("VV",), "s2": ("B02", "B05"), "rgb": ("R",)}
@@ -17,12 +17,12 @@ STATISTICS = {
 }
 
 
-def test_sound_batches_lie_near_the_shard_sets_statistics():
+def test_ordinary_batches_match_the_statistics_of_the_shard_set():
     found = input_health(batch_of(np.arange(32)), GROUPS, BANDS, STATISTICS)
     assert set(found) == {
         *(f"input/{band}/{kind}" for band in ("s1/VV", "s2_10m/B02", "rgb/R") for kind in ("offset", "spread")),
         "input/duplicates",
-    }  # not of B05, which has no statistics, nor of bands that nobody uses
+    }  # not B05, which has no statistics, nor unused bands
     for name, value in found.items():
         assert value.item() == pytest.approx(1.0 if name.endswith("spread") else 0.0, abs=0.05), name
 
@@ -34,7 +34,7 @@ def test_offset_and_spread_in_closed_form():
     assert (found["input/s1/VV/offset"].item(), found["input/s1/VV/spread"].item()) == (0.5, 0.0)
 
 
-def test_a_band_that_the_shard_set_knows_as_constant():
+def test_a_band_that_is_constant_in_the_shard_set():
     constant = {"s1": {"VV": (-3.0, 0.0)}}
     found = input_health(batch_of(np.arange(4)), GROUPS, BANDS, constant)
     assert (found["input/s1/VV/offset"], found["input/s1/VV/spread"]) == (0, 0)
@@ -49,22 +49,22 @@ def test_duplicates_are_counted_over_all_groups():
         sizes={name: sizes[twice] for name, sizes in batch.sizes.items()},
     )
     assert input_health(same, GROUPS, BANDS, {})["input/duplicates"].item() == 3 / 8
-    same.images["s1"][1, 1, 12, 12] += 1  # what differs in a band that nobody uses differs all the same
+    same.images["s1"][1, 1, 12, 12] += 1  # a difference in an unused band counts too
     assert input_health(same, GROUPS, BANDS, {})["input/duplicates"].item() <= 3 / 8
 
 
-def test_only_the_image_is_looked_at_not_its_canvas():
+def test_pixels_are_sampled_from_the_image_not_from_its_padding():
     images = torch.full((2, 1, 40, 44), -1.0)
     sizes = torch.tensor([[5, 7], [40, 30]])
     for image, (height, width) in zip(images, sizes.tolist(), strict=True):
         image[:, :height, :width] = 1.0
-    assert look(images, sizes).shape == (2, 1, SIDE, SIDE)
-    assert (look(images, sizes) == 1.0).all()
+    assert sample_pixels(images, sizes).shape == (2, 1, SIDE, SIDE)
+    assert (sample_pixels(images, sizes) == 1.0).all()
     whole = torch.arange(6.0).view(1, 1, 2, 3)
-    assert torch.equal(look(whole, None), look(whole, torch.tensor([[2, 3]])))
+    assert torch.equal(sample_pixels(whole, None), sample_pixels(whole, torch.tensor([[2, 3]])))
 
 
-def test_pixels_without_data_do_not_count():
+def test_nodata_pixels_are_ignored():
     group = Group("g", "other", ("x",), "int16", (4, 4), None, "dn", nodata=-9)
     pixels = torch.full((2, 1, 4, 4), 5, dtype=torch.int16)
     pixels[0] = -9

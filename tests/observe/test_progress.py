@@ -11,7 +11,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_gets_few_plain_lines() -> None:
+def test_a_log_file_gets_few_plain_lines() -> None:
     log = io.StringIO()
     progress = ProgressBar(100, 0, enabled=True, stream=log, interval_s=3600)
     for step in range(1, 101):
@@ -23,7 +23,7 @@ def test_a_log_gets_few_plain_lines() -> None:
     assert last.endswith(", 0 s left")
 
 
-def test_a_terminal_gets_a_bar_that_starts_where_the_run_resumes() -> None:
+def test_a_terminal_gets_a_bar_that_starts_at_the_resumed_step() -> None:
     screen = Terminal()
     progress = ProgressBar(10, 6, enabled=True, stream=screen)
     for step in range(7, 11):
@@ -50,7 +50,7 @@ def test_a_countdown_in_a_log_has_rate_and_time_left() -> None:
     assert re.fullmatch(r"building shards/ben: 70/100 samples, \d+\.\d samples/s, 0 s left\n", log.getvalue())
 
 
-def test_a_countdown_on_a_terminal_is_a_bar_that_starts_where_the_work_resumes() -> None:
+def test_a_countdown_on_a_terminal_is_a_bar_that_starts_at_the_resumed_count() -> None:
     screen = Terminal()
     with Countdown("building", "samples", stream=screen) as countdown:
         countdown(40, 100)

@@ -13,7 +13,7 @@ def sinks(folder: Path, resume_step: int | None = None, settings: WatchSettings 
     return Sinks(folder, settings, {"seed": 1}, first, resume_step)
 
 
-def test_numbers_come_back_bit_for_bit_and_step_is_first(tmp_path: Path) -> None:
+def test_numbers_are_read_back_exactly_and_step_is_first(tmp_path: Path) -> None:
     sink = sinks(tmp_path)
     sink.write(1, {"train/loss": 1 / 3, "perf/samples_per_s": 1e-17})
     line = (tmp_path / "metrics.jsonl").read_text()  # before close: every line is flushed
@@ -21,7 +21,7 @@ def test_numbers_come_back_bit_for_bit_and_step_is_first(tmp_path: Path) -> None
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "train/loss": 1 / 3, "perf/samples_per_s": 1e-17}]
 
 
-def test_lines_are_json_even_when_the_numbers_are_not(tmp_path: Path) -> None:
+def test_lines_are_valid_json_for_nan_and_infinity(tmp_path: Path) -> None:
     sinks(tmp_path).write(3, {"train/loss": math.nan, "train/grad_norm": math.inf, "train/lr": 0.1})
     strict = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert strict["train/loss"] is None
@@ -32,7 +32,7 @@ def test_lines_are_json_even_when_the_numbers_are_not(tmp_path: Path) -> None:
     assert row["train/lr"] == 0.1
 
 
-def test_resume_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
+def test_resume_drops_later_steps_and_an_incomplete_line(tmp_path: Path) -> None:
     sink = sinks(tmp_path)
     for step in range(1, 6):
         sink.write(step, {"train/loss": step / 7})
@@ -52,9 +52,9 @@ def test_a_broken_line_in_the_middle_is_reported(tmp_path: Path) -> None:
         sinks(tmp_path, resume_step=3)
 
 
-def test_a_new_run_never_overwrites(tmp_path: Path) -> None:
+def test_a_new_run_never_overwrites_metrics(tmp_path: Path) -> None:
     sinks(tmp_path).write(1, {})
-    with pytest.raises(ValueError, match=r"exists already, and a new run was asked for\. Continue it with --resume"):
+    with pytest.raises(ValueError, match=r"already exists, expected an empty folder for a new run\. Continue that run"):
         sinks(tmp_path)
 
 
@@ -76,17 +76,17 @@ def test_wandb_offline_keeps_its_id_and_its_files_in_the_run(tmp_path: Path) -> 
     assert all(b"train/loss" in record.read_bytes() for record in records)
 
 
-def test_a_wandb_that_cannot_start_is_one_warning(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"wandb stopped: .*metrics\.jsonl has every number; set watch\.wandb=off"):
+def test_wandb_that_cannot_start_gives_one_warning(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"wandb stopped: .*metrics\.jsonl has every number\. Set watch\.wandb=off"):
         sink = sinks(tmp_path, settings=WatchSettings(project="not/a:project"))
     sink.write(1, {"train/loss": 0.5})
     sink.close({})
     assert read_metrics(sink.path) == [{"step": 1, "train/loss": 0.5}]
 
 
-def test_a_wandb_that_dies_on_the_way_is_one_warning(tmp_path: Path) -> None:
+def test_wandb_that_fails_during_the_run_gives_one_warning(tmp_path: Path) -> None:
     sink = sinks(tmp_path, settings=WatchSettings())
-    sink._wandb._run.finish()  # as if its service had gone
+    sink._wandb._run.finish()  # as if its service had stopped
     with pytest.warns(UserWarning, match="wandb stopped"):
         sink.write(1, {"train/loss": 0.5})
     sink.write(2, {"train/loss": 0.25})

@@ -1,10 +1,10 @@
-"""Every rule speaks on what it means, keeps silent on one odd line, and says what, where, since when and what to do."""
+"""Every rule reports its fault, ignores a single odd line, and names cause, measure, first step and remedy."""
 
 from pathlib import Path
 
 import pytest
 
-from rspretrain.observe.verdict import HealthSettings, Watch, judge
+from rspretrain.observe.verdict import HealthMonitor, HealthSettings, judge
 
 GOOD = {
     "train/loss": 2.0, "train/lr": 1e-3, "train/grad_norm": 0.3, "train/refused": 0.0, "train/weight_growth": 1.1,
@@ -33,27 +33,27 @@ FAULTS = {
 COLLAPSED = {"one_target", "uniform_targets", "collapsed_features", "no_gradient"}
 
 
-def watch(*changes, window=3, good=GOOD):
-    """The verdict after a healthy line and then one line for each of `changes`."""
-    watching = Watch(HealthSettings(window=window))
+def verdict_after(*changes, window=3, good=GOOD):
+    """The verdict after a healthy line, then one line for each of `changes`."""
+    monitor = HealthMonitor(HealthSettings(window=window))
     for number, change in enumerate(({}, *changes), start=1):
-        watching.add({"step": 10 * number, **good, **change})
-    return watching.verdict
+        monitor.add({"step": 10 * number, **good, **change})
+    return monitor.verdict
 
 
-def test_the_page_explains_every_cause():
+def test_the_docs_explain_every_cause():
     page = (Path(__file__).parents[2] / "docs/health.md").read_text()
     assert [cause for cause in (*FAULTS, "refused_steps", "blind") if f"`{cause}`" not in page] == []
 
 
-def test_health():
-    assert watch(*[{}] * 9).level == 0
-    assert watch(*[{}] * 9).summary() == {"verdict": "healthy", "findings": []}
+def test_a_healthy_run():
+    assert verdict_after(*[{}] * 9).level == 0
+    assert verdict_after(*[{}] * 9).summary() == {"verdict": "healthy", "findings": []}
 
 
 @pytest.mark.parametrize("cause", FAULTS)
-def test_a_fault_on_every_line_is_named(cause):
-    verdict = watch(*[FAULTS[cause]] * 4)
+def test_a_fault_on_every_line_is_reported(cause):
+    verdict = verdict_after(*[FAULTS[cause]] * 4)
     ((finding, since),) = verdict.findings
     assert (finding.cause, finding.level, since) == (cause, 2 if cause in COLLAPSED else 1, 20)
     assert finding.measure in FAULTS[cause]
@@ -61,29 +61,29 @@ def test_a_fault_on_every_line_is_named(cause):
 
 
 @pytest.mark.parametrize("cause", FAULTS)
-def test_one_sound_line_among_them_acquits(cause):
-    assert watch(FAULTS[cause], FAULTS[cause], {}, FAULTS[cause], FAULTS[cause]).level == 0
+def test_one_healthy_line_in_the_window_prevents_a_finding(cause):
+    assert verdict_after(FAULTS[cause], FAULTS[cause], {}, FAULTS[cause], FAULTS[cause]).level == 0
 
 
 @pytest.mark.parametrize("cause", FAULTS)
-def test_what_is_not_measured_accuses_nobody(cause):
+def test_missing_metrics_and_nan_give_no_finding(cause):
     lines = [{"step": step, "train/refused": 0.0} for step in range(5)]
     assert judge(lines[0], lines) == []
     nan = {name: float("nan") for name in FAULTS[cause]}
-    assert watch(*[nan] * 4).level == 0
+    assert verdict_after(*[nan] * 4).level == 0
 
 
-def test_refused_steps_that_go_on():
-    (found, since), *_ = watch(*({"train/refused": float(n)} for n in range(4))).findings
+def test_repeatedly_refused_steps():
+    (found, since), *_ = verdict_after(*({"train/refused": float(n)} for n in range(4))).findings
     assert (found.cause, found.reason.split(": ")[1]) == ("refused_steps", "train/refused is 3, expected to stay at 1")
     assert since == 20
-    assert watch(*({"train/refused": 7.0} for n in range(4))).level == 0
+    assert verdict_after(*({"train/refused": 7.0} for n in range(4))).level == 0
 
 
-def test_a_slow_start_is_no_collapse_but_blindness_is_named():
+def test_a_slow_start_is_no_collapse_but_equal_features_from_the_start_are_reported():
     near = {"health/feature_std": 0.05, "health/effective_rank": 1.2}
-    slow = Watch(HealthSettings(window=3))
-    blind = Watch(HealthSettings(window=3))
+    slow = HealthMonitor(HealthSettings(window=3))
+    blind = HealthMonitor(HealthSettings(window=3))
     for step in range(20):
         slow.add({"step": step, **GOOD, **near})
         blind.add({"step": step, **GOOD, "health/feature_std": 0.0})
@@ -93,61 +93,63 @@ def test_a_slow_start_is_no_collapse_but_blindness_is_named():
 
 
 @pytest.mark.parametrize("std", ["health/feature_std", "health/student_std"])
-def test_a_student_is_judged_as_its_teacher(std):
-    ((finding, _),) = watch(*[{std: 0.05}] * 4).findings
+def test_student_and_teacher_have_the_same_rules(std):
+    ((finding, _),) = verdict_after(*[{std: 0.05}] * 4).findings
     assert (finding.cause, finding.measure) == ("collapsed_features", std)
-    ((finding, _),) = Watch(HealthSettings(), [{"step": n, **GOOD, std: 0.0} for n in range(5)]).verdict.findings
+    ((finding, _),) = HealthMonitor(
+        HealthSettings(), [{"step": n, **GOOD, std: 0.0} for n in range(5)]
+    ).verdict.findings
     assert (finding.cause, finding.measure) == ("blind", std)
 
 
 @pytest.mark.parametrize("std", [0.0, 1e-9])
-def test_what_is_gone_stays_gone(std):
-    """Twice 0 is 0, and rounding doubles at times: neither is a recovery."""
+def test_rounding_is_no_recovery(std):
+    """Twice 0 is 0, and rounding errors may double."""
     lines = ({"health/feature_std": value} for value in (std, std, 4 * std))
-    assert [finding.cause for finding, _ in watch(*lines).findings] == ["collapsed_features"]
+    assert [finding.cause for finding, _ in verdict_after(*lines).findings] == ["collapsed_features"]
 
 
-def test_what_was_won_can_be_lost():
-    """Random features are near each other, too: a fall is measured from the best line, not from the first."""
+def test_a_fall_is_measured_from_the_best_line():
+    """Not from the first, because random features are similar too."""
     lines = ({"health/feature_std": std} for std in (0.8, float("nan"), 0.06, 0.06, 0.06))
-    assert watch(*lines, good=GOOD | {"health/feature_std": 0.08}).findings[0][0].cause == "collapsed_features"
+    assert verdict_after(*lines, good=GOOD | {"health/feature_std": 0.08}).findings[0][0].cause == "collapsed_features"
 
 
-def test_two_random_networks_may_be_worse_than_chance_while_the_rate_rises():
-    assert watch(*({"health/chance_ratio": 5.0, "train/lr": n * 1e-4} for n in range(1, 6))).level == 0
-    assert watch(*({"health/chance_ratio": 5.0, "train/lr": 1e-3 - n * 1e-4} for n in range(1, 6))).level == 1
+def test_loss_above_chance_is_allowed_during_warm_up():
+    assert verdict_after(*({"health/chance_ratio": 5.0, "train/lr": n * 1e-4} for n in range(1, 6))).level == 0
+    assert verdict_after(*({"health/chance_ratio": 5.0, "train/lr": 1e-3 - n * 1e-4} for n in range(1, 6))).level == 1
 
 
-def test_what_recovers_is_left_alone():
-    assert watch(*({"health/feature_std": std} for std in (0.01, 0.03, 0.09))).level == 0
+def test_a_rising_measure_is_no_collapse():
+    assert verdict_after(*({"health/feature_std": std} for std in (0.01, 0.03, 0.09))).level == 0
 
 
-def test_causes_come_before_symptoms_and_the_text_has_all_parts():
-    verdict = watch(*[{"train/weight_growth": 50.0, "health/feature_std": 0.001}] * 4)
+def test_causes_come_before_symptoms_and_the_message_has_all_parts():
+    verdict = verdict_after(*[{"train/weight_growth": 50.0, "health/feature_std": 0.001}] * 4)
     assert verdict.text() == (
-        "health: collapsed since step 20. The weights are many times as long as at the start, so steps are far too "
-        "large: train/weight_growth is 50, expected under 10. Lower optim.lr (now 0.001) tenfold or more, or lengthen "
-        "optim.warmup_epochs, and start anew. Also: collapsed_features."
+        "health: collapsed since step 20. The norm of the weights has grown many times over, so steps are far too "
+        "large: train/weight_growth is 50, expected under 10. Lower optim.lr (now 0.001) tenfold or more, or increase "
+        "optim.warmup_epochs, and start again. Also: collapsed_features."
     )
     assert [each["cause"] for each in verdict.summary()["findings"]] == ["exploded_weights", "collapsed_features"]
 
 
-def test_the_remedy_is_the_objectives_own():
+def test_the_remedy_depends_on_the_objective():
     lines = [{"health/feature_std": 0.001}] * 4
     byol = {name: value for name, value in GOOD.items() if "target_" not in name}
     simclr = {name: value for name, value in byol.items() if "drift" not in name and "momentum" not in name}
-    for good, word in ((GOOD, "centering"), (byol, "a predictor behind the student"), (simclr, "temperature")):
-        assert word in watch(*lines, good=good).findings[0][0].remedy
+    for good, word in ((GOOD, "centering"), (byol, "a predictor after the student"), (simclr, "temperature")):
+        assert word in verdict_after(*lines, good=good).findings[0][0].remedy
 
 
-def test_a_resumed_run_judges_as_if_it_had_never_stopped():
+def test_a_resumed_run_has_the_verdict_of_an_uninterrupted_one():
     lines = [{"step": 1, **GOOD}, *({"step": n, **GOOD, **FAULTS["collapsed_features"]} for n in range(2, 9))]
-    whole, resumed = Watch(HealthSettings(), lines), Watch(HealthSettings(), lines[:4])
+    whole, resumed = HealthMonitor(HealthSettings(), lines), HealthMonitor(HealthSettings(), lines[:4])
     for line in lines[4:]:
         resumed.add(line)
     assert resumed.verdict == whole.verdict
     assert whole.verdict.findings[0][1] == 2
 
 
-def test_nothing_is_said_before_the_window_is_full():
-    assert watch(FAULTS["duplicates"], window=3).level == 0
+def test_no_finding_before_the_window_is_full():
+    assert verdict_after(FAULTS["duplicates"], window=3).level == 0
