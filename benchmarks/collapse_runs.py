@@ -12,7 +12,9 @@ from rspretrain.archives import simulate
 from rspretrain.archives.base import Archive, Entry
 from rspretrain.batch import Batch
 from rspretrain.engine.job import Job
-from rspretrain.objectives import Byol, GscMim, Mae
+from rspretrain.objectives.byol import Byol
+from rspretrain.objectives.gsc_mim import GscMim
+from rspretrain.objectives.mae import Mae
 from rspretrain.patch import Fault, Patch
 from rspretrain.sensors import Group
 

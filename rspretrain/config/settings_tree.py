@@ -16,7 +16,7 @@ from rspretrain.finetuning.networks import NetworkSettings, ValidationSettings
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.classifiers import ClassifierSettings, LinearSettings
 from rspretrain.nn.tuning import TuneSettings
-from rspretrain.objectives import ObjectiveSettings
+from rspretrain.objectives import ObjectiveSection
 from rspretrain.observe.sinks import WatchSettings
 from rspretrain.observe.verdict import HealthSettings
 from rspretrain.rng import mix
@@ -87,7 +87,7 @@ class RunSettings(CommonSettings):
         default=BackboneSettings(),
         description="Architecture of the networks, one per sensor (or one in all with objective.fusion: early).",
     )
-    objective: ObjectiveSettings = Field(description="Self-supervised method and its settings.")
+    objective: ObjectiveSection = Field(description="Self-supervised method and its settings.")
 
 
 class FinetuneSettings(CommonSettings):

@@ -1,52 +1,37 @@
 """Self-supervised methods: one file, one forward each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
-
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives.base import Objective
-from rspretrain.objectives.byol import Byol, ByolSettings
-from rspretrain.objectives.dino import Dino, DinoSettings
-from rspretrain.objectives.dual_simclr import DualSimclr, DualSimclrSettings
-from rspretrain.objectives.gsc_mim import GscMim, GscMimSettings
-from rspretrain.objectives.mae import Mae, MaeSettings
-from rspretrain.objectives.mma import Mma, MmaSettings
-from rspretrain.objectives.moco_v3 import MocoV3, MocoV3Settings
-from rspretrain.objectives.simclr import Simclr, SimclrSettings
+from rspretrain.objectives.base import Objective, ObjectiveSettings
+from rspretrain.registry import Registry, SettingsByName
 from rspretrain.sensors import Group
-from rspretrain.settings import Settings
 from rspretrain.transforms.inputs import SensorSettings
 
-ObjectiveSettings = Annotated[
-    ByolSettings
-    | DinoSettings
-    | DualSimclrSettings
-    | GscMimSettings
-    | MaeSettings
-    | MmaSettings
-    | MocoV3Settings
-    | SimclrSettings,
-    Field(discriminator="name"),
-]
-OBJECTIVES: dict[type[Settings], Callable[..., Objective]] = {
-    ByolSettings: Byol,
-    DinoSettings: Dino,
-    DualSimclrSettings: DualSimclr,
-    GscMimSettings: GscMim,
-    MaeSettings: Mae,
-    MmaSettings: Mma,
-    MocoV3Settings: MocoV3,
-    SimclrSettings: Simclr,
-}
+OBJECTIVES = Registry(
+    "objective",
+    Objective,  # type: ignore[type-abstract]
+    {
+        "byol": "rspretrain.objectives.byol:Byol",
+        "dino": "rspretrain.objectives.dino:Dino",
+        "dual_simclr": "rspretrain.objectives.dual_simclr:DualSimclr",
+        "gsc_mim": "rspretrain.objectives.gsc_mim:GscMim",
+        "mae": "rspretrain.objectives.mae:Mae",
+        "mma": "rspretrain.objectives.mma:Mma",
+        "moco_v3": "rspretrain.objectives.moco_v3:MocoV3",
+        "simclr": "rspretrain.objectives.simclr:Simclr",
+    },
+)
+# The section `objective` of a configuration: the settings of the objective that `name` chooses.
+ObjectiveSection = Annotated[ObjectiveSettings, SettingsByName(OBJECTIVES)]
 
 
 def build_objective(
-    settings: Settings,
+    settings: ObjectiveSettings,
     sensors: dict[str, SensorSettings],
     backbone: BackboneSettings,
     groups: Sequence[Group],
 ) -> Objective:
-    """The objective that the settings describe, for a shard set with these groups."""
-    return OBJECTIVES[type(settings)](settings, sensors, backbone, groups)
+    """The objective that `settings.name` chooses, for a shard set with these groups. ValueError as its class says."""
+    return OBJECTIVES.find(settings.name)(settings, sensors, backbone, groups)

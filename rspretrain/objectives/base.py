@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.ema import TeacherPair
+from rspretrain.registry import NamedSettings
 from rspretrain.transforms.inputs import NetworkInput
 
 CHANCE_RATIO = "health/chance_ratio"  # the loss as a share of what guessing scores: 1 has learnt nothing yet
@@ -37,9 +38,17 @@ class Progress:
         return self.step / self.steps_per_epoch
 
 
-class Objective(nn.Module, ABC):
-    """One self-supervised method. Knows nothing of ranks, precision, optimizers or logging."""
+class ObjectiveSettings(NamedSettings):
+    """The section `objective` of a pretraining run; every objective extends it by its own settings."""
 
+
+class Objective(nn.Module, ABC):
+    """One self-supervised method. Knows nothing of ranks, precision, optimizers or logging.
+
+    The constructor's arguments are `(settings, sensors, backbone, groups)`, as `build_objective` passes them.
+    """
+
+    Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
     metric_names: tuple[str, ...]  # a collapse measure ("health/…") is always among them
     groups: tuple[str, ...]  # the groups that forward reads from a batch; nothing else is fetched from the shards
     # A step is more than the sum of its samples: losses that compare them, centers. Batch norms count by themselves.

@@ -7,7 +7,7 @@ copy; the first layer of each head has no bias, because a norm follows that woul
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, Progress
+from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress
 from rspretrain.objectives.per_network import loss_names, mean_loss
 from rspretrain.objectives.teacher_student import (
     TEACHER_STUDENT_HEALTH,
@@ -36,10 +36,10 @@ from rspretrain.transforms.views import SensorViews
 CHANCE = 4.0  # the loss of directions that know nothing of each other, both ways
 
 
-class ByolSettings(TeacherStudentSettings):
+class ByolSettings(ObjectiveSettings, TeacherStudentSettings):
     """Any sensors, two random views, a teacher."""
 
-    name: Literal["byol"] = Field(default="byol", description="BYOL: predict the teacher's output for another view.")
+    name: str = Field(default="byol", description="BYOL: predict the teacher's output for another view.")
     scale: AreaRange = Field(
         default=(0.08, 1.0), description="Least and greatest share of the image area in a random resized crop."
     )
@@ -53,6 +53,7 @@ class ByolSettings(TeacherStudentSettings):
 class Byol(TeacherStudent[ByolSettings]):
     """Two views, each predicted from the other. ValueError where the shard set lacks a sensor or a band."""
 
+    Settings = ByolSettings
     couples_samples = False  # but BatchNorm does
 
     def __init__(

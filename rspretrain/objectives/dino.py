@@ -20,7 +20,7 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone,
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, Progress
+from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress
 from rspretrain.objectives.per_network import loss_names, mean_loss
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
@@ -53,10 +53,10 @@ class LocalColour(FirstColour):
     blur: float = Field(default=0.5, ge=0.0, le=1.0, description="Probability of Gaussian blur; not for SAR.")
 
 
-class DinoSettings(TeacherStudentSettings):
+class DinoSettings(ObjectiveSettings, TeacherStudentSettings):
     """Any sensors, two global views and perhaps local ones, a teacher."""
 
-    name: Literal["dino"] = Field(default="dino", description="DINO: self-distillation with global and local views.")
+    name: str = Field(default="dino", description="DINO: self-distillation with global and local views.")
     scale: AreaRange = Field(
         default=(0.14, 1.0),
         description="Least and greatest share of the image area in a global view; [0.4, 1] with local views.",
@@ -97,6 +97,7 @@ class DinoSettings(TeacherStudentSettings):
 class Dino(TeacherStudent[DinoSettings]):
     """Views, a teacher, a center. ValueError where a sensor or band is missing, or local views do not suit the ViT."""
 
+    Settings = DinoSettings
     couples_samples = True  # by the center, which moves once a forward
 
     def __init__(

@@ -16,17 +16,17 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.nn.two_stage_loss import TwoStageLoss
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, StaticObjective
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, ObjectiveSettings, StaticObjective
 from rspretrain.objectives.contrastive import VIEW_HEALTH, Negatives, chance_level, nt_xent, view_health
 from rspretrain.sensors import Group
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 
 
-class DualSimclrSettings(WindowSettings):
+class DualSimclrSettings(ObjectiveSettings, WindowSettings):
     """Two sensors, aligned."""
 
-    name: Literal["dual_simclr"] = Field(default="dual_simclr", description="Dual-SimCLR: contrast two sensors.")
+    name: str = Field(default="dual_simclr", description="Dual-SimCLR: contrast two sensors.")
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature of the softmax. null: 0.07 for CNNs, 0.2 for transformers."
     )
@@ -44,6 +44,7 @@ class DualSimclrSettings(WindowSettings):
 class DualSimclr(StaticObjective, TwoStageLoss):
     """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
 
+    Settings = DualSimclrSettings
     metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
     couples_samples = True
 

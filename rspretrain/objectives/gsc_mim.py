@@ -19,7 +19,7 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.tokens import MaskedViT
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, Progress
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, ObjectiveSettings, Progress
 from rspretrain.objectives.contrastive import worst
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
@@ -47,10 +47,10 @@ from rspretrain.transforms.views import SensorViews
 HEALTH = (*TEACHER_STUDENT_HEALTH, *TEACHER_HEALTH)
 
 
-class GscMimSettings(TeacherStudentSettings):
+class GscMimSettings(ObjectiveSettings, TeacherStudentSettings):
     """Any sensors, two views with complementary masks, a teacher; the backbone is a ViT."""
 
-    name: Literal["gsc_mim"] = Field(
+    name: str = Field(
         default="gsc_mim",
         description="GSC-MIM: masked self-distillation with complementary masks; the backbone is a ViT.",
     )
@@ -155,6 +155,7 @@ class Lesson(NamedTuple):
 class GscMim(TeacherStudent[GscMimSettings]):
     """Two views, masks, one teacher a student. ValueError where a sensor or band is missing, or the network no ViT."""
 
+    Settings = GscMimSettings
     couples_samples = True  # by the centers, which move once a forward
 
     def __init__(

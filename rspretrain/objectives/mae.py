@@ -6,7 +6,7 @@ Deviations: the encoder's layers start as timm has them; symmetries of views are
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self, cast, final
+from typing import Self, cast, final
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.decoder import PatchDecoder, fix_positions_, patchify
 from rspretrain.nn.tokens import MaskedViT
-from rspretrain.objectives.base import Losses, StaticObjective
+from rspretrain.objectives.base import Losses, ObjectiveSettings, StaticObjective
 from rspretrain.objectives.per_network import loss_names, mean_loss
 from rspretrain.observe.health import effective_rank, feature_std
 from rspretrain.sensors import Group
@@ -27,10 +27,10 @@ from rspretrain.transforms.views import CropSettings, Fusion, SensorViews
 HEALTH = ("health/feature_std", "health/effective_rank")  # of class tokens of what is visible, least of any sensor
 
 
-class MaeSettings(CropSettings):
+class MaeSettings(ObjectiveSettings, CropSettings):
     """Any sensors, one view, most of it hidden; the backbone is a ViT."""
 
-    name: Literal["mae"] = Field(default="mae", description="MAE: reconstruct masked patches; the backbone is a ViT.")
+    name: str = Field(default="mae", description="MAE: reconstruct masked patches; the backbone is a ViT.")
     fusion: Fusion = Field(
         default="none",
         description="none: one network per sensor; early: one network for the stacked bands of all sensors.",
@@ -59,6 +59,7 @@ class MaeSettings(CropSettings):
 class Mae(StaticObjective):
     """One view, masked. ValueError where a sensor or band is missing, the network is no ViT or the mask is trivial."""
 
+    Settings = MaeSettings
     couples_samples = False
 
     def __init__(

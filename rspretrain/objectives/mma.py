@@ -10,7 +10,7 @@ are all 0 has no direction and counts in no mean.
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, check_map, create_backbone
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, StaticObjective
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, ObjectiveSettings, StaticObjective
 from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, nt_xent, view_health
 from rspretrain.sensors import Group
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 
 
-class MmaSettings(WindowSettings):
+class MmaSettings(ObjectiveSettings, WindowSettings):
     """Two sensors, aligned location by location."""
 
-    name: Literal["mma"] = Field(default="mma", description="MMA: contrast two sensors location by location.")
+    name: str = Field(default="mma", description="MMA: contrast two sensors location by location.")
     temperature: float = Field(default=0.1, gt=0, description="Temperature of the softmax; 0.005 in Windsor's script.")
     channels: int | None = Field(
         default=None,
@@ -44,6 +44,7 @@ class MmaSettings(WindowSettings):
 class Mma(StaticObjective):
     """One CNN a sensor. ValueError unless exactly two sensors are configured and the backbone has maps."""
 
+    Settings = MmaSettings
     metric_names = ("loss/mma", CHANCE_RATIO, *VIEW_HEALTH)
     couples_samples = True
 

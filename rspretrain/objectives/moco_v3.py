@@ -8,7 +8,7 @@ is the paper's move before the next.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, Progress
+from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress
 from rspretrain.objectives.contrastive import chance_level
 from rspretrain.objectives.per_network import loss_names, mean_loss
 from rspretrain.objectives.teacher_student import (
@@ -37,10 +37,10 @@ from rspretrain.transforms.views import SensorViews
 from rspretrain.world import gather_stack, rank
 
 
-class MocoV3Settings(TeacherStudentSettings):
+class MocoV3Settings(ObjectiveSettings, TeacherStudentSettings):
     """Any sensors, two random views, a teacher."""
 
-    name: Literal["moco_v3"] = Field(
+    name: str = Field(
         default="moco_v3", description="MoCo v3: contrast queries of the student with keys of the teacher."
     )
     scale: AreaRange = Field(
@@ -75,6 +75,7 @@ class MocoV3Settings(TeacherStudentSettings):
 class MocoV3(TeacherStudent[MocoV3Settings]):
     """Queries against keys, both ways. ValueError where a sensor or band is missing, or nothing is there to freeze."""
 
+    Settings = MocoV3Settings
     couples_samples = True
 
     def __init__(

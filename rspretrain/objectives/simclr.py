@@ -6,7 +6,7 @@ do not fit are cut, not drawn again.
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.nn.two_stage_loss import TwoStageLoss
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, StaticObjective
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, ObjectiveSettings, StaticObjective
 from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, nt_xent, view_health
 from rspretrain.sensors import Group
 from rspretrain.transforms.colour import ColourSettings
@@ -25,10 +25,10 @@ from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.views import CropSettings, SensorViews
 
 
-class SimclrSettings(CropSettings):
+class SimclrSettings(ObjectiveSettings, CropSettings):
     """One sensor, two random views."""
 
-    name: Literal["simclr"] = Field(default="simclr", description="SimCLR: contrast two views of one sensor.")
+    name: str = Field(default="simclr", description="SimCLR: contrast two views of one sensor.")
     sensor: str = Field(description="Name of the sensor, one of the section sensors.")
     temperature: float = Field(default=0.1, gt=0, description="Temperature of the softmax.")
     colour: ColourSettings = Field(default=ColourSettings(), description="Colours of both views.")
@@ -42,6 +42,7 @@ class SimclrSettings(CropSettings):
 class Simclr(StaticObjective, TwoStageLoss):
     """NT-Xent over two views of the samples of all ranks. ValueError where the sensor is not configured."""
 
+    Settings = SimclrSettings
     metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
     couples_samples = True
 

@@ -41,7 +41,19 @@ def load(tmp_path, *overrides):
             "strategy.name=fairscale",
             r"'strategy.name' is 'fairscale', expected 'auto', 'single', 'ddp', 'fsdp' or 'deepspeed'",
         ),
-        ("objective.name=byoll", r"'objective' is .*'byoll'.*expected"),
+        ("objective.name=byoll", r"objective.name: Unknown objective 'byoll', expected one of byol, .*'byol'\?$"),
+        ("objective.name=no_such:Mine", r"objective.name: The objective 'no_such:Mine': there is no package 'no_such'"),
+        (
+            "objective={name: byol, px: 32, sensor: s2}",
+            r"yaml: 'objective.sensor' is not a setting of the objective byol; simclr has it \(Name .*\)\. "
+            r"Leave it out, or set objective.name=simclr\.$",
+        ),
+        (
+            "objective={name: byol, px: 32, center_momentum: 1}",
+            r"is not a setting of the objective byol; dino, gsc_mim have it \(.*\)\. .* objective.name=dino\.$",
+        ),
+        ("objective.colour.q=1", r"Unknown key 'objective.colour.q'. Did you mean 'objective.colour.hue'\?"),
+        ("objective=simclr", r"'objective' is 'simclr', expected a section, such as {name: byol}\."),
         ("optim={schedule: step}", r"yaml: optim.step_epochs: got none with optim.schedule=step, .*=constant\.$"),
         (
             "objective={name: mae, px: 16, decoder_width: 100}",

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.nn.torchvision_shim import ensure_torchvision
-from rspretrain.objectives import Byol, ByolSettings, SensorSettings
 from rspretrain.objectives.base import Progress
-from rspretrain.objectives.byol import FirstColour, SecondColour, distance
+from rspretrain.objectives.byol import Byol, ByolSettings, FirstColour, SecondColour, distance
+from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 ensure_torchvision()

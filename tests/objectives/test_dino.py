@@ -14,11 +14,11 @@ from torture import times
 from objectives.lessons import scene_batch, thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.torchvision_shim import ensure_torchvision
-from rspretrain.objectives import Dino, DinoSettings, SensorSettings
 from rspretrain.objectives.base import Progress
-from rspretrain.objectives.dino import distil
+from rspretrain.objectives.dino import Dino, DinoSettings, distil
 from rspretrain.objectives.self_distillation import soften
 from rspretrain.sensors import Group
+from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 ensure_torchvision()

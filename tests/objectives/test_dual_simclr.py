@@ -8,7 +8,8 @@ from fakes.batches import GROUPS, batch_of
 from laws import check_objective
 
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives import DualSimclr, DualSimclrSettings, SensorSettings
+from rspretrain.objectives.dual_simclr import DualSimclr, DualSimclrSettings
+from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 SENSORS = {

@@ -16,12 +16,13 @@ from torture import times
 from objectives.lessons import scene_batch, thirty_steps
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives import GscMim, GscMimSettings, SensorSettings
 from rspretrain.objectives.base import Progress
+from rspretrain.objectives.gsc_mim import GscMim, GscMimSettings
 from rspretrain.sensors import Group
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
+from rspretrain.transforms.inputs import SensorSettings
 from rspretrain.world import World
 
 torch.set_num_threads(1)

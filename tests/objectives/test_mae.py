@@ -11,8 +11,8 @@ from torture import times
 from objectives.lessons import thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.torchvision_shim import ensure_torchvision
-from rspretrain.objectives import Mae, MaeSettings, SensorSettings
-from rspretrain.objectives.mae import masked_mse, standardise
+from rspretrain.objectives.mae import Mae, MaeSettings, masked_mse, standardise
+from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 ensure_torchvision()

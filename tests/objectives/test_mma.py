@@ -12,9 +12,9 @@ from torture import times
 
 from objectives.lessons import thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives import Mma, MmaSettings, SensorSettings
 from rspretrain.objectives.contrastive import nt_xent
-from rspretrain.objectives.mma import directions
+from rspretrain.objectives.mma import Mma, MmaSettings, directions
+from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 SENSORS = {

@@ -14,9 +14,9 @@ from torture import times
 from objectives.lessons import thirty_steps
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.torchvision_shim import ensure_torchvision
-from rspretrain.objectives import MocoV3, MocoV3Settings, SensorSettings
 from rspretrain.objectives.base import Progress
-from rspretrain.objectives.moco_v3 import contrast
+from rspretrain.objectives.moco_v3 import MocoV3, MocoV3Settings, contrast
+from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 ensure_torchvision()

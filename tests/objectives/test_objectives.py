@@ -7,21 +7,18 @@ from fakes.batches import GROUPS, batch_of
 from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.objectives import (
-    Byol,
-    Dino,
-    DualSimclr,
-    GscMim,
-    Mae,
-    Mma,
-    MocoV3,
-    ObjectiveSettings,
-    SensorSettings,
-    Simclr,
-    build_objective,
-)
+from rspretrain.objectives import ObjectiveSection, build_objective
+from rspretrain.objectives.byol import Byol
+from rspretrain.objectives.dino import Dino
+from rspretrain.objectives.dual_simclr import DualSimclr
+from rspretrain.objectives.gsc_mim import GscMim
+from rspretrain.objectives.mae import Mae
+from rspretrain.objectives.mma import Mma
+from rspretrain.objectives.moco_v3 import MocoV3
+from rspretrain.objectives.simclr import Simclr
+from rspretrain.transforms.inputs import SensorSettings
 
-ADAPTER = TypeAdapter(ObjectiveSettings)
+ADAPTER = TypeAdapter(ObjectiveSection)
 SENSORS = {"s1": SensorSettings(bands=("VV", "VH")), "s2": SensorSettings(bands=("B02",))}
 
 

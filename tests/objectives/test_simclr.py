@@ -8,8 +8,9 @@ from laws import check_objective
 
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.norm import SyncBatchNorm
-from rspretrain.objectives import SensorSettings, Simclr, SimclrSettings
+from rspretrain.objectives.simclr import Simclr, SimclrSettings
 from rspretrain.transforms.colour import ColourSettings
+from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 BANDS = {"rgb": ("R", "G", "B"), "s2": ("B04", "B11", "B01", "B02"), "s1": ("VV", "VH")}
