@@ -85,7 +85,7 @@ def measure(folder: Path) -> dict[str, float]:
     found |= {"seek_s": max(seeks), "all_s": time.perf_counter() - started}
     found["all_mb"] = peak_mb()
     found |= {f"step_us_{nodes * RANKS_A_NODE}_ranks": step_us(shards, nodes) for nodes in (1, 8, 64, 512)}
-    own = [set(loader._batches.orders[0].shards_of_stream(stream).tolist()) for stream in range(NODES)]
+    own = [set(loader._plan.samplers[0].shards_of_stream(stream).tolist()) for stream in range(NODES)]
     found["shards"] = len(shards.manifest.shards)
     found["shards_a_node_at_most"] = max(map(len, own))
     found["shards_of_two_nodes"] = sum(map(len, own)) - len(set.union(*own))

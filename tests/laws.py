@@ -1,4 +1,4 @@
-"""The laws of the design: one function each, run for every member of its kind."""
+"""Checks that every implementation of a kind must pass, one function each: samplers, records, objectives and others."""
 
 import json
 from collections.abc import Callable
@@ -20,59 +20,59 @@ from rspretrain.nn.tokens import MaskedViT
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.patch import KEY_PATTERN, Exclusion, Patch, PatchError
 from rspretrain.shardset.record import decode_array, encode
-from rspretrain.streaming.batch_plan import Picks
+from rspretrain.streaming.batch_plan import SampleIndices
 from rspretrain.streaming.mixture import Mixture
 from rspretrain.streaming.sampler import EpochSampler, rank_slice
 
 
-def check_order(order: EpochSampler, epoch: int, world: int, accumulation: int, global_batch: int) -> None:
-    """Law 3: every sample once an epoch; global batches are the same list for any world, accumulation and restart."""
-    positions = np.arange(len(order))
-    everything = order.samples(epoch, positions)
-    assert sorted(everything.tolist()) == positions.tolist()
+def check_order(sampler: EpochSampler, epoch: int, world: int, accumulation: int, global_batch: int) -> None:
+    """Every sample once per epoch; the same global batches for any world size, accumulation and restart."""
+    positions = np.arange(len(sampler))
+    whole = sampler.samples(epoch, positions)
+    assert sorted(whole.tolist()) == positions.tolist()
     seen = []
-    for batch in range(-(-len(order) // global_batch)):
-        listed = order.batch_positions(batch, global_batch)
-        seen += listed.tolist()
-        alone = order.samples(epoch, listed)
-        assert alone.tolist() == everything[listed].tolist()
-        if len(listed) < global_batch:
-            continue  # the short batch is never split among ranks
+    for batch in range(-(-len(sampler) // global_batch)):
+        ordered = sampler.batch_positions(batch, global_batch)
+        seen += ordered.tolist()
+        alone = sampler.samples(epoch, ordered)
+        assert alone.tolist() == whole[ordered].tolist()
+        if len(ordered) < global_batch:
+            continue  # the short batch is never split over ranks
         for ranks in (world, world * accumulation):
-            parts = [order.samples(epoch, listed[rank_slice(global_batch, rank, ranks)]) for rank in range(ranks)]
+            parts = [sampler.samples(epoch, ordered[rank_slice(global_batch, rank, ranks)]) for rank in range(ranks)]
             assert np.concatenate(parts).tolist() == alone.tolist()
     assert sorted(seen) == positions.tolist()
-    restarted = EpochSampler(order.sizes, seed=order.seed, streams=order.streams, window=order.window)
-    middle = len(order) // 2
-    assert restarted.samples(epoch, positions[middle:]).tolist() == everything[middle:].tolist()
+    restarted = EpochSampler(sampler.sizes, seed=sampler.seed, streams=sampler.streams, window=sampler.window)
+    middle = len(sampler) // 2
+    assert restarted.samples(epoch, positions[middle:]).tolist() == whole[middle:].tolist()
 
 
 def check_mixture(mixture: Mixture, global_batch: int, world: int, steps: int, restart: int) -> None:
-    """Law 3 for mixtures: every sample of a source once in each of its epochs; the same for any world and restart."""
-    ledger = [_listed(mixture.picks(step)) for step in range(steps)]
+    """Every sample of a source once in each of its epochs; the same for any world size and restart."""
+    ledger = [_as_tuples(mixture.indices(step)) for step in range(steps)]
     for step in range(restart, steps):
-        parts = [_listed(mixture.picks(step, rank_slice(global_batch, rank, world))) for rank in range(world)]
-        assert [pick for part in parts for pick in part] == ledger[step]
-    taken = [pick for step in ledger for pick in step]
+        parts = [_as_tuples(mixture.indices(step, rank_slice(global_batch, rank, world))) for rank in range(world)]
+        assert [sample for part in parts for sample in part] == ledger[step]
+    taken = [sample for step in ledger for sample in step]
     assert len(set(taken)) == len(taken)
-    counts = np.bincount([source for source, _, _ in taken], minlength=len(mixture.orders))
+    counts = np.bincount([source for source, _, _ in taken], minlength=len(mixture.samplers))
     assert mixture.counts(steps).tolist() == counts.tolist()
-    for number, order in enumerate(mixture.orders):
+    for number, sampler in enumerate(mixture.samplers):
         by_stream: dict[int, list[tuple[int, int]]] = {}
         for source, epoch, position in taken:
             if source == number:
-                by_stream.setdefault(position % order.streams, []).append((epoch, position // order.streams))
+                by_stream.setdefault(position % sampler.streams, []).append((epoch, position // sampler.streams))
         for stream, seen in by_stream.items():
-            length = len(order) // order.streams + (stream < len(order) % order.streams)
-            assert sorted(seen) == [divmod(k, length) for k in range(len(seen))]  # epoch after epoch, each one whole
+            length = len(sampler) // sampler.streams + (stream < len(sampler) % sampler.streams)
+            assert sorted(seen) == [divmod(k, length) for k in range(len(seen))]  # complete epochs, one after the other
 
 
-def _listed(picks: Picks) -> list[tuple[int, int, int]]:
-    return list(zip(picks.source.tolist(), picks.epoch.tolist(), picks.position.tolist(), strict=True))
+def _as_tuples(indices: SampleIndices) -> list[tuple[int, int, int]]:
+    return list(zip(indices.source.tolist(), indices.epoch.tolist(), indices.position.tolist(), strict=True))
 
 
 def check_record(archive: Archive, patch: Patch) -> None:
-    """Law 2: decode(encode(x)) is x, bit for bit, and encoding is a function of the patch."""
+    """decode(encode(x)) equals x bit for bit, and encoding is deterministic."""
     record, again = (encode(patch, archive.groups, archive.nomenclatures, archive.metadata_bytes) for _ in range(2))
     assert record == again
     for group in archive.groups:
@@ -89,9 +89,9 @@ def check_record(archive: Archive, patch: Patch) -> None:
 def train_objective(
     make: Callable[[], Objective], batch_of: Callable[[np.ndarray], Batch], global_batch: int, steps: int
 ) -> dict[str, torch.Tensor]:
-    """Losses [steps], first gradients and last weights of plain SGD on this rank's share of every global batch.
+    """Losses [steps], first gradients and last weights of plain SGD on this rank's part of every global batch.
 
-    Teachers follow after every step, with the momentum that the objective says.
+    Teachers are updated after every step, with the objective's momentum.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -138,11 +138,11 @@ def check_objective(
     worlds: tuple[int, ...] = (2,),
     tolerance: float = 1e-9,
 ) -> None:
-    """Law 4: R real ranks x B/R equal 1 rank x B in losses, gradients, weights, teachers, buffers; a collapse measure.
+    """R real ranks x B/R equal 1 rank x B in losses, gradients, weights, teachers and buffers.
 
-    `make` and `batch_of` (positions -> batch) are top-level functions. Differences are measured against each tensor's
-    own norm, or 1e-5 where that is less: a bias before a norm has a gradient of 0. Networks run in float64: in float32,
-    rounding alone grows from 7e-6 after one step to 6 % after three.
+    Also: the metrics include a collapse measure. `make` and `batch_of` (positions -> batch) are top-level functions.
+    Differences are relative to each tensor's norm, or to 1e-5 if that is larger: a bias before a norm layer has
+    gradient 0. Networks run in float64: in float32, rounding alone grows from 7e-6 after one step to 6 % after three.
     """
     assert any(name.startswith("health/") for name in make().metric_names)
     alone = train_objective(make, batch_of, global_batch, steps)
@@ -157,9 +157,9 @@ def check_objective(
 def check_archive(
     archive: Archive, faults_expected: dict[str, str], files: Callable[[Entry], dict[str, list[Path]]]
 ) -> None:
-    """Law 1: the same patches in one order, unique keys, whole and by name, pixels equal to rasterio's, faults named.
+    """The same patches in the same order, unique keys, complete bands, rasterio's pixels, faults reported by name.
 
-    `faults_expected`: name of a patch -> part of the reason; `files`: the band files of every group, in order.
+    `faults_expected`: patch name -> part of the reason; `files`: the band files of every group, in order.
     """
     entries, faults = archive.entries()
     again = archive.entries()
@@ -200,9 +200,9 @@ def check_classifier(
     steps: int = 40,
     lr: float = 3e-3,
 ) -> None:
-    """Law 8: learns 16 samples by heart, labels of every class beside each other; every parameter has a gradient.
+    """Overfits 16 samples with random multi-labels, and every parameter has a gradient.
 
-    Dropout and stochastic depth are off: they are there to prevent just that. `images_of`: number of samples -> images.
+    Dropout and stochastic depth are off, because they prevent overfitting. `images_of`: number of samples -> images.
     """
     classifier, images = make().train(), images_of(16)
     silence_drops_(classifier)

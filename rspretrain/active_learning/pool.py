@@ -16,7 +16,7 @@ from pydantic import ValidationError, model_validator
 
 from rspretrain.active_learning.budget import BudgetSettings, Keys, Split, shuffled
 from rspretrain.active_learning.imbalance import Labels, reduce
-from rspretrain.evaluation.gather import Rows
+from rspretrain.arrays import Rows
 from rspretrain.files import write_json
 from rspretrain.rng import mix
 from rspretrain.settings import Settings

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from rspretrain import world
+from rspretrain.arrays import Rows
 from rspretrain.config import FinetuneSettings
 from rspretrain.engine.checkpoint import Checkpoints
 from rspretrain.engine.evaluator import Evaluator, Weights
 from rspretrain.evaluation.bootstrap import confidence_intervals
-from rspretrain.evaluation.gather import Rows
 from rspretrain.evaluation.labels import FinetuneData
 from rspretrain.evaluation.metrics import Scores, compute_scores, main_metric, summary_metrics
 from rspretrain.evaluation.predict import predict

@@ -38,7 +38,7 @@ def provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[str
         "step": step,
         "samples_seen": step * settings.train.global_batch,
         "seed": settings.run.seed,
-        "shards": " + ".join(source.called for source in settings.data.all_sources()),
+        "shards": " + ".join(source.display_name for source in settings.data.all_sources()),
         "shards_sha256": shards_sha256,
     }
 

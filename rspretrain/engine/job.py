@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 
 from rspretrain import config
+from rspretrain.arrays import Rows
 from rspretrain.config import CommonSettings, ConfigError, RunSettings
 from rspretrain.engine.evaluator import Evaluator, Pretraining
 from rspretrain.objectives import build_objective
@@ -16,7 +17,7 @@ from rspretrain.schedules import cosine, warmup_cosine, warmup_steps
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.inspection.quick_check import quick_check
 from rspretrain.strategies import check_network, resolve
-from rspretrain.streaming.loader import Ints, Loader
+from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.sources import Sources, open_sources
 from rspretrain.transforms.inputs import SensorSettings
 from rspretrain.world import World, local_size
@@ -82,7 +83,7 @@ def ready(
     sources: Sources,
     objective: Objective,
     evaluator: Evaluator,
-    rows: Ints | None = None,
+    rows: Rows | None = None,
 ) -> Job:
     """The job of an objective. `rows`: what an epoch goes through, instead of the split and filter in `data`."""
     check_network(settings.strategy, objective, objective.couples_samples)
@@ -169,7 +170,7 @@ def _describe_sources(job: Job) -> list[str]:
     """A line for each source of a mixture."""
     if len(job.sources.sets) == 1:
         return []
-    counts, epochs = job.loader.samples_of(job.total_steps), job.loader.epochs_of(job.total_steps)
+    counts, epochs = job.loader.samples_seen(job.total_steps), job.loader.epochs_seen(job.total_steps)
     total = job.total_steps * job.settings.train.global_batch
     return [
         f"  source {name:<21}{count / total:.1%} of all samples; {epochs[name]:.1f} times through it in this run"

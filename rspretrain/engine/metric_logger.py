@@ -101,8 +101,8 @@ class MetricLogger:
         """What was read so far: of every source of a mixture, and in place of damaged samples."""
         loader, told = self._job.loader, dict[str, float]()
         if len(self._job.sources.sets) > 1:
-            told |= {f"data/{name}/samples": float(count) for name, count in loader.samples_of(step).items()}
-            told |= {f"data/{name}/epochs": epochs for name, epochs in loader.epochs_of(step).items()}
+            told |= {f"data/{name}/samples": float(count) for name, count in loader.samples_seen(step).items()}
+            told |= {f"data/{name}/epochs": epochs for name, epochs in loader.epochs_seen(step).items()}
         if self._job.settings.data.on_corrupt == "quarantine":
             told["data/replaced"] = float(world.sum_over_ranks(torch.tensor(loader.num_replaced)))
         return told

@@ -24,7 +24,7 @@ from rspretrain.observe.progress import ProgressBar
 from rspretrain.observe.sinks import Sinks
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StepReport
-from rspretrain.streaming.quarantine import told
+from rspretrain.streaming.quarantine import replacement_report
 
 Say = Callable[[str], None]
 
@@ -221,14 +221,14 @@ class Trainer:
         return finish
 
     def _quarantined(self) -> list[dict[str, str]]:
-        """What any rank has found damaged since this process began, and what stood in for it; collective."""
+        """The samples that any rank found damaged since this process started, and their replacements; collective."""
         if self.settings.data.on_corrupt != "quarantine":
             return []
-        found = torch.zeros(len(self.job.sources), dtype=torch.int64)  # row of the stand-in + 1, 0 for sound samples
-        for row, stand_in in self.job.loader.stand_ins.items():
-            found[row] = stand_in + 1
+        found = torch.zeros(len(self.job.sources), dtype=torch.int64)  # replacement row + 1; 0 if intact
+        for row, replacement in self.job.loader.replacements.items():
+            found[row] = replacement + 1
         found = world.max_over_ranks(found)
         damaged = {int(row): int(found[row]) - 1 for row in found.nonzero()}
         if damaged:
-            self.say(f"{len(damaged)} damaged samples were quarantined; summary.json names them.")
-        return told(self.job.sources, damaged)
+            self.say(f"Replaced {len(damaged)} damaged samples; summary.json lists them.")
+        return replacement_report(self.job.sources, damaged)

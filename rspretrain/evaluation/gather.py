@@ -4,14 +4,11 @@ torch's `DistributedSampler` repeats samples until all ranks have the same numbe
 get one sample less and no sample is repeated. A single process is a world of size 1.
 """
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rspretrain import world
-
-Rows = NDArray[np.int64]
+from rspretrain.arrays import Rows
 
 
 def local_rows(rows: Rows) -> Rows:

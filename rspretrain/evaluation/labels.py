@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rspretrain.evaluation.gather import Rows
+from rspretrain.arrays import Rows
 from rspretrain.evaluation.splits import ProbeData, choose_data
 from rspretrain.rng import permutation
 from rspretrain.settings import Settings

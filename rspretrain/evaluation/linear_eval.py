@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rspretrain.evaluation.gather import Rows
+from rspretrain.arrays import Rows
 from rspretrain.evaluation.labels import FinetuneData, LabelSettings, choose_labels
 from rspretrain.evaluation.metrics import SingleLabelScores, single_label_scores
 from rspretrain.evaluation.probe import extract_features

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from rspretrain import world
 from rspretrain.archives.base import Archive, Nomenclature
+from rspretrain.arrays import Rows
 from rspretrain.batch import Batch
 from rspretrain.evaluation.archive_loader import ArchiveLoader
-from rspretrain.evaluation.gather import Rows, gather_samples, local_rows
+from rspretrain.evaluation.gather import gather_samples, local_rows
 from rspretrain.evaluation.predictions import Predictions
 from rspretrain.evaluation.probe import sensor_input_of
 from rspretrain.nn.classifier_files import Answers

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rspretrain.evaluation.gather import Rows
+from rspretrain.arrays import Rows
 from rspretrain.evaluation.logistic import LogisticPath
 from rspretrain.evaluation.metrics import Scores, compute_scores, summary_metrics
 from rspretrain.evaluation.splits import ProbeData, holdout_mask

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rspretrain.evaluation.gather import Rows
+from rspretrain.arrays import Rows
 from rspretrain.shardset import index
 from rspretrain.shardset.index import ShardSet
 

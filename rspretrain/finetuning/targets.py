@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rspretrain.arrays import Rows
 from rspretrain.batch import Batch
-from rspretrain.evaluation.gather import Rows, gather_samples, local_rows
+from rspretrain.evaluation.gather import gather_samples, local_rows
 from rspretrain.evaluation.labels import FinetuneData
 from rspretrain.sensors import Group
 from rspretrain.shardset.index import ShardSet

@@ -1,1 +1,1 @@
-"""Shards to batches in one deterministic order. Knows nothing of objectives."""
+"""Loads batches from shards in one deterministic order. Does not depend on objectives."""

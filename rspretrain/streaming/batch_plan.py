@@ -1,6 +1,6 @@
-"""What the global batch of every step is made of: a pure function of the step, whoever computes it and wherever.
+"""The composition of every global batch, as a pure function of the step.
 
-`EpochPlan` goes through one shard set, epoch after epoch; `mixture.Mixture` weaves several together.
+`EpochPlan` iterates over one shard set, epoch after epoch; `mixture.Mixture` combines several shard sets.
 """
 
 from abc import ABC, abstractmethod
@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rspretrain.arrays import Ints
 from rspretrain.streaming.sampler import EpochSampler
 
-Ints = NDArray[np.int64]
-Windows = dict[int, tuple[int, int]]  # stream -> the first and the last window in use, numbered on through the epochs
+Windows = dict[int, tuple[int, int]]  # stream -> first and last window in use, counted across epochs
 
 
 @dataclass(frozen=True)
-class Picks:
-    """Samples of a batch: `position` [B] of epoch `epoch` [B] in the order of source number `source` [B]."""
+class SampleIndices:
+    """The samples of a batch: `position` [B] in epoch `epoch` [B] of the sampler of source number `source` [B]."""
 
     source: Ints
     epoch: Ints
@@ -26,43 +25,43 @@ class Picks:
 
 
 class BatchPlan(ABC):
-    """The endless sequence of global batches over the orders of one or more sources."""
+    """The endless sequence of global batches over the samplers of one or more sources."""
 
-    orders: tuple[EpochSampler, ...]
+    samplers: tuple[EpochSampler, ...]
     steps_per_epoch: int
-    dropped: int  # samples of an epoch that no batch has: the last, short one
+    dropped: int  # samples per epoch that are in no batch: the last, short batch
 
     @abstractmethod
-    def picks(self, step: int, part: slice = slice(None)) -> Picks:
-        """The samples of a step that lie in `part` of its global batch (see order.rank_slice)."""
+    def indices(self, step: int, part: slice = slice(None)) -> SampleIndices:
+        """The samples in `part` of the global batch of a step (see sampler.rank_slice)."""
 
     @abstractmethod
     def windows(self, first_step: int, last_step: int, part: slice) -> list[Windows]:
-        """For every source the windows that `part` of steps first..last lies in. Costs no permutation of samples."""
+        """The windows of each source that `part` of steps first..last reads. Computes no permutation of samples."""
 
     @abstractmethod
     def counts(self, step: int) -> Ints:
-        """[sources] how many samples of each the first `step` steps have."""
+        """[sources] the number of samples of each source in the first `step` steps."""
 
 
 @final
 class EpochPlan(BatchPlan):
-    """One source: every sample once an epoch, the rest that does not fill a batch is left out of this epoch."""
+    """One source: every sample once per epoch. Samples that do not fill a batch are dropped from that epoch."""
 
-    def __init__(self, order: EpochSampler, global_batch: int) -> None:
-        self.orders = (order,)
-        self._order, self._global_batch = order, global_batch
-        self.steps_per_epoch, self.dropped = divmod(len(order), global_batch)
+    def __init__(self, sampler: EpochSampler, global_batch: int) -> None:
+        self.samplers = (sampler,)
+        self._sampler, self._global_batch = sampler, global_batch
+        self.steps_per_epoch, self.dropped = divmod(len(sampler), global_batch)
 
-    def picks(self, step: int, part: slice = slice(None)) -> Picks:
+    def indices(self, step: int, part: slice = slice(None)) -> SampleIndices:
         """See BatchPlan."""
         epoch, positions = self._positions(step, part)
-        return Picks(np.zeros_like(positions), np.full_like(positions, epoch), positions)
+        return SampleIndices(np.zeros_like(positions), np.full_like(positions, epoch), positions)
 
     def windows(self, first_step: int, last_step: int, part: slice) -> list[Windows]:
         """See BatchPlan."""
-        windows = self._order.windows(*self._positions(first_step, part))
-        for stream, (low, high) in self._order.windows(*self._positions(last_step, part)).items():
+        windows = self._sampler.windows(*self._positions(first_step, part))
+        for stream, (low, high) in self._sampler.windows(*self._positions(last_step, part)).items():
             windows[stream] = min(low, windows.get(stream, (low, high))[0]), high
         return [windows]
 
@@ -72,4 +71,4 @@ class EpochPlan(BatchPlan):
 
     def _positions(self, step: int, part: slice) -> tuple[int, Ints]:
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return epoch, self._order.batch_positions(batch, self._global_batch, part)
+        return epoch, self._sampler.batch_positions(batch, self._global_batch, part)

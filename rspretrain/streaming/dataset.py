@@ -1,4 +1,4 @@
-"""A shard set as a plain torch Dataset, for whoever brings a loop of their own. Pretraining does not use it."""
+"""A shard set as a map-style torch Dataset, for custom training loops. Pretraining does not use it."""
 
 from collections.abc import Callable
 from typing import Any, final
@@ -14,11 +14,12 @@ Sample = dict[str, Any]
 
 @final
 class ShardDataset(Dataset[Sample]):
-    """Samples of a split that a filter keeps: {"key": str, <group>: tensor [C H W], "labels_<nomenclature>": tensor}.
+    """The samples selected by `split` and `filter`, as dictionaries with these entries:
 
-    Pixels have the archive's dtype and units. Labels are the number of the class (int64) where a sample has one, else
-    [K] float32, 1 for every class that is there. Every sample's checksum is verified when it is read. `transform` is
-    called with each sample. Works with DataLoader and its workers. ValueError as in ShardSet.select.
+    "key": str, <group>: tensor [C H W], "labels_<nomenclature>": tensor. Pixels have the archive's dtype and units.
+    Labels are a class index (int64, -100 if the sample has none) in a single-label nomenclature, and multi-hot
+    [K] float32 in a multi-label one. Checksums are verified at every read. `transform` is applied to each sample.
+    Works with DataLoader and its workers. ValueError as in ShardSet.select.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class ShardDataset(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
-        """Sample number `index` of the selection, transformed."""
+        """The transformed sample at `index` in the selection."""
         patch = self.shards[int(self.rows[index])]
         images = {name: torch.from_numpy(np.array(image)) for name, image in patch.images.items()}
         return self.transform({"key": patch.key, **images, **self._labels(patch.labels)})
@@ -49,5 +50,5 @@ class ShardDataset(Dataset[Sample]):
                 hot[numbers] = 1.0
                 tensors[f"labels_{name}"] = hot
             else:
-                tensors[f"labels_{name}"] = torch.tensor(numbers[0] if numbers else -100)  # cross entropy's "ignore"
+                tensors[f"labels_{name}"] = torch.tensor(numbers[0] if numbers else -100)  # ignored by cross entropy
         return tensors

@@ -1,4 +1,4 @@
-"""Threads that gather batches ahead into reused buffers, and hand them over in order."""
+"""Threads that gather batches in advance into reused buffers. Batches are yielded in order."""
 
 import time
 from collections import deque
@@ -9,29 +9,27 @@ from queue import SimpleQueue
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from rspretrain.arrays import Ints
 from rspretrain.batch import Batch
-from rspretrain.streaming.joint_reader import JointReader
-from rspretrain.streaming.reader import Buffers
+from rspretrain.streaming.reader import Buffers, JointReader
 from rspretrain.streaming.sources import Sources
 
-Ints = NDArray[np.int64]
-Needs = Callable[[int, int], list[list[int]]]  # (first, last) of the items of work -> shards of every source, in order
+ShardsNeeded = Callable[[int, int], list[list[int]]]  # (first, last) work item -> shards of each source, in order
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkItem:
     """One batch to gather."""
 
     rows: Ints
     seeds: Ints
-    replaced: int = 0  # rows of a gathered batch that stand in for damaged ones
+    replaced: int = 0  # number of rows that replaced damaged ones, once gathered
 
 
 @dataclass
 class _Slot:
-    """Reused memory of one batch; `copied` is the event after which a GPU no longer reads from it."""
+    """Reused memory of one batch. After the event `copied`, the GPU no longer reads from it."""
 
     tensors: dict[str, torch.Tensor]
     sizes: dict[str, torch.Tensor]
@@ -40,9 +38,9 @@ class _Slot:
 
 
 class Pipeline:
-    """Gathers a sequence of batches, `prefetch` ahead, with so many threads; `device` is where batches go.
+    """Gathers a sequence of batches with `threads` threads, `prefetch` batches in advance, and moves them to `device`.
 
-    Counts what it costs: `wait_s` are the seconds that the consumer waited, `cpu_s` those that threads computed.
+    `wait_s` counts the seconds that the consumer waited, `cpu_s` the CPU seconds of the threads.
     """
 
     def __init__(
@@ -56,27 +54,28 @@ class Pipeline:
         device: torch.device,
     ) -> None:
         self._reader, self._threads, self._device = reader, threads, device
-        self._ahead = prefetch
+        self._prefetch = prefetch
         self._slots = [_new_slot(reader.sources, groups, batch_size, device) for _ in range(prefetch + 1)]
         self.wait_s = self.cpu_s = 0.0
         self.num_replaced = 0
 
-    def run(self, work: Iterator[Work], needs: Needs | None = None) -> Iterator[Batch]:
-        """A batch's tensors are valid until the next one is asked for (on a GPU: for good, they are copies).
+    def run(self, work: Iterator[WorkItem], shards_needed: ShardsNeeded | None = None) -> Iterator[Batch]:
+        """The gathered batches. On a CPU, the tensors of a batch are valid until the next batch is requested.
 
-        `needs` says what of remote sets some items of `work` need, and what comes after that.
+        On a GPU they are copies and stay valid. `shards_needed` returns the remote shards that some items of `work`
+        need, followed by those needed after them.
         """
         free: SimpleQueue[_Slot] = SimpleQueue()
         for slot in self._slots:
             free.put(slot)
-        pending: deque[Future[tuple[Work, _Slot, float]]] = deque()
+        pending: deque[Future[tuple[WorkItem, _Slot, float]]] = deque()
         delivered = 0
-        with self._reader.fetching(), ThreadPoolExecutor(self._threads, thread_name_prefix="gather") as pool:
+        with self._reader.prefetching(), ThreadPoolExecutor(self._threads, thread_name_prefix="gather") as pool:
             try:
                 while True:
-                    if needs is not None:
-                        self._reader.expect(needs(delivered, delivered + self._ahead - 1))
-                    while len(pending) < self._ahead and (item := next(work, None)) is not None:
+                    if shards_needed is not None:
+                        self._reader.prefetch(shards_needed(delivered, delivered + self._prefetch - 1))
+                    while len(pending) < self._prefetch and (item := next(work, None)) is not None:
                         pending.append(pool.submit(self._gather, item, free.get()))
                     if not pending:
                         return
@@ -91,15 +90,15 @@ class Pipeline:
                 self._reader.stop()
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _gather(self, item: Work, slot: _Slot) -> tuple[Work, _Slot, float]:
+    def _gather(self, item: WorkItem, slot: _Slot) -> tuple[WorkItem, _Slot, float]:
         started = time.thread_time()
         if slot.copied is not None:
             slot.copied.synchronize()
         rows = self._reader.gather(item.rows, slot.buffers)
         replaced = int(np.count_nonzero(rows != item.rows))
-        return Work(rows, item.seeds, replaced), slot, time.thread_time() - started
+        return WorkItem(rows, item.seeds, replaced), slot, time.thread_time() - started
 
-    def _deliver(self, item: Work, slot: _Slot) -> Batch:
+    def _deliver(self, item: WorkItem, slot: _Slot) -> Batch:
         self.num_replaced += item.replaced
         count = len(item.rows)
         images = {name: tensor[:count] for name, tensor in slot.tensors.items()}

@@ -1,4 +1,4 @@
-"""Which samples a run sees, and how they come: the section `data` of a configuration."""
+"""Settings of the data loader: the section `data` of a configuration."""
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -15,13 +15,13 @@ def _as_text(shards: object) -> object:
     return str(shards) if isinstance(shards, Path) else shards
 
 
-Place = Annotated[str, BeforeValidator(_as_text)]
+PathOrUrl = Annotated[str, BeforeValidator(_as_text)]
 
 
 class SourceSettings(Settings):
     """One shard set of a mixture."""
 
-    shards: Place = Field(description="Folder of the shard set, or its URL.")
+    shards: PathOrUrl = Field(description="Folder of the shard set, or its URL.")
     weight: float | None = Field(
         default=None,
         gt=0,
@@ -36,15 +36,15 @@ class SourceSettings(Settings):
     filter: str | None = Field(default=None, description="Filter expression for this shard set. null: data.filter.")
 
     @property
-    def called(self) -> str:
-        """The name, given or taken from the place."""
+    def display_name(self) -> str:
+        """`name`, or the last part of the path or URL."""
         return self.name or PurePosixPath(self.shards).name or self.shards
 
 
 class DataSettings(Settings):
-    """Which samples a run sees, and how they come."""
+    """The samples of a run and how they are loaded."""
 
-    shards: Place | None = Field(
+    shards: PathOrUrl | None = Field(
         default=None,
         description="Folder of the shard set, or its URL (https://, s3://, gs:// or any other protocol of "
         "fsspec). null: data.sources.",
@@ -99,31 +99,36 @@ class DataSettings(Settings):
     def _quarantine_needs_checksums(self) -> Self:
         if self.on_corrupt == "quarantine" and not self.verify:
             raise ValueError(
-                "on_corrupt is 'quarantine' and verify is off: only checksums find damaged samples. Set data.verify."
+                "data.on_corrupt: got quarantine with data.verify=false, expected true: only checksums find "
+                "damaged samples. Set data.verify=true, or data.on_corrupt=stop."
             )
         return self
 
     @model_validator(mode="after")
-    def _one_kind_of_place(self) -> Self:
+    def _shards_or_sources(self) -> Self:
         if (self.shards is None) == (not self.sources):
-            both = "both `shards` and `sources`" if self.sources else "neither `shards` nor `sources`"
+            given = "both `shards` and `sources`" if self.sources else "neither `shards` nor `sources`"
             raise ValueError(
-                f"{both}, expected one of them. Give data.shards=FOLDER for one shard set, or data.sources=[{{shards: "
-                "FOLDER, weight: 0.7}, …] for several."
+                f"data: got {given}, expected one of them. Set data.shards=FOLDER for one shard set, or "
+                "data.sources=[{shards: FOLDER, weight: 0.7}, …] for several."
             )
         weighted = [source.weight is not None for source in self.sources]
         if any(weighted) and not all(weighted):
             raise ValueError(
-                f"weights of some sources only ({[source.weight for source in self.sources]}), expected of all or of "
-                "none. Give every one a weight, or leave all out to mix by number of samples."
+                f"data.sources: got the weights {[source.weight for source in self.sources]}, expected one for every "
+                "source or none. Set all weights, or none to mix in proportion to the numbers of samples."
             )
-        twice = [name for name, count in Counter(source.called for source in self.sources).items() if count > 1]
-        if twice:
-            raise ValueError(f"several sources of the name {twice[0]!r}, expected different ones. Give each a `name`.")
+        counts = Counter(source.display_name for source in self.sources)
+        repeated = [name for name, count in counts.items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"data.sources: got several sources named {repeated[0]!r}, expected different names. Set `name` "
+                "in each."
+            )
         return self
 
     def all_sources(self) -> tuple[SourceSettings, ...]:
-        """Every shard set of the run, each with the split and the filter that hold for it."""
+        """Every shard set of the run, each with its split and filter filled in."""
         sources = self.sources or (SourceSettings.model_validate({"shards": self.shards}),)
         return tuple(
             source.model_copy(
@@ -133,6 +138,6 @@ class DataSettings(Settings):
         )  # fmt: skip
 
     def remote_options(self) -> RemoteOptions:
-        """How shards behind a URL are fetched and kept."""
+        """Cache and download options of shards from URLs."""
         patience = Patience(self.fetch_timeout_s, self.fetch_retries)
         return RemoteOptions(self.cache_dir, round(self.cache_gb * 1e9), patience)

@@ -1,6 +1,6 @@
-"""Shards of a remote set, fetched before somebody needs them, by a few threads, in the order of need.
+"""Downloads shards of a remote set in advance, with several threads, in the order in which they are needed.
 
-What is wanted is leased from the moment it is here until it is wanted no more, so nobody evicts it in between.
+A requested shard is leased from the end of its download until it is no longer requested, so that no process evicts it.
 """
 
 import threading
@@ -13,26 +13,27 @@ from rspretrain.download.file_locks import Lease
 from rspretrain.download.transfer import Stopped
 from rspretrain.shardset.remote import Remote
 
-AGAIN_S = 0.05  # until a thread looks again whether another process is done, or room was made
+POLL_S = 0.05  # interval between checks for the end of another process's download, or for free space
 
 
 class ShardPrefetcher:
-    """Leases of shards. Threads may share it."""
+    """Leases of requested shards. Thread-safe."""
 
     def __init__(self, remote: Remote, fetches: int) -> None:
         self._remote, self._fetches = remote, fetches
-        self._wanted: Sequence[int] = ()
+        self._requested: Sequence[int] = ()
         self._leases: dict[int, Lease] = {}
         self._failed: dict[int, RuntimeError] = {}
-        self._under_way: set[int] = set()
-        self._not_before: dict[int, float] = {}  # of those that another process is at, or that find no room
-        self._crowded: set[int] = set()  # those that find no room: nothing that is needed later may overtake them
+        self._in_progress: set[int] = set()
+        # Time of the next attempt, for shards that another process downloads or that have no space in the cache.
+        self._retry_at: dict[int, float] = {}
+        self._no_space: set[int] = set()  # no shard that is needed later may be downloaded before these
         self._changed = threading.Condition()
         self._stop = threading.Event()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Fetch ahead while the block runs; afterwards nothing is leased."""
+        """Download requested shards while the block runs. All leases are released at its end."""
         self._stop.clear()
         threads = [threading.Thread(target=self._run, name="fetch", daemon=True) for _ in range(self._fetches)]
         for thread in threads:
@@ -43,28 +44,28 @@ class ShardPrefetcher:
             self.stop()
             for thread in threads:
                 thread.join()
-            self.want(())
+            self.request(())
 
     def stop(self) -> None:
-        """Give up whatever is being fetched or waited for."""
+        """Cancel all downloads and waits."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
 
-    def want(self, numbers: Sequence[int]) -> None:
-        """What is needed from now on, in order; everything else may be evicted."""
+    def request(self, numbers: Sequence[int]) -> None:
+        """Set the shards that are needed from now on, in order. All other leases are released."""
         with self._changed:
-            self._wanted = numbers
+            self._requested = numbers
             for number in self._leases.keys() - set(numbers):
                 self._leases.pop(number).close()
             self._changed.notify_all()
 
     def lease(self, number: int) -> Lease:
-        """A shard, at once where it was fetched ahead. RuntimeError where it cannot be had or kept."""
+        """The lease of a shard; waits for the download if needed. RuntimeError if it fails or has no space."""
         with self._changed:
-            # While a thread of ours is at it, wait for that one: its error is ours.
-            while number in self._under_way and not self._stop.is_set():
-                self._changed.wait(AGAIN_S)
+            # If a thread of this prefetcher downloads it, wait for its result or error.
+            while number in self._in_progress and not self._stop.is_set():
+                self._changed.wait(POLL_S)
             if number in self._failed:
                 raise self._failed[number]
             if number in self._leases:
@@ -78,13 +79,13 @@ class ShardPrefetcher:
             raise
 
     def renew(self, number: int, stale: Lease) -> str | None:
-        """Have a damaged shard fetched again; None once `lease` gives another copy, else why not. See Remote.renew."""
-        why = self._remote.renew(number, stale)
+        """Download a damaged shard again; None if `lease` now returns a new copy, else the reason. See Remote.renew."""
+        reason = self._remote.renew(number, stale)
         with self._changed:
-            if why is None and self._leases.get(number) is stale:
+            if reason is None and self._leases.get(number) is stale:
                 del self._leases[number]  # not closed: another thread may be about to map it
                 self._changed.notify_all()
-        return why
+        return reason
 
     def _keep(self, number: int, lease: Lease) -> Lease:
         with self._changed:
@@ -92,41 +93,41 @@ class ShardPrefetcher:
 
     def _run(self) -> None:
         while (number := self._next()) is not None:
-            lease, crowded = None, False
+            lease, no_space = None, False
             try:
                 lease = self._remote.try_shard(number, self._stop.is_set)
             except NoRoomError:
-                crowded = True  # whoever needs it at last waits for room, or says that there is none
+                no_space = True  # no error yet: `lease` waits for space, and fails if there is none
             except Stopped:
                 pass
             except RuntimeError as error:
                 self._failed[number] = error
             with self._changed:
-                self._settle(number, lease, crowded)
+                self._record(number, lease, no_space)
 
-    def _settle(self, number: int, lease: Lease | None, crowded: bool) -> None:
-        self._under_way.discard(number)
-        (self._crowded.add if crowded else self._crowded.discard)(number)
+    def _record(self, number: int, lease: Lease | None, no_space: bool) -> None:
+        self._in_progress.discard(number)
+        (self._no_space.add if no_space else self._no_space.discard)(number)
         if lease is None:
-            self._not_before[number] = time.monotonic() + AGAIN_S
-        elif number in self._wanted:
+            self._retry_at[number] = time.monotonic() + POLL_S
+        elif number in self._requested:
             self._leases.setdefault(number, lease)
         else:
             lease.close()
         self._changed.notify_all()
 
     def _next(self) -> int | None:
-        """The next shard to look for; waits until there is one. None when it is time to stop."""
+        """Wait for the next shard to download. None after `stop`."""
         with self._changed:
             while not self._stop.is_set():
-                settled = self._leases.keys() | self._failed.keys()
-                missing = [number for number in self._wanted if number not in settled]
+                done = self._leases.keys() | self._failed.keys()
+                missing = [number for number in self._requested if number not in done]
                 now = time.monotonic()
                 for number in missing:
-                    if number not in self._under_way and self._not_before.get(number, 0.0) <= now:
-                        self._under_way.add(number)
+                    if number not in self._in_progress and self._retry_at.get(number, 0.0) <= now:
+                        self._in_progress.add(number)
                         return number
-                    if number in self._crowded:
+                    if number in self._no_space:
                         break
-                self._changed.wait(AGAIN_S if missing else None)
+                self._changed.wait(POLL_S if missing else None)
             return None

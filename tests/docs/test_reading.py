@@ -149,12 +149,12 @@ def test_the_mixture_of_the_page_is_one(shards, monkeypatch):
     sources = open_sources(settings)
     here = World(0, 1, 0, torch.device("cpu"))
     loader = Loader(sources, settings, ["s2_10m"], global_batch=4, seed=0, world=here)
-    counts = loader.samples_of(2500)
+    counts = loader.samples_seen(2500)
     assert counts == {"ben": 7000, "finland": 3000}
     override = re.search(r'`"(data\.sources=.*?)"`', PAGES["streaming"])[1]
     tree: dict[str, Any] = {}
     _override(tree, override)
-    assert [source.called for source in DataSettings(**tree["data"]).all_sources()] == ["a", "b"]
+    assert [source.display_name for source in DataSettings(**tree["data"]).all_sources()] == ["a", "b"]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def mixture(folder, weights=(0.75, 0.25), second="b"):
 
 def test_counts_are_in_the_metrics_and_in_the_plan(tmp_path):
     made = job(mixture(tmp_path), "train.steps=10")
-    share, times = made.loader.samples_of(10)["a"] / 80, made.loader.epochs_of(10)["a"]
+    share, times = made.loader.samples_seen(10)["a"] / 80, made.loader.epochs_seen(10)["a"]
     assert f"source a                    {share:.1%} of all samples; {times:.1f} times through it" in describe(made)
     assert 0.6 < share < 0.9
     train(made, resume=False, say=print)
@@ -80,7 +80,7 @@ def test_sets_may_move_but_not_change(tmp_path):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("data.streams=4", r"b: order needs at least one shard per canonical stream: got 3 shards with samples for 4"),
+        ("data.streams=4", r"b: data.streams: got 4 for 3 shards with samples, expected at least one shard per stream"),
         ("data.sources=[{shards: a, wieght: 1}]", r"Unknown key 'data.sources.0.wieght'. Did you mean .*weight'\?"),
         ("data.shards=a", r"both `shards` and `sources`, expected one of them"),
     ],
@@ -93,5 +93,5 @@ def test_what_cannot_be_meant(tmp_path, override, told):
 def test_a_set_of_another_sensor(tmp_path):
     path = mixture(tmp_path, second="rgb")
     memory_shards(tmp_path / "rgb", samples=8, groups=SCENE_GROUPS)
-    with pytest.raises(ValueError, match=r"'rgb' has the groups \['rgb'\], none of which all of \['a', 'rgb'\] have"):
+    with pytest.raises(ValueError, match=r"has the groups \['rgb'\], expected one that all of \['a', 'rgb'\] have"):
         job(path)

@@ -10,7 +10,7 @@ import rspretrain
 from rspretrain.streaming.dataset import ShardDataset
 
 
-def test_samples_by_row_by_key_and_in_turn(tmp_path):
+def test_samples_by_row_by_key_and_by_iteration(tmp_path):
     memory_shards(tmp_path, samples=20)
     shards, archive = rspretrain.open_shards(tmp_path), MemoryArchive()
     seen = []
@@ -29,7 +29,7 @@ def test_samples_by_row_by_key_and_in_turn(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_data_loader_over_a_selection(tmp_path, workers):
+def test_data_loader_over_a_selection(tmp_path, workers):
     shards = memory_shards(tmp_path, samples=40)
     data = ShardDataset(shards, split="train", filter="country == 'Finland'")
     assert len(data) == 16
@@ -41,28 +41,28 @@ def test_a_data_loader_over_a_selection(tmp_path, workers):
                 expected = torch.from_numpy(MemoryArchive().pixels(number, group))
                 assert torch.equal(batch[group.name][place], expected)
             assert batch["labels_class"][place] == number % 3
-            assert batch["labels_all"][place].tolist() == [1, 1, 1]  # odd numbers have all
+            assert batch["labels_all"][place].tolist() == [1, 1, 1]  # odd numbers have all classes
         keys += batch["key"]
     assert sorted(keys) == [f"patch-{i:05d}" for i in range(40) if i % 2 and i % 5]
 
 
 @pytest.mark.timeout(60)
-def test_workers_of_a_data_loader_fetch_for_themselves(tmp_path):
+def test_data_loader_workers_download_shards(tmp_path):
     memory_shards(tmp_path / "set", samples=40)
     with serving(tmp_path / "set") as server:
         shards = rspretrain.open_shards(server.url, cache_dir=tmp_path / "cache")
-        assert shards[0].key in shards.keys()  # this process has its event loop, which a forked one has not
+        assert shards[0].key in shards.keys()  # starts fsspec's event loop, which forked workers do not inherit
         found = [key for batch in DataLoader(ShardDataset(shards), batch_size=4, num_workers=2) for key in batch["key"]]
         assert found == shards.keys()
         assert set(server.shards().values()) == {1}
 
 
-def test_a_transform_sees_every_sample(tmp_path):
+def test_transform_is_applied_to_every_sample(tmp_path):
     data = ShardDataset(memory_shards(tmp_path, samples=4), transform=lambda sample: sample["s1_10m"].mean())
     assert all(isinstance(data[i], torch.Tensor) for i in range(4))
 
 
-def test_stock_webdataset_takes_the_urls(tmp_path):
+def test_stock_webdataset_reads_the_urls(tmp_path):
     shards = memory_shards(tmp_path, samples=20)
     samples = webdataset.WebDataset(shards.urls(), shardshuffle=False).decode()
     assert [sample["__key__"] for sample in samples] == shards.keys()

@@ -1,4 +1,4 @@
-"""Exactly once through real loaders that read real shards: keys and augmentation seeds, any world, any restarts."""
+"""Keys and augmentation seeds come exactly once: real loaders on real shards, any world size, any restarts."""
 
 import itertools
 
@@ -24,9 +24,9 @@ def sets(tmp_path_factory):
 
 
 def ledger(data, sources, global_batch, world, accumulation, first, last):
-    """Keys and seeds of every global batch of steps first..last-1, put together from what every rank reads.
+    """Keys and seeds of the global batches of steps first..last-1, assembled from the batches of all ranks.
 
-    Accumulation is a larger world (see order.rank_slice).
+    Accumulation acts as a larger world (see sampler.rank_slice).
     """
     parts = []
     for rank in range(world * accumulation):
@@ -53,7 +53,7 @@ def ledger(data, sources, global_batch, world, accumulation, first, last):
     steps=st.integers(1, 8),
     stops=st.lists(st.integers(0, 8), min_size=2, max_size=2),
 )
-def test_whatever_happens_the_ledger_is_that_of_an_undisturbed_process(
+def test_restarts_and_world_sizes_do_not_change_the_ledger(
     sets, mixed, streams, window, worlds, accumulation, steps, stops
 ):
     options = {"streams": streams, "window": window, "threads": 1, "prefetch": 1}
@@ -63,10 +63,10 @@ def test_whatever_happens_the_ledger_is_that_of_an_undisturbed_process(
     batch = 48 if 48 * steps < 400 else 24
     whole = ledger(data, sources, batch, 1, 1, 0, steps)
     cuts = [0, *sorted(min(stop, steps) for stop in stops[: len(worlds) - 1]), steps]
-    pieced = []
+    resumed = []
     for world, (first, last) in zip(worlds, itertools.pairwise(cuts), strict=True):
-        pieced += ledger(data, sources, batch, world, accumulation, first, last)
-    assert pieced == whole
+        resumed += ledger(data, sources, batch, world, accumulation, first, last)
+    assert resumed == whole
     if not mixed:
         assert all(len({key for key, _ in step}) == batch for step in whole)
     seeds = [seed for step in whole for _, seed in step]

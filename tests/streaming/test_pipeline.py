@@ -6,9 +6,8 @@ import pytest
 import torch
 from fakes.memory import memory_shards
 
-from rspretrain.streaming.joint_reader import JointReader
-from rspretrain.streaming.pipeline import Pipeline, Work
-from rspretrain.streaming.reader import Reader
+from rspretrain.streaming.pipeline import Pipeline, WorkItem
+from rspretrain.streaming.reader import JointReader, Reader
 from rspretrain.streaming.sources import Sources
 
 
@@ -19,7 +18,7 @@ def pipeline(shards, **options):
 
 
 def work(count):
-    return (Work(np.arange(4) + step % 12, np.arange(4)) for step in range(count))
+    return (WorkItem(np.arange(4) + step % 12, np.arange(4)) for step in range(count))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -28,7 +27,7 @@ def test_batches_come_in_the_order_of_the_work(tmp_path, threads):
     assert [batch.rows[0] for batch in made.run(work(10))] == list(range(10))
 
 
-def test_a_batch_stays_until_the_next_is_asked_for(tmp_path):
+def test_a_batch_is_valid_until_the_next_is_requested(tmp_path):
     shards = memory_shards(tmp_path, samples=16)
     made = pipeline(shards, prefetch=1)
     for batch in made.run(work(8)):
@@ -37,7 +36,7 @@ def test_a_batch_stays_until_the_next_is_asked_for(tmp_path):
         assert torch.equal(batch.images["s2_60m"], before)
 
 
-def test_what_it_costs_is_counted(tmp_path):
+def test_wait_and_cpu_time_are_measured(tmp_path):
     made = pipeline(memory_shards(tmp_path, samples=16))
     for _ in itertools.islice(made.run(work(50)), 50):
         pass
@@ -48,4 +47,4 @@ def test_what_it_costs_is_counted(tmp_path):
 def test_errors_of_threads_reach_the_consumer(tmp_path):
     made = pipeline(memory_shards(tmp_path, samples=16))
     with pytest.raises(IndexError):
-        list(made.run(iter([Work(np.array([99, 99, 99, 99]), np.arange(4))])))
+        list(made.run(iter([WorkItem(np.array([99, 99, 99, 99]), np.arange(4))])))

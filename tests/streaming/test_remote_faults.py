@@ -1,4 +1,4 @@
-"""Faults of real servers of each kind: a web server, an S3-compatible and a GCS-compatible store."""
+"""Faults of real servers: a web server, an S3-compatible store and a GCS-compatible store."""
 
 import threading
 import time
@@ -25,13 +25,13 @@ def near(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(near):
-    """What a run on the folder sees."""
+    """The batches of a run on the local folder."""
     return seen(loader(settings(near, near)), STEPS)
 
 
 @pytest.fixture(scope="module", params=["http", "s3", "gs"])
 def kind(request, near):
-    """A kind of URL, and how to put a server before what has the set."""
+    """The protocol, and a function that starts a server with faults in front of the store."""
     stores = {"s3": object_store, "gs": google_store}
     if request.param == "http":
         yield "http", lambda port=0: FileServer(near, port)
@@ -48,7 +48,7 @@ def server(kind):
 
 @pytest.fixture
 def url(kind, server, monkeypatch):
-    """Of the set, as a user would write it, with everything else in the environment."""
+    """The URL of the set, as a user writes it; endpoints and credentials are environment variables."""
     for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
@@ -57,41 +57,41 @@ def url(kind, server, monkeypatch):
     return server.url if kind[0] == "http" else f"{kind[0]}://faults/set"
 
 
-def test_faults_under_way_change_nothing(tmp_path, server, url, local):
+def test_faults_during_a_run_do_not_change_batches(tmp_path, server, url, local):
     server.faults = {f"memory-00000{number}.tar": [fault] for number, fault in enumerate(FAULTS)}
     assert same(seen(loader(settings(url, tmp_path, fetch_timeout_s=0.5)), STEPS), local)
     assert set(server.shards().values()) == {2}
 
 
-def test_a_server_that_dies_in_mid_epoch_and_comes_back(tmp_path, kind, server, url, local):
+def test_a_server_that_restarts_within_an_epoch(tmp_path, kind, server, url, local):
     server.faults = {f"memory-00000{number}.tar": ["slow forever"] for number in range(6)}
-    back = []
+    restarted = []
 
-    def die_and_come_back():
-        while len(server.shards()) < 4:  # the fourth is under way
+    def restart():
+        while len(server.shards()) < 4:  # the fourth download has started
             time.sleep(0.01)
         server.kill()
         time.sleep(1)
-        back.append(kind[1](server.port))
+        restarted.append(kind[1](server.port))
 
-    death = threading.Thread(target=die_and_come_back)
-    death.start()
+    restarting = threading.Thread(target=restart)
+    restarting.start()
     batches = seen(loader(settings(url, tmp_path, fetch_retries=8)), STEPS)
-    death.join()
-    with running(back[0]):
+    restarting.join()
+    with running(restarted[0]):
         assert same(batches, local)
-        assert len(back[0].shards()) >= 3
+        assert len(restarted[0].shards()) >= 3
 
 
 @pytest.mark.parametrize(("answer", "cause"), [("404", "there is no such file"), ("403", ".*([Ff]orbidden| 403).*")])
-def test_a_shard_that_is_not_there_or_not_for_us(tmp_path, server, url, answer, cause):
+def test_missing_and_forbidden_shards(tmp_path, server, url, answer, cause):
     server.faults["memory-000003.tar"] = [f"{answer} forever"]
     with pytest.raises(RuntimeError, match=rf"{url}/memory-000003.tar cannot be had: ({cause}). Check the URL and who"):
         seen(loader(settings(url, tmp_path)))
     assert server.requests["memory-000003.tar"] == 1
 
 
-def test_nobody_listens(tmp_path, server, url):
+def test_no_server(tmp_path, server, url):
     stream = loader(settings(url, tmp_path, fetch_retries=1))
     server.kill()
     with pytest.raises(

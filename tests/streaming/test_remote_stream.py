@@ -1,4 +1,4 @@
-"""The stream of a set behind a URL is the stream of the same set in a folder, and bad worlds end in clear errors."""
+"""Batches of a shard set behind a URL equal those of the local set, and failures end in clear errors."""
 
 import itertools
 import os
@@ -39,7 +39,7 @@ def loader(data, rank=0, world=1, shards=None):
 
 
 def seen(stream, steps=STEPS, first=0):
-    """Everything of some batches."""
+    """Rows, seeds and images of `steps` batches."""
     return [
         (batch.rows.tolist(), batch.seeds.tolist(), {name: image.clone() for name, image in batch.images.items()})
         for batch in itertools.islice(stream.batches(first), steps)
@@ -54,14 +54,14 @@ def same(one, other):
 
 
 def room_for(server, folder, shards, **more):
-    """Settings whose cache holds so many shards beside manifest and index."""
+    """Settings with a cache that holds `shards` shards beside manifest and index."""
     manifest = open_shards(folder / "set").manifest
     kept = sum((folder / "set" / name).stat().st_size for name in ("manifest.json", "index.parquet"))
     size = kept + shards * max(entry.bytes for entry in manifest.shards)
     return settings(server.url, folder, cache_gb=size / 1e9, **more)
 
 
-def test_the_same_batches_bit_for_bit_through_a_cache_that_does_not_hold_all(tmp_path, server):
+def test_batches_are_bit_equal_with_a_cache_smaller_than_the_set(tmp_path, server):
     local = seen(loader(settings(tmp_path / "set", tmp_path, window=1, streams=1)))
     data = room_for(server, tmp_path, 5, streams=1)
     most, stop = [0], threading.Event()
@@ -79,18 +79,18 @@ def test_the_same_batches_bit_for_bit_through_a_cache_that_does_not_hold_all(tmp
         stop.set()
         watcher.join()
     assert 0 < most[0] <= round(data.cache_gb * 1e9)
-    assert sum(server.shards().values()) > 6  # it was evicted and fetched again
+    assert sum(server.shards().values()) > 6  # shards were evicted and downloaded again
 
 
-def rank_of(data, rank, world, folder):
+def save_batches(data, rank, world, folder):
     torch.save(seen(loader(data, rank, world)), folder / f"{rank}.pt")
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_any_world_of_processes_sees_the_same(tmp_path, server, world):
+def test_batches_do_not_depend_on_the_number_of_processes(tmp_path, server, world):
     alone = seen(loader(settings(tmp_path / "set", tmp_path)))
     data = settings(server.url, tmp_path)
-    ranks = [start(rank_of, data, rank, world, tmp_path) for rank in range(world)]
+    ranks = [start(save_batches, data, rank, world, tmp_path) for rank in range(world)]
     assert join(ranks) == [0] * world
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for step, (rows, seeds, images) in enumerate(alone):
@@ -102,21 +102,21 @@ def test_any_world_of_processes_sees_the_same(tmp_path, server, world):
     assert set(server.shards().values()) == {1}  # all ranks together, three epochs
 
 
-def test_a_shard_that_cannot_be_had_ends_the_run(tmp_path, server):
+def test_a_failed_download_stops_the_run(tmp_path, server):
     server.faults["memory-000003.tar"] = ["500 forever"]
     with pytest.raises(RuntimeError, match=rf"{server.url}/memory-000003.tar could not be fetched in 2 attempts over"):
         seen(loader(settings(server.url, tmp_path, fetch_retries=1)))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("fetch", "gather"))]
 
 
-def test_or_is_quarantined(tmp_path, server):
+def test_samples_of_a_failed_download_are_replaced(tmp_path, server):
     server.faults["memory-000003.tar"] = ["404 forever"]
     more = {"on_corrupt": "quarantine", "quarantine_limit": 0.5}
     stream = loader(settings(server.url, tmp_path, **more))
     far = seen(stream)
-    assert set(stream.stand_ins) == set(range(24, 32))
+    assert set(stream.replacements) == set(range(24, 32))
     (tmp_path / "set" / "memory-000003.tar").unlink()
-    assert same(far, seen(loader(settings(tmp_path / "set", tmp_path, **more))))  # like one that is missing here
+    assert same(far, seen(loader(settings(tmp_path / "set", tmp_path, **more))))  # as for a missing local shard
 
 
 def test_a_mixture_of_a_url_and_a_folder(tmp_path, server):
@@ -134,37 +134,37 @@ def test_a_mixture_of_a_url_and_a_folder(tmp_path, server):
 
 def mixed(data):
     sources = open_sources(data)
-    here = World(0, 1, 0, torch.device("cpu"))
-    return Loader(sources, data, list(sources.groups), global_batch=8, seed=5, world=here)
+    world = World(0, 1, 0, torch.device("cpu"))
+    return Loader(sources, data, list(sources.groups), global_batch=8, seed=5, world=world)
 
 
 def damage_cache(folder):
-    """Other bytes in every cached shard, in a place of the last sample and within the same file."""
+    """Overwrite bytes of the last sample in every cached shard, in place."""
     for path in (folder / "cache").rglob("*.tar"):
         with path.open("r+b") as file:
             file.seek(-2048, os.SEEK_END)
             file.write(b"damage")
 
 
-def test_damage_in_the_cache_is_fetched_again_and_changes_nothing(tmp_path, server, caplog):
+def test_damaged_cached_shards_are_downloaded_again(tmp_path, server, caplog):
     local = seen(loader(settings(tmp_path / "set", tmp_path)))
     data = settings(server.url, tmp_path)
     seen(loader(data), 6)
     damage_cache(tmp_path)
     stream = loader(data)
     assert same(seen(stream, 6), local[:6])
-    damage_cache(tmp_path)  # a run looks at a sample's checksum once, so this is for the next one
+    damage_cache(tmp_path)  # a run verifies each checksum once; the next run finds this damage
     assert same(seen(loader(data)), local)
     assert set(server.shards().values()) == {3}
     assert caplog.text.count(f"after it came from {server.url}/memory-00000") == 12
 
 
-def test_ranks_that_find_the_same_damage_fetch_it_once(tmp_path, server):
+def test_ranks_that_find_the_same_damage_download_it_once(tmp_path, server):
     alone = seen(loader(settings(tmp_path / "set", tmp_path)))
     data = settings(server.url, tmp_path)
     seen(loader(data), 6)
     damage_cache(tmp_path)
-    ranks = [start(rank_of, data, rank, 2, tmp_path) for rank in range(2)]
+    ranks = [start(save_batches, data, rank, 2, tmp_path) for rank in range(2)]
     assert join(ranks) == [0] * 2
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for step, (rows, _, images) in enumerate(alone):
@@ -174,10 +174,10 @@ def test_ranks_that_find_the_same_damage_fetch_it_once(tmp_path, server):
     assert set(server.shards().values()) == {2}
 
 
-def test_damage_that_comes_back_ends_the_run_or_is_quarantined(tmp_path, server):
+def test_repeated_damage_stops_the_run_or_is_replaced(tmp_path, server):
     data = settings(server.url, tmp_path, streams=1)
     stream = loader(data)
-    next(iter(stream.sources.sets.values())).remote._renewed.update(range(6))  # as if fetched again before
+    next(iter(stream.sources.sets.values())).remote._renewed.update(range(6))  # as if downloaded again before
     seen(loader(data), 6)
     damage_cache(tmp_path)
     with pytest.raises(CorruptSampleError, match=r"memory-00000\d.tar .*was damaged before and fetched again from"):
@@ -186,10 +186,10 @@ def test_damage_that_comes_back_ends_the_run_or_is_quarantined(tmp_path, server)
     stream = loader(settings(server.url, tmp_path, **more))
     next(iter(stream.sources.sets.values())).remote._renewed.update(range(6))
     seen(stream, 6)
-    assert sorted(stream.stand_ins) == [7, 15, 23, 31, 39, 47]
+    assert sorted(stream.replacements) == [7, 15, 23, 31, 39, 47]
 
 
-def test_a_cache_too_small_for_the_windows(tmp_path, server):
+def test_a_cache_that_is_too_small_for_the_windows(tmp_path, server):
     with pytest.raises(
         ValueError, match=r"data.cache_gb is .*, expected at least 0.000\d+ GB: that much of the shard set"
     ):

@@ -6,28 +6,28 @@ from rspretrain.streaming.settings import DataSettings
 
 def test_one_set_is_one_source():
     (source,) = DataSettings(shards="a/b", split="train", filter="x > 1").all_sources()
-    assert (source.called, source.split, source.filter) == ("b", "train", "x > 1")
+    assert (source.display_name, source.split, source.filter) == ("b", "train", "x > 1")
 
 
-def test_sources_take_the_common_split_unless_they_have_their_own():
+def test_sources_inherit_the_common_split():
     settings = DataSettings(sources=[{"shards": "a"}, {"shards": "https://h/b", "split": "test"}], split="train")
-    assert [(source.called, source.split) for source in settings.all_sources()] == [("a", "train"), ("b", "test")]
+    assert [(source.display_name, source.split) for source in settings.all_sources()] == [("a", "train"), ("b", "test")]
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
-        ({}, "neither `shards` nor `sources`, expected one of them. Give data.shards=FOLDER"),
+        ({}, "neither `shards` nor `sources`, expected one of them. Set data.shards=FOLDER"),
         ({"shards": "a", "sources": [{"shards": "b"}]}, "both `shards` and `sources`"),
         (
             {"sources": [{"shards": "a", "weight": 1}, {"shards": "b"}]},
-            r"of some sources only \(\[1.0, None\]\)",
+            r"got the weights \[1.0, None\], expected one for every source or none",
         ),
-        ({"sources": [{"shards": "x/a"}, {"shards": "y/a"}]}, "several sources of the name 'a', expected different"),
+        ({"sources": [{"shards": "x/a"}, {"shards": "y/a"}]}, "several sources named 'a', expected different"),
         ({"sources": [{"shards": "a", "weight": 0}]}, "greater than 0"),
         ({"shards": "a", "on_corrupt": "quarantine", "verify": False}, "only checksums find damaged samples"),
     ],
 )
-def test_what_cannot_be_meant(settings, told):
-    with pytest.raises(ValidationError, match=told):
+def test_invalid_settings(settings, message):
+    with pytest.raises(ValidationError, match=message):
         DataSettings(**settings)

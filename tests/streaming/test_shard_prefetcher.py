@@ -26,79 +26,79 @@ def remote(server, tmp_path, limit=10**9, timeout_s=0.5, retries=1):
     return open_shards(server.url, options).remote
 
 
-def until(condition, seconds=10):
+def wait_until(condition, seconds=10):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_fetched_in_the_order_of_need_by_so_many_threads(tmp_path, server):
+def test_downloads_in_the_order_of_need_with_the_given_number_of_threads(tmp_path, server):
     server.faults = {f"memory-00000{n}.tar": ["slow"] for n in range(6)}
-    ahead = ShardPrefetcher(remote(server, tmp_path), fetches=2)
-    with ahead.running():
-        ahead.want([4, 0, 5, 2, 1, 3])
-        until(lambda: len(server.shards()) == 6)
+    prefetcher = ShardPrefetcher(remote(server, tmp_path), fetches=2)
+    with prefetcher.running():
+        prefetcher.request([4, 0, 5, 2, 1, 3])
+        wait_until(lambda: len(server.shards()) == 6)
         asked = [int(name[-5]) for name in server.shards()]
         assert [set(asked[:2]), set(asked[2:4]), set(asked[4:])] == [{4, 0}, {5, 2}, {1, 3}]
         assert server.most_at_once == 2
-        ahead.lease(3)
+        prefetcher.lease(3)
     assert set(server.shards().values()) == {1}
 
 
-def test_what_is_wanted_no_more_makes_room(tmp_path, server):
+def test_shards_that_are_no_longer_requested_free_space(tmp_path, server):
     far = remote(server, tmp_path)
     far.cache.limit = far.kept_bytes + 2 * far.manifest.shards[0].bytes + 100
-    ahead = ShardPrefetcher(far, fetches=3)
-    with ahead.running():
-        ahead.want([0, 1, 2])
-        until(lambda: len(server.shards()) == 2)
-        time.sleep(0.2)  # the third finds no room, and that is no error while nobody waits for it
-        ahead.want([1, 2, 3])
-        assert [ahead.lease(number).path.name[-5] for number in (1, 2)] == ["1", "2"]
+    prefetcher = ShardPrefetcher(far, fetches=3)
+    with prefetcher.running():
+        prefetcher.request([0, 1, 2])
+        wait_until(lambda: len(server.shards()) == 2)
+        time.sleep(0.2)  # the third has no space, which is no error until `lease` needs it
+        prefetcher.request([1, 2, 3])
+        assert [prefetcher.lease(number).path.name[-5] for number in (1, 2)] == ["1", "2"]
         with pytest.raises(
             RuntimeError, match=r"memory-000003.tar was waited for [\d.]+ s: the cache folder .* has no room"
         ):
-            ahead.lease(3)
-    assert far.cache.claim("other", "x", 2 * far.manifest.shards[0].bytes) is not None  # nothing is leased any more
+            prefetcher.lease(3)
+    assert far.cache.claim("other", "x", 2 * far.manifest.shards[0].bytes) is not None  # all leases are released
 
 
-def test_errors_come_to_whoever_needs_the_shard(tmp_path, server):
+def test_errors_are_raised_by_lease(tmp_path, server):
     server.faults["memory-000001.tar"] = ["500 forever"]
-    ahead = ShardPrefetcher(remote(server, tmp_path), fetches=1)
-    with ahead.running():
-        ahead.want([1, 0])
-        assert ahead.lease(0)
+    prefetcher = ShardPrefetcher(remote(server, tmp_path), fetches=1)
+    with prefetcher.running():
+        prefetcher.request([1, 0])
+        assert prefetcher.lease(0)
         for _ in range(3):
             with pytest.raises(TransferError, match=r"memory-000001.tar could not be fetched in 2 attempts"):
-                ahead.lease(1)
-    assert server.requests["memory-000001.tar"] == 2  # given up once and for all
+                prefetcher.lease(1)
+    assert server.requests["memory-000001.tar"] == 2  # a failed shard is not tried again
 
 
 def test_stops_at_once(tmp_path, server):
     server.faults = {f"memory-00000{n}.tar": ["stall"] for n in range(6)}
-    ahead = ShardPrefetcher(remote(server, tmp_path, timeout_s=60), fetches=3)
+    prefetcher = ShardPrefetcher(remote(server, tmp_path, timeout_s=60), fetches=3)
     started = time.monotonic()
-    with ahead.running():
-        ahead.want(range(6))
-        until(lambda: len(server.shards()) == 3)
+    with prefetcher.running():
+        prefetcher.request(range(6))
+        wait_until(lambda: len(server.shards()) == 3)
     assert time.monotonic() - started < 5
     assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
-def test_a_damaged_shard_is_another_lease_and_the_old_one_stays_open(tmp_path, server):
-    ahead = ShardPrefetcher(remote(server, tmp_path), fetches=1)
-    with ahead.running():
-        ahead.want([0])
-        old = ahead.lease(0)
+def test_a_damaged_shard_gets_a_new_lease_and_the_old_one_stays_open(tmp_path, server):
+    prefetcher = ShardPrefetcher(remote(server, tmp_path), fetches=1)
+    with prefetcher.running():
+        prefetcher.request([0])
+        old = prefetcher.lease(0)
         with old.path.open("r+b") as file:
             file.write(b"damage")
-        assert ahead.renew(0, old) is None
-        new = ahead.lease(0)
+        assert prefetcher.renew(0, old) is None
+        new = prefetcher.lease(0)
         assert new is not old
         assert os.pread(new.fileno(), 6, 0) != os.pread(old.fileno(), 6, 0) == b"damage"  # another thread may map it
-        assert ahead.renew(0, old) is None
-        assert ahead.lease(0) is new
-        assert "is the one behind http" in ahead.renew(0, new)
+        assert prefetcher.renew(0, old) is None
+        assert prefetcher.lease(0) is new
+        assert "is the one behind http" in prefetcher.renew(0, new)
     assert server.shards() == {"memory-000000.tar": 2}

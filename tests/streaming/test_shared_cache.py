@@ -1,4 +1,4 @@
-"""Jobs that share a cache folder: real processes, one shard set or two, a limit for each, and some are killed."""
+"""Jobs that share a cache folder: real processes, one or two shard sets, a size limit per job, some jobs killed."""
 
 import itertools
 import re
@@ -29,7 +29,7 @@ def servers(tmp_path):
 
 
 def data_of(server, folder, shards, **more):
-    """Settings of a job whose limit is so many shards, beside manifest and index of two sets."""
+    """Settings of a job whose cache limit is `shards` shards, beside manifest and index of two sets."""
     files = {path.name: path.stat().st_size for path in server.folder.iterdir() if path.is_file()}
     room = 1000 + 2 * (files["manifest.json"] + files["index.parquet"]) + shards * files["memory-000000.tar"]
     return settings(
@@ -38,14 +38,14 @@ def data_of(server, folder, shards, **more):
 
 
 def job(data, out, ready):
-    """Everything of its batches, if all leases stay what they are; or the error."""
+    """Write the batches of a job, with all leases current, or its error."""
     stream = loader(data)
     ready.wait(60)
     batches = []
     try:
         for batch in itertools.islice(stream.batches(), STEPS):
             batches.append((batch.rows.tolist(), batch.seeds.tolist(), {k: v.clone() for k, v in batch.images.items()}))
-            assert all(lease.is_current for lease in list(stream._reader._readers[0]._ahead._leases.values()))
+            assert all(lease.is_current for lease in list(stream._reader._readers[0]._prefetcher._leases.values()))
     except RuntimeError as error:
         out.with_suffix(".error").write_text(str(error))
         sys.exit(1)
@@ -59,7 +59,7 @@ def until_killed(data):
 
 @contextmanager
 def most_bytes(folder):
-    """What the folder held at most, as a list of one."""
+    """The largest size of the folder in bytes, as a list with one entry."""
     most, stop = [0], threading.Event()
 
     def watch():
@@ -76,7 +76,7 @@ def most_bytes(folder):
 
 
 @pytest.mark.parametrize("sets", [("one", "two"), ("one", "one")], ids=["two-sets", "one-set"])
-def test_two_jobs_while_others_are_killed(tmp_path, servers, sets):
+def test_two_jobs_while_other_jobs_are_killed(tmp_path, servers, sets):
     alone = [seen(loader(settings(tmp_path / name, tmp_path, streams=1)), STEPS) for name in sets]
     data = [data_of(servers[name], tmp_path, shards) for name, shards in zip(sets, (8, 12), strict=True)]
     for server in servers.values():
@@ -97,7 +97,7 @@ def test_two_jobs_while_others_are_killed(tmp_path, servers, sets):
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".part", ".lock")][1:]
 
 
-def test_of_jobs_that_together_do_not_fit_one_goes_on(tmp_path, servers):
+def test_one_of_two_jobs_that_do_not_fit_together_continues(tmp_path, servers):
     ready, patience_s = CONTEXT.Barrier(2), {"one": 20, "two": 0.5}
     jobs = [
         start(
@@ -115,11 +115,11 @@ def test_of_jobs_that_together_do_not_fit_one_goes_on(tmp_path, servers):
             alone = seen(loader(settings(tmp_path / name, tmp_path, streams=1, window=3)), STEPS)
             assert same(torch.load(tmp_path / f"{name}.pt"), alone)
         else:
-            told = (tmp_path / f"{name}.error").read_text()
-            assert re.search(r"/memory-00000\d.tar was waited for [\d.]+ s: the cache folder .* has no room for", told)
+            error = (tmp_path / f"{name}.error").read_text()
+            assert re.search(r"/memory-00000\d.tar was waited for [\d.]+ s: the cache folder .* has no room for", error)
 
 
-def test_a_job_beside_one_that_leaves_it_no_room_is_told_before_training(tmp_path, servers):
+def test_a_job_without_cache_space_is_refused_before_training(tmp_path, servers):
     stream = loader(data_of(servers["one"], tmp_path, 6, window=3))
     batches = stream.batches()
     next(batches)

@@ -15,7 +15,7 @@ from pydantic import Field
 from rspretrain import world
 from rspretrain.active_learning.queries import badge, coreset, entropy, kmeans, mge, random
 from rspretrain.active_learning.queries.candidates import Candidates, Places
-from rspretrain.evaluation.gather import Rows
+from rspretrain.arrays import Rows
 from rspretrain.settings import Settings
 
 Query = Callable[[Candidates, int, int], Places]

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rspretrain.evaluation.gather import Rows, gather_samples
+from rspretrain.arrays import Rows
+from rspretrain.evaluation.gather import gather_samples
 
 Places = NDArray[np.int64]  # positions among the candidates, which lie in the order of their rows
 
