@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import get_args
 
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
-from rspretrain.config.errors import ConfigError
+from rspretrain.config.errors import ConfigError, settings_by_name
 from rspretrain.config.readable import default_text, nested_model, type_text, unit_text
 from rspretrain.config.settings_tree import ActiveSettings, CommonSettings, FinetuneSettings, RunSettings
 from rspretrain.settings import Settings
@@ -58,6 +59,8 @@ class Entry:
 
 def variants(field: FieldInfo) -> dict[str, type[Settings]]:
     """Name -> model, for a section whose `name` chooses its model; empty for other fields."""
+    if by_name := settings_by_name(field):
+        return {name: by_name.model(name) for name in by_name.names}
     if field.discriminator is None:
         return {}
     return {model.model_fields["name"].default: model for model in get_args(field.annotation)}
@@ -165,13 +168,9 @@ def _has_table(field: FieldInfo) -> bool:
 def _section(key: str, field: FieldInfo, shared: dict[type[Settings], None]) -> list[str]:
     """Heading and table of one section, of each of its variants, and of the sections in it."""
     blocks = [f"### {key}", field.description or ""]
-    names = variants(field)
-    if names:
-        blocks.append(f"`{key}.name`: one of {', '.join(names)}. Default: {default_text(field)}.")
-    for name, model in names.items():
-        blocks += [f"#### {key}: {name}", _summary(model)]
-        rows = _rows(f"{key}.", model, shared, skip=("name",))
-        blocks.append(_table(rows) if rows else "No further keys.")
+    if names := variants(field):
+        blocks += _variants(key, default_text(field), names, shared)
+        return blocks
     below, inside = nested_model(field.annotation)
     if inside is not None:
         blocks.append(_table(_rows(f"{key}{below}.", inside)))
@@ -179,6 +178,29 @@ def _section(key: str, field: FieldInfo, shared: dict[type[Settings], None]) -> 
             if _has_table(deeper):
                 blocks += _section(f"{key}{below}.{name}", deeper, shared)
     return blocks
+
+
+def _variants(
+    key: str, default: str, names: dict[str, type[Settings]], shared: dict[type[Settings], None]
+) -> list[str]:
+    """The names, the keys that all variants have, and a table of the other keys of each."""
+    summaries = [f"- `{name}`{_name_text(model)}" for name, model in names.items()]
+    blocks = [f"`{key}.name` (default: {default}) is one of these, or an import path:", "\n".join(summaries)]
+    rows = {name: _rows(f"{key}.", model, shared, skip=("name",)) for name, model in names.items()}
+    first, *others = rows.values()
+    common = [one for one in first if all(one in each for each in others)]
+    if common:
+        blocks.append(_table(common))
+    for name, each in rows.items():
+        if own := [one for one in each if one not in common]:
+            blocks += [f"#### {key}: {name}", _table(own)]
+    return blocks
+
+
+def _name_text(model: type[Settings]) -> str:
+    """The description of a variant, from its field `name`; empty where that is the base class's."""
+    field = model.model_fields["name"]
+    return f": {field.description}" if field.default is not PydanticUndefined else ""
 
 
 def _rows(
