@@ -1,60 +1,10 @@
-"""Several label-budget loops as one learning curve: the mean over runs of every query function, with its band.
+"""`rspretrain curves` from a checkout, where nothing need be installed: under python, deepspeed, torchrun, srun."""
 
-    python launchers/curves.py runs/al_* --png curve.png --csv curve.csv
-
-Prints, a query function and figure: the mean over the rounds after a query, or with as many labels as --at says, and by
-how much that lies above `random` with the same seeds (split, first images and initial weights are the same). Needs no
-GPU and no shard set.
-Exit status: 0 done; 2 the folders cannot be compared.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
+sys.path[0] = __file__.rpartition("/launchers/")[0]  # the repository
 
-from rspretrain.active_learning.curves import OVER_RUNS, compare, curves_csv, draw_curves, margins, means, read_run
-from rspretrain.evaluation.metrics import METRIC_TITLES
-from rspretrain.files import write_atomically
-
-
-def main() -> int:
-    """Parse the command line, read, join, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run.dir of a label-budget loop")
-    parser.add_argument(
-        "--at", type=int, metavar="LABELS", help="compare with so many labels instead of over the rounds"
-    )
-    parser.add_argument("--png", type=Path, help="figure to write")
-    parser.add_argument("--csv", type=Path, help="table to write")
-    parser.add_argument("--title", default="Learning curves", help="of the figure")
-    arguments = parser.parse_args()
-    try:
-        runs = [read_run(folder) for folder in arguments.runs]
-        curves = compare(runs)
-        which = "mean over the rounds after a query" if arguments.at is None else f"with {arguments.at} labels"
-        print(f"{which}, percent, with the 95 % interval of the mean over runs")
-        for row in means(runs, arguments.at):
-            told = (
-                f"{100 * row['mean']:6.2f} ± {100 * row['half_width']:.2f}"
-                if row["num"] > 1
-                else f"{100 * row['mean']:6.2f}"
-            )
-            print(f"  {row['method']:<28}{METRIC_TITLES[row['figure']]:<13}{told}   {row['num']} runs")
-        for row in margins(runs, arguments.at):
-            interval = f" ± {100 * row['half_width']:.2f}" if row["num"] > 1 else ""
-            above = f"{100 * row['mean']:+6.2f}{interval}"
-            print(f"  {row['method']:<28}{METRIC_TITLES[row['figure']]:<13}{above} above random, {row['num']} seeds")
-        if arguments.png:
-            draw_curves(curves, arguments.png, arguments.title, OVER_RUNS)
-        if arguments.csv:
-            write_atomically(arguments.csv, curves_csv(curves).encode())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+from rspretrain.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("curves"))

@@ -1,76 +1,10 @@
-"""Fine-tune exported backbones, or train networks from scratch, on the labels of a shard set.
-
-    python launchers/finetune.py --config configs/finetune/linear.yaml backbone.rgb=runs/a/export/rgb \\
-        data.shards=shards/ucm run.dir=runs/ucm_linear
-    deepspeed launchers/finetune.py --config configs/finetune/sct_fusion_bigearthnet.yaml data.shards=shards/ben \\
-        backbone.s1=runs/a/export/s1 backbone.s2=runs/a/export/s2 run.dir=runs/sct
-
-Writes into run.dir: results.json (test figures with intervals, every class), export/classifier (weights, classes,
-bands; launchers/predict.py takes it), checkpoints, metrics.jsonl. Exit status as of launchers/pretrain.py: 0 done, or
-stopped by a signal with a checkpoint written; 2 something cannot be meant; 1 the run failed.
-"""
+"""`rspretrain finetune` from a checkout, where nothing need be installed: under python, deepspeed, torchrun, srun."""
 
 import sys
-from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, so that nothing need be installed
+sys.path[0] = __file__.rpartition("/launchers/")[0]  # the repository
 
-from rspretrain.allocator import keep_large_tensors
-
-if __name__ == "__main__":
-    keep_large_tensors()
-
-from typing import Any
-
-from launchers.common import exit_with, run_training, training_parser
-from rspretrain import config
-from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.trainer import Finish
-from rspretrain.evaluation.metrics import METRIC_TITLES
-from rspretrain.files import read_json
-
-
-def main() -> int:
-    """Parse the command line, run, and say where everything lies."""
-    return run_training(training_parser(__doc__, "configs/finetune/"), config.load_finetune, prepare_finetune, tell)
-
-
-def tell(finish: Finish, settings: config.FinetuneSettings) -> None:
-    """The closing lines."""
-    folder = settings.run.dir
-    if not finish.is_complete:
-        print(f"Stopped by a signal after step {finish.step} of {finish.total_steps}; go on with --resume.")
-        print(f"checkpoints  {folder}/checkpoints/step_{finish.step:08d}")
-        return
-    print(table(read_json(folder / "results.json")))
-    print(f"metrics      {folder}/metrics.jsonl, {folder}/summary.json")
-    print(f"results      {folder}/results.json")
-    print(f"classifier   {finish.exports['classifier']}")
-
-
-def table(results: dict[str, Any]) -> str:
-    """Test figures with their intervals, then every class."""
-    test, sure = results["test"], results["intervals_95"]
-    lines = [
-        f"trained on {results['n_train']:,} images, weights of step {results['step']:,} chosen on "
-        f"{results['n_val']:,}, tested on {results['n_test']:,}; percent, with 95 % intervals",
-        "",
-    ]
-    for name in (name for name in METRIC_TITLES if name in test):
-        interval = f"   {100 * sure[name]['low']:5.1f} to {100 * sure[name]['high']:5.1f}" if name in sure else ""
-        lines.append(f"  {METRIC_TITLES[name]:<14}{100 * test[name]:5.1f}{interval}")
-    columns = {"AP": "ap_per_class", "F1": "f1_per_class"} if results["multi"] else {"recall": "recall_per_class"}
-    width = max(map(len, results["classes"])) + 2
-    lines += ["", "  " + "class".ljust(width) + "".join(f"{title:>8}" for title in columns) + "    images"]
-    for number, name in enumerate(results["classes"]):
-        cells = "".join(f"{100 * test[column][number]:8.1f}" for column in columns.values())
-        lines.append(f"  {name:<{width}}{cells}{test['support_per_class'][number]:>10,}")
-    absent = results["classes"] and sum(support == 0 for support in test["support_per_class"])
-    if absent:
-        effect = "; each counts as 0 in the macro figures" if results["multi"] else ""
-        lines.append(f"  {absent} of {len(results['classes'])} classes have no test image{effect}")
-    return "\n".join([*lines, ""])
-
+from rspretrain.cli.main import run
 
 if __name__ == "__main__":
-    exit_with(main)
+    sys.exit(run("finetune"))

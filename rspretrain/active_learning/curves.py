@@ -50,7 +50,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder} has no {FILE} that can be read ({type(error).__name__}); expected the run.dir of a label-budget "
-            "loop. Name folders that launchers/active_learning.py wrote."
+            "loop. Name folders that `rspretrain active-learning` wrote."
         ) from None
     if not run["rounds"]:
         raise ValueError(f"{folder} has no finished round, expected one at least. Go on with it by --resume.")

@@ -2,7 +2,7 @@
 
 Every examination copies the whole weights into a plain float32 network beside the strategy's, in evaluation mode, and
 every rank scores its share of the images once. So scores depend on the weights alone, not on strategy or ranks, and are
-those that launchers/predict.py finds later. The weights that were best in validation are a checkpoint like any other.
+those that `rspretrain predict` finds later. The weights that were best in validation are a checkpoint like any other.
 """
 
 import copy

@@ -9,6 +9,7 @@ import torch
 from rspretrain import config, world
 from rspretrain.batch import Batch
 from rspretrain.files import write_atomically
+from rspretrain.output_paths import check_folder
 from rspretrain.streaming.sources import Sources
 from rspretrain.world import World
 
@@ -20,13 +21,7 @@ def claim_run_dir(settings: config.CommonSettings, world_: World, resume: bool) 
     """
     folder = settings.run.dir
     saved = folder / "config.yaml"
-    in_use = int(world_.is_first and folder.is_dir() and any(folder.iterdir()))
-    in_use = int(world.sum_over_ranks(torch.tensor(in_use)).item())  # one rank looks: the others might see its work
-    if in_use and not resume:
-        raise config.ConfigError(
-            f"run.dir: {folder} is not empty, expected a new folder. Go on with that run by --resume, or choose "
-            "another run.dir."
-        )
+    in_use = check_run_dir(folder, resume)
     if in_use and saved.is_file():
         config.check_same(saved, settings)
     world.barrier()
@@ -34,6 +29,29 @@ def claim_run_dir(settings: config.CommonSettings, world_: World, resume: bool) 
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, config.dump(settings).encode())
     world.barrier()
+    return in_use
+
+
+def check_run_dir(folder: Path, resume: bool) -> bool:
+    """Whether a run's folder has content already. All ranks call it; only the first one looks.
+
+    ConfigError on all ranks where the folder cannot be written to, or has content without `resume`.
+    """
+    error, in_use = "", False
+    if world.rank() == 0:
+        try:
+            check_folder(folder, "run.dir")
+            in_use = folder.is_dir() and any(folder.iterdir())
+        except ValueError as unusable:
+            error = str(unusable)
+    if in_use and not resume:
+        error = (
+            f"run.dir: {folder} is not empty, expected a new folder. Go on with that run by --resume, or choose "
+            "another run.dir."
+        )
+    error, in_use = json.loads(world.from_first(json.dumps([error, in_use])))
+    if error:
+        raise config.ConfigError(error)
     return bool(in_use)
 
 

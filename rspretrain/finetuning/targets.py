@@ -135,7 +135,7 @@ def choose_targets(
     if not len(kept[1]):
         raise ValueError(
             f"labels.from_map: {from_map!r} has no class in the windows of all {len(data.test)} test images, expected "
-            "one at least. Look at the maps with shards/inspect.py, or choose another labels.test_split."
+            "one at least. Look at the maps with `rspretrain inspect`, or choose another labels.test_split."
         )
     return targets, replace(data, val=kept[0], test=kept[1]), hot
 
@@ -170,6 +170,6 @@ def _map_group(shards: ShardSet, band: str) -> Group:
     if band not in maps:
         raise ValueError(
             f"labels.from_map: got {band!r}, expected one of the maps of {shards.path}: {sorted(maps) or 'none'}. "
-            "Build shards with their maps (shards/build.py), or leave labels.from_map out."
+            "Build shards with their maps (`rspretrain build`), or leave labels.from_map out."
         )
     return maps[band]

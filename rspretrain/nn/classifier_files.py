@@ -123,7 +123,7 @@ def read_classifier_contract(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(
             f"{folder} is no exported classifier: it has no config.json. Expected a folder of export_classifier, such "
-            "as export/classifier of a run of launchers/finetune.py."
+            "as export/classifier of a run of `rspretrain finetune`."
         )
     try:
         config = json.loads(path.read_text())
@@ -133,7 +133,7 @@ def read_classifier_contract(folder: str | Path) -> dict[str, Any]:
         what = "an exported backbone" if isinstance(config, dict) and "rspretrain" in config else "no export of ours"
         raise ValueError(
             f"{folder} holds {what}, expected a classifier: config.json has no key {KEY!r}. Fine-tune one with "
-            "launchers/finetune.py, or name its folder export/classifier."
+            "`rspretrain finetune`, or name its folder export/classifier."
         )
     contract: dict[str, Any] = config[KEY]
     if contract["contract_version"] > CONTRACT_VERSION:

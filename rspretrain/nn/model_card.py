@@ -59,7 +59,7 @@ Classifier `{name}` for {num_classes} classes of the nomenclature `{nomenclature
 Input: {inputs}, scaled as below, {view}. Output: logits [B {num_classes}]; {decision}.
 A sensor that is missing is zeros after scaling.
 
-    python launchers/predict.py --classifier PATH/TO/THIS/FOLDER --shards SHARDS --out predictions.csv
+    rspretrain predict --classifier PATH/TO/THIS/FOLDER --shards SHARDS --out predictions.csv
 
 ```python
 from rspretrain.nn.classifier_files import load_classifier

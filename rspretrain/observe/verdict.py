@@ -79,8 +79,8 @@ def _constant_band(best: Line, window: Sequence[Line]) -> Iterable[Finding]:
         if _all(window, name, lambda spread: spread < 1e-3):
             yield Finding(
                 "constant_band", 1, name, window[-1][name], "near 1", f"Band {_band(name)} is constant",
-                f"Check band {_band(name)} (shards/inspect.py --statistics). Remove it from sensors.<name>.bands, "
-                "or rebuild the shards.",
+                f"Check band {_band(name)} (`rspretrain inspect --statistics`). Remove it from "
+                "sensors.<name>.bands, or rebuild the shards.",
             )  # fmt: skip
 
 
@@ -98,8 +98,8 @@ def _shifted(name: str, value: float, expected: str) -> Finding:
     return Finding(
         "shifted_band", 1, name, value, expected,
         f"Band {_band(name)} does not match its statistics in the shard set",
-        "Check for swapped bands or wrong units in some of the shards (shards/inspect.py --statistics). It is harmless "
-        "if data.filter or data.split selects a different kind of sample.",
+        "Check for swapped bands or wrong units in some of the shards (`rspretrain inspect --statistics`). It is "
+        "harmless if data.filter or data.split selects a different kind of sample.",
     )  # fmt: skip
 
 

@@ -122,6 +122,6 @@ def decode(codec: str, member: bytes, limit: int = LIMIT, out: Any = None) -> An
             raise ValueError(f"it unfolds to {memoryview(decoded).nbytes:,} bytes, expected {size:,}")
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"A member of {len(member):,} bytes cannot be decoded as {codec} ({error}). Run shards/verify.py."
+            f"A member of {len(member):,} bytes cannot be decoded as {codec} ({error}). Run `rspretrain verify`."
         ) from error
     return decoded

@@ -81,7 +81,7 @@ class ShardSet:
         """
         if isinstance(which, str):
             if which not in self.row_of_key:
-                raise KeyError(f"{self.path} has no sample {which!r}. Keys are lower case; see shards/inspect.py.")
+                raise KeyError(f"{self.path} has no sample {which!r}. Keys are lower case; see `rspretrain inspect`.")
             which = self.row_of_key[which]
         if not -len(self) <= which < len(self):
             raise IndexError(f"{self.path} has {len(self)} samples, there is no row {which}.")
@@ -150,7 +150,7 @@ class ShardSet:
         if not len(rows):
             raise ValueError(
                 f"{self.path} has no sample left in split {split!r} with the filter {filter!r}, expected one at least. "
-                "Correct the expression; shards/inspect.py shows what the columns hold."
+                "Correct the expression; `rspretrain inspect` shows what the columns hold."
             )
         return rows
 
@@ -252,7 +252,7 @@ def corrupt_message(shards: ShardSet, row: int, remedy: str) -> str:
 
 def restore_from_copy(shards: ShardSet) -> str:
     """The remedy for a damaged shard of a folder."""
-    return f"Run shards/verify.py {shards.path} for the whole extent, then restore the shard from a copy."
+    return f"Run `rspretrain verify {shards.path}` for the whole extent, then restore the shard from a copy."
 
 
 def open_shards(path: Path | str, options: RemoteOptions | None = None) -> ShardSet:

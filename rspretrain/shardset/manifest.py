@@ -135,11 +135,11 @@ def read_content(folder: Path) -> dict[str, Any]:
 def _why_not(folder: Path) -> str:
     if (folder / BUILD_FOLDER).is_dir():
         return (
-            f"{folder} is an unfinished build: the manifest is written last. Start the same shards/build.py command "
-            "again and it goes on; the parts of a build are joined by shards/merge.py."
+            f"{folder} is an unfinished build: the manifest is written last. Start the same `rspretrain build` command "
+            "again and it goes on; the parts of a build are joined by `rspretrain merge`."
         )
     return (
-        f"{folder} is not a shard set: it has no {MANIFEST_NAME}. Expected a folder that shards/build.py finished; "
+        f"{folder} is not a shard set: it has no {MANIFEST_NAME}. Expected a folder that `rspretrain build` finished; "
         "check the path."
     )
 
@@ -151,7 +151,7 @@ def load_manifest(folder: Path) -> tuple[Manifest, bytes]:
     version = content.get("version")
     if version != VERSION:
         older = isinstance(version, int) and version < VERSION
-        remedy = f"Run shards/upgrade.py {folder}" if older else "Use the release of rspretrain that wrote it"
+        remedy = f"Run `rspretrain upgrade {folder}`" if older else "Use the release of rspretrain that wrote it"
         raise ValueError(f"{path} has version {version!r} of the format; this package reads {VERSION}. {remedy}.")
     try:
         manifest = Manifest.model_validate(content)

@@ -49,7 +49,7 @@ class Remote:
         try:
             data = self._source.read(MANIFEST_NAME)
         except TransferError as error:
-            raise ValueError(f"{error} Expected the URL of a folder that shards/build.py finished.") from None
+            raise ValueError(f"{error} Expected the URL of a folder that `rspretrain build` finished.") from None
         self.cache.check(len(data))
         self.key = hashlib.sha256(data).hexdigest()
         try:

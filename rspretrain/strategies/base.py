@@ -54,8 +54,9 @@ class StrategySettings(Settings):
         description="Precision of forward and backward. Parameters and optimizer state are float32 always.",
     )
     deepspeed: Path = Field(
-        default=Path("configs/deepspeed/zero1.json"),
-        description="DeepSpeed JSON file with the ZeRO stage and its buckets, for name: deepspeed.",
+        default=Path("zero1"),
+        description="DeepSpeed JSON file with the ZeRO stage and its buckets, for name: deepspeed. A path, or one of "
+        "the shipped zero0 to zero3.",
     )
     checkpoint_activations: bool = Field(
         default=False,

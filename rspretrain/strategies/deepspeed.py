@@ -17,12 +17,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
+from rspretrain.shipped_configs import find_deepspeed
 from rspretrain.strategies.base import Entry, Strategy
 from rspretrain.strategies.blocks import blocks_of
 from rspretrain.strategies.optim import OptimSettings, build_optimizer
 from rspretrain.strategies.zero import LAYOUTS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # What the run's own configuration decides, with the key that decides it.
 OURS = {
     "train_batch_size": "train.global_batch",
@@ -123,7 +123,7 @@ def check(path: Path, optim: OptimSettings, compiled: bool = False) -> dict[str,
         raise ValueError(
             f"optim.name: got lars under ZeRO stage {stage}, which cuts all weights into flat pieces where the norm of "
             "one layer is not to be had; LARS scales every layer by its norm. Use "
-            "strategy.deepspeed=configs/deepspeed/zero0.json, strategy.name=fsdp or ddp, or optim.name=adamw."
+            "strategy.deepspeed=zero0, strategy.name=fsdp or ddp, or optim.name=adamw."
         )
     if stage == 3 and compiled:
         raise ValueError(
@@ -138,28 +138,21 @@ def _check_clipping(stage: int, optim: OptimSettings) -> None:
     if stage > 0 and optim.clip == "per_tensor":
         raise ValueError(
             f"optim.clip: got per_tensor under ZeRO stage {stage}, which cuts all gradients into flat pieces where the "
-            "norm of one tensor is not to be had. Use strategy.deepspeed=configs/deepspeed/zero0.json, "
+            "norm of one tensor is not to be had. Use strategy.deepspeed=zero0, "
             "strategy.name=ddp, or optim.clip=norm."
         )
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON file, looked for from the working folder, then from the repository.
+    """The content of a DeepSpeed JSON file: a path, or the name of a shipped one (`zero1`).
 
     ValueError for a missing file, a ZeRO stage that does not exist, and keys that this package sets itself.
     """
-    found = next((place for place in (path, REPOSITORY / path) if place.is_file()), None)
-    if found is None:
-        raise ValueError(
-            f"strategy.deepspeed: got {str(path)!r}, expected a DeepSpeed JSON file here or in the repository. "
-            "The repository has configs/deepspeed/zero0.json to zero3.json."
-        )
-    config: dict[str, Any] = json.loads(found.read_text())
+    config: dict[str, Any] = json.loads(find_deepspeed(path).read_text())
     stage = config.setdefault("zero_optimization", {}).setdefault("stage", 0)
     if stage not in LAYOUTS:
         raise ValueError(
-            f"strategy.deepspeed: {path} has ZeRO stage {stage}, expected one of {tuple(LAYOUTS)}. "
-            "Use configs/deepspeed/zero1.json."
+            f"strategy.deepspeed: {path} has ZeRO stage {stage}, expected one of {tuple(LAYOUTS)}. Use zero1."
         )
     unproven = [key for key in UNPROVEN if stage == 3 and key in config["zero_optimization"]]
     if unproven:

@@ -49,7 +49,7 @@ class Quarantine:
                 attempt += 1
             self.replacements[row] = candidate
             _log.warning(
-                "Sample %r is damaged; %r replaces it. Run shards/verify.py %s to list all damage.",
+                "Sample %r is damaged; %r replaces it. Run `rspretrain verify %s` to list all damage.",
                 *self.shards.keys(np.array([row, candidate])), self.shards.path,
             )  # fmt: skip
         return self.replacements[row]
@@ -61,7 +61,7 @@ class Quarantine:
         raise RuntimeError(
             f"Sample {self.shards.keys(np.array([row]))[0]!r} is damaged, in addition to {len(self.replacements)} of "
             f"{len(self.pool)} samples; expected a share of at most data.quarantine_limit={self.limit:g}. Run "
-            f"shards/verify.py {self.shards.path} and restore the shard set from a copy, or raise the limit."
+            f"`rspretrain verify {self.shards.path}` and restore the shard set from a copy, or raise the limit."
         )
 
 

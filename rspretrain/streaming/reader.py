@@ -223,7 +223,7 @@ class Reader:
         if len(data) != entry.bytes:
             raise RuntimeError(
                 f"Shard {path} has {len(data)} bytes, expected {entry.bytes}: it was truncated or replaced. "
-                f"Run shards/verify.py {self._shards.path}, then restore it from a copy."
+                f"Run `rspretrain verify {self._shards.path}`, then restore it from a copy."
             )
         return _Mapped(data, self._pixels(data, entry.samples) if entry.uniform else {})
 

@@ -58,8 +58,8 @@ class EpochSampler:
         if not 1 <= streams <= shards:
             raise ValueError(
                 f"data.streams: got {streams} for {shards} shards with samples, expected at least one shard per "
-                f"stream. Set data.streams to 1..{shards}, or build smaller shards (shards/build.py "
-                "--samples-per-shard)."
+                f"stream. Set data.streams to 1..{shards}, or build smaller shards (`rspretrain build "
+                "--samples-per-shard`)."
             )
         if window < 1:
             raise ValueError(f"data.window: got {window}, expected at least 1 shard. Set data.window=16 or more.")

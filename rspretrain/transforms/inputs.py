@@ -148,7 +148,7 @@ def _check_bands(sensor: str, bands: tuple[str, ...], mine: list[Group], groups:
     if not mine:
         raise ValueError(
             f"Sensor {sensor!r} is not in the shard set, which has {sorted({group.sensor for group in groups})}. "
-            "Choose one of these, or build shards that contain it (shards/build.py)."
+            "Choose one of these, or build shards that contain it (`rspretrain build`)."
         )
     available = [band for group in mine for band in group.bands]
     missing = [band for band in bands if band not in available]

@@ -61,7 +61,7 @@ def test_what_is_not_a_shard_set(tmp_path):
     path = tmp_path / "a/manifest.json"
     content = json.loads(path.read_text())
     for change, message in (
-        ({"version": 1}, r"has version 1 of the format; this package reads 2. Run shards/upgrade.py .*/a\."),
+        ({"version": 1}, r"has version 1 of the format; this package reads 2. Run `rspretrain upgrade .*/a`\."),
         ({"version": 3}, "has version 3 of the format; .* Use the release of rspretrain that wrote it"),
         ({"samples": 10}, "was changed after the build: its content has the checksum"),
         ({"bands": []}, "does not have the fields of version 2"),

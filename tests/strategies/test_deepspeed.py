@@ -17,9 +17,7 @@ def config_file(tmp_path, **content):
 
 
 def test_no_such_stage(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"has ZeRO stage 4, expected one of \(0, 1, 2, 3\). Use configs/deepspeed/zero1"
-    ):
+    with pytest.raises(ValueError, match=r"has ZeRO stage 4, expected one of \(0, 1, 2, 3\). Use zero1"):
         read_config(config_file(tmp_path, zero_optimization={"stage": 4}))
 
 
@@ -36,13 +34,13 @@ def test_copies_that_teachers_would_not_move(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ValueError, match=r"zero9.json', expected a DeepSpeed JSON file"):
+    with pytest.raises(ValueError, match=r"zero9.json', expected a DeepSpeed JSON file or one of zero0, zero1, "):
         read_config(tmp_path / "zero9.json")
 
 
 def test_lars_needs_whole_layers():
     settings = StrategySettings(name="deepspeed")
-    with pytest.raises(ValueError, match="got lars under ZeRO stage 1.*Use strategy.deepspeed=configs/deepspeed/zero0"):
+    with pytest.raises(ValueError, match="got lars under ZeRO stage 1.*Use strategy.deepspeed=zero0"):
         resolve(settings, here(), OptimSettings(name="lars"), deepspeed_launcher=False)
 
 

@@ -43,7 +43,7 @@ def _common_plan(parts: Sequence[Path]) -> Plan:
         if plan is None:
             raise ValueError(
                 f"{folder} is no part of a build: it has no {BUILD_FOLDER}/plan.json. Expected a folder that "
-                "shards/build.py --part i/n has written; check the path."
+                "`rspretrain build --part i/n` has written; check the path."
             )
         if plans and plan != plans[0]:
             raise ValueError(

@@ -56,7 +56,9 @@ def _check_sizes(shards: ShardSet, numbers: NDArray[np.integer]) -> None:
             wrong.append(f"{entry.name} has {found[entry.name]} bytes instead of {entry.bytes}")
     if wrong:
         place = shards.remote.shown("") if shards.remote else shards.path
-        remedy = "Upload them again" if shards.remote else f"Restore them from a copy (shards/verify.py {shards.path})"
+        remedy = (
+            "Upload them again" if shards.remote else f"Restore them from a copy (`rspretrain verify {shards.path}`)"
+        )
         raise ValueError(
             f"{len(wrong)} of {len(numbers)} shards in {place} are not what {MANIFEST_NAME} says: "
             f"{_some(wrong)}. {remedy}, or {_QUARANTINE}."
@@ -75,8 +77,8 @@ def _check_records(shards: ShardSet, numbers: NDArray[np.integer]) -> None:
     if wrong:
         raise ValueError(
             f"{len(wrong)} of {len(looked)} shards looked at in {shards.path} do not begin with the sample that "
-            f"{INDEX_NAME} says: {_some(wrong)}. They were damaged, or are of another build. Run shards/verify.py "
-            f"{shards.path} for the whole extent and restore them from a copy, or {_QUARANTINE}."
+            f"{INDEX_NAME} says: {_some(wrong)}. They were damaged, or are of another build. Run "
+            f"`rspretrain verify {shards.path}` for the whole extent and restore them from a copy, or {_QUARANTINE}."
         )
 
 

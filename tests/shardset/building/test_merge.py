@@ -39,7 +39,7 @@ def test_parts_in_one_folder_are_joined_where_they_are(tmp_path):
 
 def test_a_part_is_no_shard_set(tmp_path):
     parts(tmp_path, 2)
-    with pytest.raises(ValueError, match=r"is an unfinished build: .* parts of a build are joined by shards/merge.py"):
+    with pytest.raises(ValueError, match=r"is an unfinished build: .* of a build are joined by `rspretrain merge`"):
         open_shards(tmp_path / "part1")
 
 

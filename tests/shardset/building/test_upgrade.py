@@ -49,7 +49,7 @@ def test_sets_of_every_version_are_read_after_an_upgrade(golden, tmp_path):
     version = json.loads((golden / "manifest.json").read_text())["version"]
     tars = {path.name: path.read_bytes() for path in golden.glob("*.tar")}
     if version != VERSION:
-        with pytest.raises(ValueError, match=r"has version 1 of the format; .* Run shards/upgrade.py .*/set\."):
+        with pytest.raises(ValueError, match=r"has version 1 of the format; .* Run `rspretrain upgrade .*/set`\."):
             open_shards(tmp_path / "set")
     assert upgrade(tmp_path / "set") == version
     assert upgrade(tmp_path / "set") == VERSION

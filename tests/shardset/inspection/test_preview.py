@@ -193,5 +193,5 @@ def test_a_reader_who_has_enough_is_no_error(shards: ShardSet, tmp_path: Path) -
     os.close(reading)
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"Opening {shards.path} …\n")
     assert png.is_file()

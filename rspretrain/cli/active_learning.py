@@ -1,0 +1,110 @@
+"""Spend a label budget in rounds: fine-tune, test, choose the images to label next, get their labels, repeat.
+
+    rspretrain active-learning --config ucmerced data.shards=data/ucmerced backbone.rgb=runs/byol/export/rgb \\
+        run.dir=runs/al_mge_0 query.name=mge budget.seed=0
+    rspretrain active-learning --config ucmerced … oracle=csv run.dir=runs/mine    # people label
+    rspretrain curves runs/al_* --png curve.png                                  # several runs in one figure
+
+Writes into run.dir: active.json, active.csv and active.png (the learning curve), pool.json (the state), rounds/NN (one
+fine-tuning run each; the last one's export/classifier is for `rspretrain predict`). Exit status: 0 done, stopped by a
+signal, or waiting for people to fill a table (continue with --resume); 2 invalid configuration or input; 1 the run
+failed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rspretrain.cli.common import announce, training_parser
+from rspretrain.cli.main import run
+from rspretrain.shipped_configs import find_config
+
+if TYPE_CHECKING:
+    from rspretrain.engine.active_learning import Standing
+
+NAME = "active-learning"
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    return training_parser(NAME, __doc__).parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the loop, and print how far it is and what comes next."""
+    arguments = parse(argv)
+    announce("Loading PyTorch and the configuration …")
+    from safetensors import SafetensorError
+
+    from rspretrain import config, world
+    from rspretrain.cli.training import refuse, share_cores
+    from rspretrain.engine.active_learning import prepare_active
+    from rspretrain.engine.run_dir import check_run_dir
+
+    here = world.start()
+    share_cores(here)
+    try:
+        settings = config.load_active(find_config(arguments.config, "active_learning"), arguments.overrides)
+        if not arguments.dry_run:
+            check_run_dir(settings.run.dir, arguments.resume)
+        loop = prepare_active(settings, here, arguments.local_rank is not None, arguments.resume)
+        if arguments.dry_run:
+            if here.is_first:
+                print(loop.plan)
+            return 0
+    except (ValueError, OSError, SafetensorError) as error:
+        return refuse(NAME, error, here)
+    try:
+        standing = loop.run(lambda line: print(line, flush=True))
+    except config.ConfigError as error:  # of run.dir and of labels; anything else is a failure, with a traceback
+        return refuse(NAME, error, here)
+    world.stop()
+    if here.is_first:
+        report(standing, settings.run.dir)
+    return 0
+
+
+def report(standing: "Standing", folder: Path) -> None:
+    """Print the closing lines."""
+    from rspretrain.active_learning.curves import FILE
+
+    if (folder / FILE).exists():
+        print(table(folder))
+    if standing.tables:
+        print("Labels are wanted. Look at the pictures beside each table, fill its column `labels` and save it:")
+        for path in standing.tables:
+            print(f"  {path}   (classes and rules: {path.parent / 'README.txt'})")
+        print("Then give the same command again with --resume.")
+    elif standing.is_stopped:
+        print(
+            f"Stopped by a signal with {standing.complete} of {standing.rounds} rounds complete; go on with --resume."
+        )
+    else:
+        print(f"classifier   {folder}/rounds/{standing.rounds - 1:02d}/export/classifier")
+    if standing.complete:
+        print(f"curve        {folder}/active.png, {folder}/active.csv, {folder}/{FILE}")
+
+
+def table(folder: Path) -> str:
+    """The learning curve in percent, one line a round, and its mean over the rounds after a query."""
+    from rspretrain.active_learning.curves import FILE, SHOWN
+    from rspretrain.evaluation.metrics import METRIC_TITLES
+    from rspretrain.files import read_json
+
+    told = read_json(folder / FILE)
+    shown = SHOWN[told["multi"]]
+    lines = [f"query {told['query']}, tested on {told['num_test']:,} images; percent", ""]
+    lines.append("  round  labels" + "".join(f"{METRIC_TITLES[name]:>13}" for name in shown))
+    for point in told["rounds"]:
+        cells = "".join(f"{100 * point[name]:13.1f}" for name in shown)
+        lines.append(f"  {point['round']:>5}{point['labels']:>8,}{cells}")
+    if told["mean_after_queries"]:
+        cells = "".join(f"{100 * told['mean_after_queries'][name]:13.1f}" for name in shown)
+        lines.append(f"  {'after queries':>13}{cells}")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(run(NAME))

@@ -1,0 +1,72 @@
+"""Shared by all commands: the command's name as the user typed it, the first line on screen, errors, output paths."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from rspretrain.output_paths import check_file
+
+
+def typed(command: str) -> str:
+    """A command as the user typed it: `rspretrain build`, `shards/build.py` or `python -m rspretrain.cli.build`."""
+    program = Path(sys.argv[0]).absolute()
+    if program.stem == command.replace("-", "_"):
+        if program.parent.name in ("launchers", "shards"):
+            return f"{program.parent.name}/{program.name}"
+        if program.parent.name == "cli":
+            return f"python -m rspretrain.cli.{program.stem}"
+    return f"rspretrain {command}"
+
+
+def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser whose usage and errors name the command that the user typed."""
+    style = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=typed(command), description=description, formatter_class=style)
+
+
+def config_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line of everything that trains by a configuration."""
+    parser = command_parser(command, description)
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="NAME", help="YAML file, or a name from `rspretrain configs`"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print configuration, parameters, plan; write nothing")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in optim.lr=3e-4")
+    return parser
+
+
+def training_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line of every run that can be resumed."""
+    parser = config_parser(command, description)
+    parser.add_argument("--resume", action="store_true", help="continue the run in run.dir")
+    return parser
+
+
+def announce(text: str) -> None:
+    """Print a first line on stderr, on the first rank, before slow imports."""
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    if rank == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
+def check_files(paths: Mapping[str, Path | None]) -> None:
+    """ValueError, before slow work, where one of the files to write (argument -> path) cannot be written."""
+    for name, path in paths.items():
+        if path is not None:
+            check_file(path, name)
+
+
+def fail(command: str, error: Exception | str) -> int:
+    """Print an error as one paragraph; exit status 2."""
+    print(f"{typed(command)}: error: {error}", file=sys.stderr)
+    return 2
+
+
+def quiet_libraries() -> None:
+    """Silence the warnings of libraries that no user can act on, each by its text or module."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
