@@ -1,1 +1,1 @@
-"""Choose which images to label next, within a budget of labels."""
+"""Active learning: query images within a label budget, obtain their labels, and track the labelled pool."""

@@ -1,7 +1,7 @@
-"""Learning curves: what figures label-budget loops reached with how many labels, over several runs and query functions.
+"""Learning curves: metrics over the number of labels, compared across runs and query functions.
 
-A band is the 95 % interval of the mean over runs (Student's t): how far other runs may lie from these. Of a single run
-it is the bootstrap interval over its test images.
+A band is the 95 % confidence interval of the mean over runs (Student's t). For a single run it is the bootstrap
+interval over the test images.
 """
 
 import csv
@@ -20,79 +20,79 @@ from scipy.special import stdtrit
 from rspretrain.evaluation.metrics import METRIC_TITLES
 from rspretrain.files import atomic, read_json
 
-FILE = "active.json"  # of a loop's folder
-SHOWN = {True: ("f1_micro", "f1_macro", "ap_macro"), False: ("top1", "average_accuracy")}  # by `multi`
-OVER_RUNS = "band: 95 % interval of the mean over runs (Student's t)"  # a note for `draw_curves`
+RESULTS_FILE = "active.json"  # in a loop's run.dir
+CURVE_METRICS = {True: ("f1_micro", "f1_macro", "ap_macro"), False: ("top1", "average_accuracy")}  # by `multi`
+RUNS_NOTE = "band: 95 % interval of the mean over runs (Student's t)"  # a note for `draw_curves`
 _COLOURS = ("#b5443a", "#3b6fae", "#4a8a40", "#8a5fa8", "#c08a2e", "#4a9a9a")
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure over numbers of labels."""
+    """One metric over the number of labels."""
 
     labels: tuple[int, ...]
     mean: tuple[float, ...]
-    low: tuple[float, ...]  # equal to `mean` where there is one run without intervals
+    low: tuple[float, ...]  # equal to `mean` for one run without intervals
     high: tuple[float, ...]
     num_runs: tuple[int, ...]
 
 
-Run = Mapping[str, Any]  # what active.json holds
+Run = Mapping[str, Any]  # content of active.json
 Row = dict[str, Any]
-Curves = dict[str, dict[str, Curve]]  # figure -> method -> curve
+Curves = dict[str, dict[str, Curve]]  # metric -> method -> curve
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What a loop wrote of itself. ValueError where there is nothing, or no finished round."""
+    """Read a loop's active.json. ValueError if it is unreadable or has no complete round."""
     try:
-        run = read_json(folder / FILE)
+        run = read_json(folder / RESULTS_FILE)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{folder} has no {FILE} that can be read ({type(error).__name__}); expected the run.dir of a label-budget "
+            f"{folder} has no readable {RESULTS_FILE} ({type(error).__name__}); expected the run.dir of a label-budget "
             "loop. Name folders that `rspretrain active-learning` wrote."
         ) from None
     if not run["rounds"]:
-        raise ValueError(f"{folder} has no finished round, expected one at least. Go on with it by --resume.")
+        raise ValueError(f"{folder} has no complete round, expected at least one. Continue the loop with --resume.")
     return run
 
 
-def methods_of(runs: Sequence[Run]) -> list[str]:
-    """What every run is called in a comparison: its query function, and whatever else differs among the runs.
+def method_names(runs: Sequence[Run]) -> list[str]:
+    """The name of each run in a comparison: its query function, and other settings that differ among the runs.
 
-    ValueError where runs do not measure the same: other classes, or other numbers of test images.
+    ValueError for runs with different classes or different numbers of test images.
     """
     for key in ("classes", "num_test"):
         if len({json.dumps(run[key]) for run in runs}) > 1:
-            told = "; ".join(f"{run['name']}: {run[key]}" for run in runs)
-            raise ValueError(f"Runs of different {key} got compared ({told}); expected equal ones. Compare them apart.")
+            values = "; ".join(f"{run['name']}: {run[key]}" for run in runs)
+            raise ValueError(
+                f"The runs differ in {key} ({values}); expected equal values. Compare runs of one task at a time."
+            )
     several = [key for key in ("scenario", "warm_start") if len({run[key] for run in runs}) > 1]
     words = {"scenario": "scenario {}".format, "warm_start": lambda warm: "warm start" if warm else "cold start"}
     return [", ".join([run["query"], *(words[key](run[key]) for key in several)]) for run in runs]
 
 
 def compare(runs: Sequence[Run]) -> Curves:
-    """The mean over the runs of every method, at every number of labels that one of them has reached."""
-    multi, methods = runs[0]["multi"], methods_of(runs)
+    """The mean over the runs of each method, at each number of labels that one of its runs has."""
+    metrics, methods = CURVE_METRICS[runs[0]["multi"]], method_names(runs)
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for run, method in zip(runs, methods, strict=True):
         for point in run["rounds"]:
-            for figure in SHOWN[multi]:
-                values.setdefault((figure, method), {}).setdefault(point["labels"], []).append(point[figure])
-    return {
-        figure: {method: _curve(values[figure, method]) for method in dict.fromkeys(methods)} for figure in SHOWN[multi]
-    }
+            for metric in metrics:
+                values.setdefault((metric, method), {}).setdefault(point["labels"], []).append(point[metric])
+    return {metric: {method: _curve(values[metric, method]) for method in dict.fromkeys(methods)} for metric in metrics}
 
 
-def single(run: Run) -> Curves:
+def curves_of_run(run: Run) -> Curves:
     """The curves of one run, with the intervals over its test images."""
     curves: Curves = {}
-    for figure in SHOWN[run["multi"]]:
-        points = [(p["labels"], p[figure], p["intervals_95"].get(figure)) for p in run["rounds"]]
-        limits = [(sure["low"], sure["high"]) if sure else (value, value) for _, value, sure in points]
+    for metric in CURVE_METRICS[run["multi"]]:
+        points = [(p["labels"], p[metric], p["intervals_95"].get(metric)) for p in run["rounds"]]
+        limits = [(band["low"], band["high"]) if band else (value, value) for _, value, band in points]
         low, high = zip(*limits, strict=True)
         labels, mean = [p[0] for p in points], [p[1] for p in points]
-        curves[figure] = {run["query"]: Curve(tuple(labels), tuple(mean), low, high, (1,) * len(points))}
+        curves[metric] = {run["query"]: Curve(tuple(labels), tuple(mean), low, high, (1,) * len(points))}
     return curves
 
 
@@ -106,58 +106,58 @@ def _curve(values: Mapping[int, list[float]]) -> Curve:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of the mean, by Student's t; 0 for a single value, of which nothing is known."""
+    """Half the width of the 95 % interval of the mean (Student's t); 0 for a single value, which has no interval."""
     num = len(values)
     return float(stdtrit(num - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(num)) if num > 1 else 0.0
 
 
 def means(runs: Sequence[Run], at: int | None = None) -> list[Row]:
-    """Every method's mean over its runs, with `at` labels, or over the rounds after a query that all runs have.
+    """The mean of each method over its runs: at `at` labels, or over the rounds after a query that all runs have.
 
-    ValueError where a run has no round with `at` labels.
+    ValueError if a run has no round with `at` labels.
     """
     common = set.intersection(*(_compared(run, at) for run in runs))
     if at is not None and not common:
         reached = {run["name"]: [point["labels"] for point in run["rounds"]] for run in runs}
         raise ValueError(
-            f"Runs got compared at {at} labels, expected a number that all of them have a round with: {reached}. "
-            "Choose one of these, or go on with the runs that have not come so far."
+            f"Not all runs have a round with {at} labels, expected a number of labels that all runs have: {reached}. "
+            "Choose another number, or continue the shorter runs with --resume."
         )
     found: dict[tuple[str, str], list[float]] = {}
-    for run, method in zip(runs, methods_of(runs), strict=True):
+    for run, method in zip(runs, method_names(runs), strict=True):
         points = [point for point in run["rounds"] if point["labels"] in common]
-        for figure in SHOWN[run["multi"]] if points else ():
-            found.setdefault((method, figure), []).append(float(np.mean([point[figure] for point in points])))
+        for metric in CURVE_METRICS[run["multi"]] if points else ():
+            found.setdefault((method, metric), []).append(float(np.mean([point[metric] for point in points])))
     return _rows(found)
 
 
 def _compared(run: Run, at: int | None) -> set[int]:
-    """Numbers of labels of the rounds that count: those after a query, or the one with `at`."""
+    """Numbers of labels of the compared rounds: all rounds after a query, or the round with `at` labels."""
     return {point["labels"] for point in run["rounds"] if (point["round"] if at is None else point["labels"] == at)}
 
 
 def margins(runs: Sequence[Run], at: int | None = None, baseline: str = "random") -> list[Row]:
-    """By how much methods lie above the baseline of the same seed, with `at` labels or in the rounds after a query.
+    """Paired differences to the baseline run of the same seed: at `at` labels, or over the rounds after a query.
 
-    Runs of one seed share split, first images and initial weights, so most of what differs between runs cancels.
+    Runs of one seed share split, first images and initial weights, so most of the variation between seeds cancels.
     """
-    named = list(zip(runs, methods_of(runs), strict=True))
-    base = {(_circumstances(run, method), run["seed"]): run for run, method in named if run["query"] == baseline}
+    named = list(zip(runs, method_names(runs), strict=True))
+    base = {(_variant(run, method), run["seed"]): run for run, method in named if run["query"] == baseline}
     found: dict[tuple[str, str], list[float]] = {}
     for run, method in named:
-        other = base.get((_circumstances(run, method), run["seed"]))
+        other = base.get((_variant(run, method), run["seed"]))
         if other is None or run["query"] == baseline:
             continue
         before = {point["labels"]: point for point in other["rounds"]}
         compared = _compared(run, at) & before.keys()
         pairs = [(p, before[p["labels"]]) for p in run["rounds"] if p["labels"] in compared]
-        for figure in SHOWN[run["multi"]] if pairs else ():
-            found.setdefault((method, figure), []).append(float(np.mean([a[figure] - b[figure] for a, b in pairs])))
+        for metric in CURVE_METRICS[run["multi"]] if pairs else ():
+            found.setdefault((method, metric), []).append(float(np.mean([a[metric] - b[metric] for a, b in pairs])))
     return _rows(found)
 
 
-def _circumstances(run: Run, method: str) -> str:
-    """What a method's name says beside the query function."""
+def _variant(run: Run, method: str) -> str:
+    """The part of a method's name after the query function."""
     return method.removeprefix(str(run["query"]))
 
 
@@ -165,17 +165,17 @@ def _rows(found: Mapping[tuple[str, str], list[float]]) -> list[Row]:
     return [
         {
             "method": method,
-            "figure": figure,
+            "metric": metric,
             "mean": float(np.mean(values)),
             "half_width": half_width(values),
             "num": len(values),
         }
-        for (method, figure), values in found.items()
+        for (method, metric), values in found.items()
     ]
 
 
 def curves_csv(curves: Curves) -> str:
-    """One row a method and number of labels; mean, low and high of every figure, as fractions."""
+    """A CSV with one row per method and number of labels: mean, low and high of each metric, as fractions."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(
@@ -190,7 +190,7 @@ def curves_csv(curves: Curves) -> str:
 
 
 def draw_curves(curves: Curves, path: Path, title: str, note: str) -> None:
-    """A PNG with a panel a figure, a line a method and its band; `note` says what the band is."""
+    """Draw a PNG with one panel per metric and one line with a band per method; `note` explains the band."""
     inches = 3.5 * len(curves)
     figure = Figure(figsize=(inches, 3.4), dpi=150, facecolor="white")
     figure.subplots_adjust(left=0.45 / inches, right=1 - 0.15 / inches, top=0.83, bottom=0.2, wspace=0.16)

@@ -1,13 +1,14 @@
-"""Who knows the labels of the images that a label-budget loop asks for: a table that has them, or people.
+"""Oracles: sources of labels for the images that a label-budget loop requests.
 
-People get a folder a round:
+`TableOracle` uses the shard set's labels. `CsvOracle` has people fill in a CSV; it writes one folder per round:
 
-    round_03/labels.csv     key, picture and an empty column `labels`, one row an image; any spreadsheet opens it
-             pictures/      what each image looks like, one PNG each
-             README.txt     the names of the classes, and how to fill the column
+    round_03/labels.csv     key, picture and an empty column `labels`, one row per image; any spreadsheet opens it
+             pictures/      one PNG per image
+             README.txt     the class names, and how to fill in the column
 
-One column of names, not one column a class: it fits 43 classes on a screen, and an image that shows none of them (-) is
-told from one that nobody has looked at. What people typed is never written to: faults are told, all at once, by row.
+There is one column for all labels instead of one per class: 43 classes fit on a screen, and an image without any class
+(-) differs from an image that is not labelled yet. A filled table is never modified. All its errors are reported
+together, with their rows.
 """
 
 import csv
@@ -31,11 +32,11 @@ from rspretrain.shardset.inspection.preview import draw_sample
 
 COLUMNS = ("key", "picture", "labels")
 SEPARATOR = ";"
-NONE = "-"  # for an image without any of the classes
+NONE = "-"  # label text of an image without any of the classes
 
 
 class OracleSettings(Settings):
-    """Who gives the labels, and which there are."""
+    """The source of labels, and its classes."""
 
     name: Literal["table", "csv"] = Field(
         default="table",
@@ -46,13 +47,13 @@ class OracleSettings(Settings):
 
 
 class Oracle(ABC):
-    """Labels for images, sooner or later."""
+    """A source of labels, which may answer later."""
 
     @abstractmethod
     def answer(self, keys: Sequence[str], round: int) -> dict[str, Keys] | None:
-        """key -> names of its classes, for all of `keys`; None while nobody has answered.
+        """key -> class names, for all of `keys`; None while the labels are not available.
 
-        To be asked again with the same keys, as often as one likes. ValueError for an answer that needs correction.
+        May be called again with the same keys. ValueError for labels that need correction.
         """
 
 
@@ -66,43 +67,43 @@ class TableOracle(Oracle):
         self.classes = shards.nomenclatures[nomenclature].names
 
     def answer(self, keys: Sequence[str], round: int = 0) -> dict[str, Keys]:
-        """At once. ValueError for images without a label."""
+        """Labels from the shard set, immediately. ValueError for images without a label."""
         hot = self.hot[rows_of(self.shards, keys)]
         without = [key for key, each in zip(keys, hot, strict=True) if not each.any()]
         if without:
             raise ValueError(
-                f"{self.shards.path} has no labels {self.nomenclature!r} of {len(without)} images that were asked "
-                f"for ({', '.join(without[:5])}); expected all {len(keys)} to have some. Leave unlabelled images out "
-                "of the pool, or let people label them (the csv oracle)."
+                f"{self.shards.path} has no labels {self.nomenclature!r} of {len(without)} requested images "
+                f"({', '.join(without[:5])}); expected labels of all {len(keys)}. Exclude unlabelled images from the "
+                "pool, or label them by hand (oracle=csv)."
             )
         names = zip(*hot.nonzero(), strict=True)
         answers: dict[str, list[str]] = {key: [] for key in keys}
-        for row, place in names:
-            answers[keys[row]].append(self.classes[place])
+        for row, index in names:
+            answers[keys[row]].append(self.classes[index])
         return {key: tuple(each) for key, each in answers.items()}
 
 
 @final
 class CsvOracle(Oracle):
-    """People, who fill a table a round."""
+    """People who fill in one CSV per round."""
 
     def __init__(self, folder: Path, shards: ShardSet, classes: Nomenclature) -> None:
-        """`folder` gets a folder a round. ValueError for class names that the table cannot hold."""
+        """`folder` will hold one folder per round. ValueError for class names that a CSV cell cannot hold."""
         self.folder, self.shards, self.classes = folder, shards, classes
-        self._name_of = {_plain(name): name for name in classes.names}
-        unfit = [name for name in classes.names if SEPARATOR in name or _plain(name) in ("", NONE)]
-        if unfit or len(self._name_of) < len(classes.names):
+        self._name_of = {_normalise(name): name for name in classes.names}
+        invalid = [name for name in classes.names if SEPARATOR in name or _normalise(name) in ("", NONE)]
+        if invalid or len(self._name_of) < len(classes.names):
             raise ValueError(
-                f"A table of labels got the classes {unfit or list(classes.names)}; expected names without "
-                f"{SEPARATOR!r}, not {NONE!r}, that differ in more than case. Rename them."
+                f"The CSV oracle got the classes {invalid or list(classes.names)}; expected names without "
+                f"{SEPARATOR!r}, other than {NONE!r}, that differ in more than case. Rename them."
             )
 
     def table(self, round: int) -> Path:
-        """The file that people fill in."""
+        """The CSV to fill in."""
         return self.folder / f"round_{round:02d}" / "labels.csv"
 
     def answer(self, keys: Sequence[str], round: int) -> dict[str, Keys] | None:
-        """What the table says; where there is none, it is written first, pictures and all. None: nothing filled in."""
+        """The labels in the CSV; None if nothing is filled in. Writes the CSV and its pictures on the first call."""
         path = self.table(round)
         if not path.exists():
             self._write(keys, path)
@@ -113,16 +114,16 @@ class CsvOracle(Oracle):
         answers = {} if faults else self._read(keys, lines, faults)
         if faults:
             names = "names" if self.classes.multi else "one name"
-            told = "".join(f"\n  {fault}" for fault in faults)
+            listed = "".join(f"\n  {fault}" for fault in faults)
             raise ValueError(
-                f"{path} has {len(faults)} faults:{told}\nExpected one row for each of the {len(keys)} images, with "
-                f"{names} out of {path.parent / 'README.txt'} in its column `labels`. Correct the file and go on; its "
-                "other labels stay as they are."
+                f"{path} has {len(faults)} faults:{listed}\nExpected one row for each of the {len(keys)} images, with "
+                f"{names} from {path.parent / 'README.txt'} in the column `labels`. Correct the file and continue; its "
+                "other labels are kept."
             )
         return answers
 
     def _write(self, keys: Sequence[str], path: Path) -> None:
-        """The table last: where it is, everything is. Pictures that an interrupted call drew are kept."""
+        """Write the pictures, then the CSV, whose presence marks a complete folder. Keeps pictures of earlier calls."""
         rows = rows_of(self.shards, keys)
         (path.parent / "pictures").mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
@@ -136,29 +137,29 @@ class CsvOracle(Oracle):
                 unfinished.rename(path.parent / picture)
             table.writerow((key, picture, ""))
         write_atomically(path.parent / "README.txt", self._explanation().encode())
-        write_atomically(path, text.getvalue().encode("utf-8-sig"))  # Excel knows UTF-8 by this mark only
+        write_atomically(path, text.getvalue().encode("utf-8-sig"))  # Excel detects UTF-8 only by this byte order mark
 
     def _explanation(self) -> str:
         if self.classes.multi:
-            rule = f"all classes that you see, separated by '{SEPARATOR}', or {NONE} where you see none of them"
+            rule = f"all classes that you see, separated by '{SEPARATOR}', or {NONE} if you see none of them"
         else:
             rule = "the one class that fits best"
         names = "\n".join(f"  {name}" for name in self.classes.names)
         return (
             f"Open labels.csv, look at each picture, and write into the column `labels`\n{rule}.\n"
-            "Small and capital letters do not matter. Save it as CSV under the same name, and start the loop again.\n"
+            "Upper and lower case do not matter. Save the file as CSV under the same name, and start the loop again.\n"
             f"\nClasses:\n{names}\n"
         )
 
     def _read(self, keys: Sequence[str], lines: list[tuple[int, str, str]], faults: list[str]) -> dict[str, Keys]:
-        """The labels by key; what is wrong is added to `faults`."""
+        """Labels by key; errors are appended to `faults`."""
         times = Counter(key for _, key, _ in lines)
         answers = {}
         for number, key, text in lines:
             if key not in keys:
-                faults.append(f"row {number}: key {key!r} was not asked for")
+                faults.append(f"row {number}: key {key!r} was not requested")
             elif times[key] > 1:
-                faults.append(f"row {number}: key {key!r} stands in {times[key]} rows")
+                faults.append(f"row {number}: key {key!r} occurs in {times[key]} rows")
             else:
                 answers[key], fault = self._labels(text)
                 faults += [f"row {number} ({key}): {fault}"] if fault else []
@@ -166,36 +167,36 @@ class CsvOracle(Oracle):
         return {key: answers[key] for key in keys if key in answers}
 
     def _labels(self, text: str) -> tuple[Keys, str]:
-        """The names in one cell, in the order of the classes, and what is wrong with it ("": nothing)."""
-        given = [_plain(part) for part in text.split(SEPARATOR) if part.strip()]
+        """The class names in one cell, in the order of the classes, and its error ("" if valid)."""
+        given = [_normalise(part) for part in text.split(SEPARATOR) if part.strip()]
         if not given:
             return (), f"no label; write {NONE} for none of the classes" if self.classes.multi else "no label"
         if given == [NONE] and self.classes.multi:
             return (), ""
-        unknown = [self._told(part) for part in given if part not in self._name_of]
+        unknown = [self._with_suggestion(part) for part in given if part not in self._name_of]
         if unknown:
             return (), f"unknown label {', '.join(unknown)}"
         if len(set(given)) != 1 and not self.classes.multi:
             return (), f"{len(set(given))} labels, expected one"
-        return tuple(name for name in self.classes.names if _plain(name) in given), ""
+        return tuple(name for name in self.classes.names if _normalise(name) in given), ""
 
-    def _told(self, part: str) -> str:
+    def _with_suggestion(self, part: str) -> str:
         near = difflib.get_close_matches(part, self._name_of, n=1)
         return f"{part!r} (nearest: {self._name_of[near[0]]})" if near else repr(part)
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
 def _lines(path: Path) -> tuple[list[tuple[int, str, str]], list[str]]:
-    """(row, key, labels) of every row that is not empty, and what keeps them from being read."""
+    """(row, key, labels) of each non-empty row, and the errors that prevent reading them."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         return [], ["it is not UTF-8; save it as 'CSV UTF-8'"]
     first = text.partition("\n")[0]
-    # Spreadsheets write what is usual in their country, whatever they read.
+    # Spreadsheets write the delimiter of their locale, whatever the file had.
     delimiter = max(",;\t", key=first.count)
     rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(_parsed(text, delimiter), start=1)]
     header, rows = rows[0][1] if rows else [], [(number, row) for number, row in rows[1:] if any(row)]

@@ -22,7 +22,7 @@ from rspretrain.cli.main import run
 from rspretrain.shipped_configs import find_config
 
 if TYPE_CHECKING:
-    from rspretrain.engine.active_learning import Standing
+    from rspretrain.engine.active_learning import LoopStatus
 
 NAME = "active-learning"
 
@@ -66,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(standing: "Standing", folder: Path) -> None:
+def report(standing: "LoopStatus", folder: Path) -> None:
     """Print the closing lines."""
-    from rspretrain.active_learning.curves import FILE
+    from rspretrain.active_learning.curves import RESULTS_FILE
 
-    if (folder / FILE).exists():
+    if (folder / RESULTS_FILE).exists():
         print(table(folder))
     if standing.tables:
         print("Labels are wanted. Look at the pictures beside each table, fill its column `labels` and save it:")
@@ -84,17 +84,17 @@ def report(standing: "Standing", folder: Path) -> None:
     else:
         print(f"classifier   {folder}/rounds/{standing.rounds - 1:02d}/export/classifier")
     if standing.complete:
-        print(f"curve        {folder}/active.png, {folder}/active.csv, {folder}/{FILE}")
+        print(f"curve        {folder}/active.png, {folder}/active.csv, {folder}/{RESULTS_FILE}")
 
 
 def table(folder: Path) -> str:
     """The learning curve in percent, one line a round, and its mean over the rounds after a query."""
-    from rspretrain.active_learning.curves import FILE, SHOWN
+    from rspretrain.active_learning.curves import CURVE_METRICS, RESULTS_FILE
     from rspretrain.evaluation.metrics import METRIC_TITLES
     from rspretrain.files import read_json
 
-    told = read_json(folder / FILE)
-    shown = SHOWN[told["multi"]]
+    told = read_json(folder / RESULTS_FILE)
+    shown = CURVE_METRICS[told["multi"]]
     lines = [f"query {told['query']}, tested on {told['num_test']:,} images; percent", ""]
     lines.append("  round  labels" + "".join(f"{METRIC_TITLES[name]:>13}" for name in shown))
     for point in told["rounds"]:

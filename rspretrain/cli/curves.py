@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the runs, print their means, and write the figure and table."""
     arguments = parse(argv)
     announce(f"Reading {len(arguments.runs)} runs …")
-    from rspretrain.active_learning.curves import OVER_RUNS, compare, curves_csv, draw_curves, margins, means, read_run
+    from rspretrain.active_learning.curves import RUNS_NOTE, compare, curves_csv, draw_curves, margins, means, read_run
     from rspretrain.evaluation.metrics import METRIC_TITLES
     from rspretrain.files import write_atomically
 
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if row["num"] > 1
                 else f"{100 * row['mean']:6.2f}"
             )
-            print(f"  {row['method']:<28}{METRIC_TITLES[row['figure']]:<13}{told}   {row['num']} runs")
+            print(f"  {row['method']:<28}{METRIC_TITLES[row['metric']]:<13}{told}   {row['num']} runs")
         for row in margins(runs, arguments.at):
             interval = f" ± {100 * row['half_width']:.2f}" if row["num"] > 1 else ""
             above = f"{100 * row['mean']:+6.2f}{interval}"
-            print(f"  {row['method']:<28}{METRIC_TITLES[row['figure']]:<13}{above} above random, {row['num']} seeds")
+            print(f"  {row['method']:<28}{METRIC_TITLES[row['metric']]:<13}{above} above random, {row['num']} seeds")
         if arguments.png:
-            draw_curves(curves, arguments.png, arguments.title, OVER_RUNS)
+            draw_curves(curves, arguments.png, arguments.title, RUNS_NOTE)
         if arguments.csv:
             write_atomically(arguments.csv, curves_csv(curves).encode())
     except (ValueError, OSError) as error:

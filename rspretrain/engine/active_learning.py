@@ -1,15 +1,15 @@
-"""A label-budget loop: fine-tune on what is labelled, test, choose the images to label next, get their labels, again.
+"""The label-budget loop: fine-tune on the labelled images, test, query more images, obtain their labels, repeat.
 
     run.dir/config.yaml          settings of the loop
-            pool.json            who is held out, labelled with what, or asked for: the state of the loop
-            held_out.json        labels that people gave to held-out images which had none
-            rounds/00 …          one ordinary fine-tuning run a round (engine/finetune.py), 00 on the first images
-            to_label/round_00 …  what people are asked (downstream/oracle.py)
-            active.json .csv .png    the learning curve so far, written anew after every round
+            pool.json            state of the loop: held-out, labelled and pending images
+            held_out.json        labels entered by hand for held-out images that had none
+            rounds/00 …          one fine-tuning run per round (engine/finetune.py); 00 uses the first images
+            to_label/round_00 …  tables to fill in by hand (active_learning/oracle.py)
+            active.json .csv .png    the learning curve, rewritten after every round
 
-The state changes in steps (asked, answered, round complete), each of which is one file that is there, whole, or is not.
-So a loop that is killed anywhere goes on as if it had not been; inside a round that is the fine-tuning run's own doing.
-The first rank alone reads and writes the state, the others take its word.
+Each state change (images requested, labels received, round complete) is one atomically written file. So a loop that is
+killed at any moment continues with the same result; within a round, the fine-tuning run resumes from its checkpoint.
+Only the first rank reads and writes the state; the others receive it.
 """
 
 import json
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rspretrain import world
-from rspretrain.active_learning.imbalance import Labels
+from rspretrain.active_learning.budget import Labels
 from rspretrain.active_learning.labelling_task import LabellingTask, open_labelling_task
 from rspretrain.active_learning.oracle import CsvOracle
 from rspretrain.active_learning.pool import LabelPool, rows_of
@@ -43,190 +43,189 @@ from rspretrain.streaming.sources import open_sources
 from rspretrain.world import World
 
 POOL, HELD_OUT, TO_LABEL = "pool.json", "held_out.json", "to_label"
-_USED = ("nomenclature", "balanced", "train_split", "test_split")  # of the section `labels`
+_USED_LABEL_SETTINGS = ("nomenclature", "balanced", "train_split", "test_split")
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a call of a loop came to its end."""
+class LoopStatus:
+    """The state of a loop when `ActiveLearning.run` returns."""
 
-    complete: int  # rounds that came to their end
-    rounds: int  # of the whole budget, the one on the first images included
-    tables: tuple[Path, ...] = ()  # that people have to fill in before it can go on
+    complete: int  # complete rounds
+    rounds: int  # all rounds of the budget, round 0 included
+    tables: tuple[Path, ...] = ()  # tables to fill in by hand before the loop can continue
     is_stopped: bool = False  # by a signal
 
 
 def prepare_active(settings: ActiveSettings, here: World, deepspeed_launcher: bool, resume: bool) -> "ActiveLearning":
-    """Check everything that can be checked before anything is written. ValueError in one paragraph."""
+    """Build the loop and check the settings; nothing is written. ValueError, in one paragraph, for invalid settings."""
     check_data(settings)
     _check_sections(settings)
     (shards,) = open_sources(settings.data).sets.values()
-    campaign = open_labelling_task(shards, settings.labels, settings.oracle)
+    task = open_labelling_task(shards, settings.labels, settings.oracle)
     path = settings.run.dir / POOL
 
     def state() -> str:
         if not (resume and path.exists()):
             sections = (settings.labels, settings.budget, settings.oracle)
-            return campaign.start(*sections, settings.data.filter).model_dump_json()
+            return task.start(*sections, settings.data.filter).model_dump_json()
         pool = LabelPool.load(path, settings.budget)
         rows_of(shards, (*pool.split.val, *pool.split.test, *pool.split.pool))  # ValueError for another shard set
         return pool.model_dump_json()
 
-    pool = LabelPool.model_validate_json(_by_first(state))
-    return ActiveLearning(settings, here, campaign, pool, deepspeed_launcher=deepspeed_launcher, resume=resume)
+    pool = LabelPool.model_validate_json(_from_first_rank(state))
+    return ActiveLearning(settings, here, task, pool, deepspeed_launcher=deepspeed_launcher, resume=resume)
 
 
 def _check_sections(settings: ActiveSettings) -> None:
     fields = LabelSettings.model_fields.items()
-    given = {name: getattr(settings.labels, name) for name, _ in fields if name not in _USED}
+    given = {name: getattr(settings.labels, name) for name, _ in fields if name not in _USED_LABEL_SETTINGS}
     if unused := {name: given[name] for name, field in fields if name in given and given[name] != field.default}:
         raise ConfigError(
-            f"labels: got {unused} in a label-budget loop, expected none of these: the section budget says which "
-            "images are labelled and held out. Set budget.first, budget.val and budget.seed instead."
+            f"labels: got {unused} in a label-budget loop, expected none of these: the section budget defines the "
+            "labelled and held-out images. Set budget.first, budget.val and budget.seed instead."
         )
     if not settings.budget.test:
         raise ConfigError(
-            "budget.test: got 0, expected 1 at least: a round is worth what its test says. Set the number of test "
-            "images; with oracle=csv people label those that have no labels."
+            "budget.test: got 0, expected at least 1: each round is evaluated on the test images. Set the number of "
+            "test images; with oracle=csv, those without labels are labelled by hand."
         )
 
 
-def _by_first(work: Callable[[], str]) -> str:
-    """What `work` returns on the first rank, on all ranks; ConfigError on all where it raises ValueError there."""
-    said = ""
+def _from_first_rank(work: Callable[[], str]) -> str:
+    """Run `work` on the first rank and return its result on all ranks. Its ValueError becomes a ConfigError on all."""
+    message = ""
     if world.rank() == 0:
         try:
-            said = f"+{work()}"
+            message = f"+{work()}"
         except ValueError as error:
-            said = f"-{error}"
-    said = world.from_first(said)
-    if said.startswith("-"):
-        raise ConfigError(said[1:])
-    return said[1:]
+            message = f"-{error}"
+    message = world.from_first(message)
+    if message.startswith("-"):
+        raise ConfigError(message[1:])
+    return message[1:]
 
 
 @final
 class ActiveLearning:
-    """See the module. Made by `prepare_active`; all ranks call every method together."""
+    """A label-budget loop, made by `prepare_active`. All ranks call each method together."""
 
     def __init__(
         self,
         settings: ActiveSettings,
         here: World,
-        campaign: LabellingTask,
+        task: LabellingTask,
         pool: LabelPool,
         *,
         deepspeed_launcher: bool,
         resume: bool,
     ) -> None:
-        """ValueError for what a round would refuse later: networks, bands, batches, names of classes."""
-        self.settings, self.world, self.campaign, self.pool = settings, here, campaign, pool
+        """ValueError for settings that a later round would reject: networks, bands, batches, class names."""
+        self.settings, self.world, self.task, self.pool = settings, here, task, pool
         self._deepspeed_launcher, self._resume = deepspeed_launcher, resume
         self._dir, self._rounds = settings.run.dir, Rounds(settings.run.dir)
-        self._oracle = campaign.oracle(settings.oracle, self._dir / TO_LABEL)
+        self._oracle = task.oracle(settings.oracle, self._dir / TO_LABEL)
         self.plan = f"{describe(self._job(0, pending=True))}\n{self._plan()}"
 
     def _plan(self) -> str:
         budget, pool, settings = self.settings.budget, self.pool, self.settings
-        unknown, removed = len(self.campaign.unknown(pool)), sum(map(len, pool.removed.values()))
-        asked = f"; {unknown:,} of them have no labels and will be asked for" if unknown else ""
+        unlabelled, removed = len(self.task.unlabelled_held_out(pool)), sum(map(len, pool.removed.values()))
+        note = f"; {unlabelled:,} of them have no labels, which will be requested" if unlabelled else ""
         start = "warm" if settings.warm_start else "cold"
         facts = {
-            "classes": f"{len(self.campaign.classes.names)} of {self.campaign.nomenclature!r}",
-            "held out": f"{len(pool.split.val):,} for validation, {len(pool.split.test):,} for the test{asked}",
-            "pool": f"{len(pool.split.pool):,} images; {removed:,} more left it in scenario {budget.scenario}",
+            "classes": f"{len(self.task.classes.names)} of {self.task.nomenclature!r}",
+            "held out": f"{len(pool.split.val):,} for validation, {len(pool.split.test):,} for the test{note}",
+            "pool": f"{len(pool.split.pool):,} images; {removed:,} more removed by scenario {budget.scenario}",
             "labels": f"{budget.first:,}, then {budget.rounds} x {budget.per_round:,}; oracle {settings.oracle.name}",
             "query": f"{settings.query.name}, {start} start",
         }
         return "\n".join(["", "label budget", *(f"  {name:<28}{fact}" for name, fact in facts.items())])
 
-    def run(self, say: Say) -> Standing:
-        """To the end of the budget, until people are asked, or until a signal asks to stop.
+    def run(self, say: Say) -> LoopStatus:
+        """Run until the budget is spent, labels have to be entered by hand, or a signal requests a stop.
 
-        `say` gets lines for the person who started it. ConfigError where run.dir is in use, and for answers that need
-        correction; nothing is lost then.
+        `say` receives log lines. ConfigError if run.dir is in use or entered labels need correction; no state is lost.
         """
         self._say: Say = say if self.world.is_first else lambda line: None
         claim_run_dir(self.settings, self.world, self._resume)
-        self._keep(self.pool)
-        self._tell_start()
+        self._save(self.pool)
+        self._report_start()
         with StopRequest() as stop:
             while True:
-                if tables := self._ask():
-                    return self._standing(tables=tables)
+                if tables := self._label_pending():
+                    return self._status(tables=tables)
                 number = self.pool.round - 1
                 if not self._train(number, stop):
-                    return self._standing(is_stopped=True)
+                    return self._status(is_stopped=True)
                 if self.pool.is_spent:
-                    return self._standing()
+                    return self._status()
                 if bool(world.max_over_ranks(torch.tensor(int(stop.received is not None)))):
-                    return self._standing(is_stopped=True)
-                self._keep(self.pool.asked(self._query(number)))
+                    return self._status(is_stopped=True)
+                self._save(self.pool.request(self._query(number)))
 
-    def _standing(self, tables: tuple[Path, ...] = (), is_stopped: bool = False) -> Standing:
-        return Standing(len(self._complete()), self.settings.budget.rounds + 1, tables, is_stopped)
+    def _status(self, tables: tuple[Path, ...] = (), is_stopped: bool = False) -> LoopStatus:
+        return LoopStatus(len(self._complete()), self.settings.budget.rounds + 1, tables, is_stopped)
 
     def _complete(self) -> list[int]:
-        found: list[int] = json.loads(_by_first(lambda: json.dumps(self._rounds.complete())))
+        found: list[int] = json.loads(_from_first_rank(lambda: json.dumps(self._rounds.complete())))
         return found
 
-    def _keep(self, pool: LabelPool) -> None:
+    def _save(self, pool: LabelPool) -> None:
         self.pool = pool
         if self.world.is_first:
             pool.save(self._dir / POOL)
         world.barrier()
 
-    def _tell_start(self) -> None:
+    def _report_start(self) -> None:
         pool, budget = self.pool, self.settings.budget
         if complete := self._complete():
-            self._say(f"Going on after round {complete[-1]} of {budget.rounds}.")
+            self._say(f"Continuing after round {complete[-1]} of {budget.rounds}.")
         for name, keys in pool.removed.items():
-            lack = f", {pool.missing[name]} fewer than the scenario has" if pool.missing[name] else ""
-            self._say(f"Scenario {budget.scenario}: {len(keys)} images left the pool for {name!r}{lack}.")
-        if absent := self.campaign.absent(pool):
-            self._say(f"No image of the pool has {', '.join(map(repr, absent))}; no label can teach that.")
+            lack = f", {pool.missing[name]} fewer than the scenario requires" if pool.missing[name] else ""
+            self._say(f"Scenario {budget.scenario}: removed {len(keys)} images of {name!r} from the pool{lack}.")
+        if absent := self.task.absent_classes(pool):
+            self._say(f"No image of the pool has {', '.join(map(repr, absent))}; the model cannot learn these classes.")
 
     def _held_out(self) -> Labels | None:
-        """What people answered for held-out images without labels; None where they have not yet."""
-        if not self.campaign.unknown(self.pool):
+        """Labels entered by hand for held-out images without labels; None if these are not complete yet."""
+        if not self.task.unlabelled_held_out(self.pool):
             return {}
         path = self._dir / HELD_OUT
         answers: Labels | None = json.loads(
-            _by_first(lambda: path.read_text() if self._resume and path.exists() else "null")
+            _from_first_rank(lambda: path.read_text() if self._resume and path.exists() else "null")
         )
         return answers
 
-    def _ask(self) -> tuple[Path, ...]:
-        """Get the labels of pending images; the tables that people have not filled in yet."""
-        unknown = self.campaign.unknown(self.pool) if self._held_out() is None else ()
-        if not self.pool.pending and not unknown:
+    def _label_pending(self) -> tuple[Path, ...]:
+        """Obtain the labels of pending images. Returns the tables that still have to be filled in by hand."""
+        held_out = self.task.unlabelled_held_out(self.pool) if self._held_out() is None else ()
+        if not self.pool.pending and not held_out:
             return ()
-        said = json.loads(_by_first(lambda: json.dumps(self._answers(unknown))))
-        if not said["tables"] and self.pool.pending:
-            self._keep(self.pool.answered(said["labels"]))
-        return tuple(map(Path, said["tables"]))
+        found = json.loads(_from_first_rank(lambda: json.dumps(self._answers(held_out))))
+        if not found["tables"] and self.pool.pending:
+            self._save(self.pool.answer(found["labels"]))
+        return tuple(map(Path, found["tables"]))
 
-    def _answers(self, unknown: tuple[str, ...]) -> dict[str, Any]:
-        """On the first rank. Answers for held-out images are kept at once."""
+    def _answers(self, held_out: tuple[str, ...]) -> dict[str, Any]:
+        """Labels of pending images and unfilled tables; first rank only. Saves labels of held-out images at once."""
         tables, number, labels = [], self.pool.round, None
-        if unknown:
-            people = CsvOracle(self._dir / TO_LABEL / "held_out", self.campaign.shards, self.campaign.classes)
-            answers = people.answer(unknown, 0)
+        if held_out:
+            oracle = CsvOracle(self._dir / TO_LABEL / "held_out", self.task.shards, self.task.classes)
+            answers = oracle.answer(held_out, 0)
             if answers is None:
-                tables.append(str(people.table(0)))
+                tables.append(str(oracle.table(0)))
             else:
                 write_json(self._dir / HELD_OUT, answers, indent=None)
         if self.pool.pending:
             labels = self._oracle.answer(self.pool.pending, number)
             if labels is None:
-                assert isinstance(self._oracle, CsvOracle), "a table answers at once"
+                assert isinstance(self._oracle, CsvOracle), "TableOracle always answers"
                 tables.append(str(self._oracle.table(number)))
         return {"tables": tables, "labels": labels}
 
     def _train(self, number: int, stop: StopRequest) -> bool:
-        """Bring a round to its end, unless it has come to it; False where a signal stopped it."""
+        """Complete a round if it is not complete; False if a signal stopped it."""
         if number not in self._complete():
-            begun = json.loads(_by_first(lambda: json.dumps(self._rounds.has_begun(number))))
+            begun = json.loads(_from_first_rank(lambda: json.dumps(self._rounds.has_begun(number))))
             self._say(f"Round {number} of {self.settings.budget.rounds}: {len(self.pool.labels)} labels.")
             warm = self._rounds.weights(number - 1) if self.settings.warm_start and number else None
             finish = train(self._job(number, warm), resume=begun, say=self._say, stop=stop)
@@ -234,22 +233,22 @@ class ActiveLearning:
                 return False
         if self.world.is_first:
             self._rounds.prune(number)
-            self._rounds.report(self.settings, self.campaign, self.pool)
+            self._rounds.report(self.settings, self.task, self.pool)
         world.barrier()
         return True
 
     def _job(self, number: int, initial: Mapping[str, Tensor] | None = None, *, pending: bool = False) -> Job:
-        """The fine-tuning run of a round, on weights of another. `pending`: on unanswered images, too, for a look."""
+        """The fine-tuning job of a round, from `initial` weights. `pending`: include pending images (for --dry-run)."""
         balanced = self.settings.labels.balanced
-        data = self.campaign.data(self.pool, self._held_out() or {}, balanced=balanced, pending=pending)
+        data = self.task.finetune_data(self.pool, self._held_out() or {}, balanced=balanced, pending=pending)
         return prepare_finetune(self.settings.of_round(number), self.world, self._deepspeed_launcher, data, initial)
 
     def _query(self, number: int) -> list[str]:
-        """Keys of the images to label next, as the weights of round `number` see the pool."""
+        """Keys of the images to label next, queried with the weights of round `number`."""
         settings, job = self.settings, self._job(number, self._rounds.weights(number))
         network = job.objective
         assert isinstance(network, Supervised)
-        shards, multi = self.campaign.shards, self.campaign.classes.multi
+        shards, multi = self.task.shards, self.task.classes.multi
         rows = rows_of(shards, self.pool.split.pool)
         rows.sort()
         probabilities, features = predict_with_features(

@@ -1,6 +1,6 @@
-"""The fine-tuning runs of a label-budget loop on the disk: run.dir/rounds/00, 01 … and what all of them tell together.
+"""The fine-tuning runs of a label-budget loop on disk (run.dir/rounds/00, 01, …) and their joint report.
 
-The first rank's disk counts; what others read (weights) lies on the file system that all ranks share.
+The first rank reads and writes the state. Weights are read by all ranks, from a shared file system.
 """
 
 import csv
@@ -11,7 +11,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from rspretrain.active_learning.curves import FILE, SHOWN, draw_curves, single
+from rspretrain.active_learning.curves import CURVE_METRICS, RESULTS_FILE, curves_of_run, draw_curves
 from rspretrain.active_learning.labelling_task import LabellingTask
 from rspretrain.active_learning.pool import LabelPool
 from rspretrain.config import ActiveSettings
@@ -24,21 +24,21 @@ Tree = dict[str, Any]
 
 @final
 class Rounds:
-    """See the module."""
+    """The rounds of one loop."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
 
     def folder(self, number: int) -> Path:
-        """Of a round's run."""
+        """The run.dir of a round."""
         return self._run_dir / "rounds" / f"{number:02d}"
 
     def has_begun(self, number: int) -> bool:
-        """Whether a round's run has written anything."""
+        """Whether a round's run has written any file."""
         return self.folder(number).is_dir() and any(self.folder(number).iterdir())
 
     def complete(self) -> list[int]:
-        """Numbers of the rounds that came to their end, ascending."""
+        """Numbers of the complete rounds, ascending."""
         found = {path.parent: read_json(path) for path in self._run_dir.glob("rounds/*/summary.json")}
         return sorted(int(folder.name) for folder, summary in found.items() if summary["complete"])
 
@@ -47,11 +47,11 @@ class Rounds:
         return read_json(self.folder(number) / "results.json")
 
     def weights(self, number: int) -> dict[str, Tensor]:
-        """The weights that a complete round was tested with, until the next one is complete."""
+        """The tested weights of a complete round. They are deleted when the next round is complete."""
         return self._checkpoints(number).weights(self.results(number)["step"])
 
     def prune(self, number: int) -> None:
-        """After round `number`: keep of it the weights that the next one needs, and of those before their records."""
+        """After round `number`, keep its tested weights for the next round; delete the weights of earlier rounds."""
         for before in range(number):
             for part in ("checkpoints", "export"):
                 shutil.rmtree(self.folder(before) / part, ignore_errors=True)
@@ -60,21 +60,21 @@ class Rounds:
     def _checkpoints(self, number: int) -> Checkpoints:
         return Checkpoints(self.folder(number) / "checkpoints", 1)
 
-    def report(self, settings: ActiveSettings, campaign: LabellingTask, pool: LabelPool) -> None:
+    def report(self, settings: ActiveSettings, task: LabellingTask, pool: LabelPool) -> None:
         """Write active.json, .csv and .png of all complete rounds."""
-        told = self.summary(settings, campaign, pool)
-        write_json(self._run_dir / FILE, told)
-        names = ["round", "labels", *metric_names(told["multi"])]
+        summary = self.summary(settings, task, pool)
+        write_json(self._run_dir / RESULTS_FILE, summary)
+        names = ["round", "labels", *metric_names(summary["multi"])]
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([names, *([point[name] for name in names] for point in told["rounds"])])
+        csv.writer(text).writerows([names, *([point[name] for name in names] for point in summary["rounds"])])
         write_atomically(self._run_dir / "active.csv", text.getvalue().encode())
         note = "band: 95 % bootstrap interval over the test images"
-        draw_curves(single(told), self._run_dir / "active.png", told["name"], note)
+        draw_curves(curves_of_run(summary), self._run_dir / "active.png", summary["name"], note)
 
-    def summary(self, settings: ActiveSettings, campaign: LabellingTask, pool: LabelPool) -> Tree:
+    def summary(self, settings: ActiveSettings, task: LabellingTask, pool: LabelPool) -> Tree:
         """The loop and its complete rounds, for a JSON file."""
-        points = [self._point(number, campaign.classes.multi) for number in self.complete()]
-        shown, queried = SHOWN[campaign.classes.multi], [point for point in points if point["round"]]
+        points = [self._point(number, task.classes.multi) for number in self.complete()]
+        metrics, queried = CURVE_METRICS[task.classes.multi], [point for point in points if point["round"]]
         return {
             "name": settings.run.name or settings.run.dir.name,
             "query": settings.query.name,
@@ -83,19 +83,19 @@ class Rounds:
             "scenario": settings.budget.scenario,
             "removed": {name: len(keys) for name, keys in pool.removed.items()},
             "missing": pool.missing,
-            "nomenclature": campaign.nomenclature,
-            "classes": list(campaign.classes.names),
-            "multi": campaign.classes.multi,
+            "nomenclature": task.nomenclature,
+            "classes": list(task.classes.names),
+            "multi": task.classes.multi,
             "num_pool": len(pool.split.pool),
             "num_val": len(pool.split.val),
             "num_test": len(pool.split.test),
             "rounds": points,
-            "mean_after_queries": {name: sum(p[name] for p in queried) / len(queried) for name in shown if queried},
+            "mean_after_queries": {name: sum(p[name] for p in queried) / len(queried) for name in metrics if queried},
         }
 
     def _point(self, number: int, multi: bool) -> Tree:
-        """One point of the curve: every figure that is one number, and its interval."""
+        """One point of the curve: all scalar metrics and their confidence intervals."""
         found, names = self.results(number), metric_names(multi)
-        sure = {name: found["intervals_95"][name] for name in names if name in found["intervals_95"]}
-        figure = {name: found["test"][name] for name in names}
-        return {"round": number, "labels": found["n_train"], **figure, "intervals_95": sure}
+        intervals = {name: found["intervals_95"][name] for name in names if name in found["intervals_95"]}
+        metrics = {name: found["test"][name] for name in names}
+        return {"round": number, "labels": found["n_train"], **metrics, "intervals_95": intervals}

@@ -11,18 +11,18 @@ from scipy import stats
 from rspretrain.active_learning.curves import (
     compare,
     curves_csv,
+    curves_of_run,
     draw_curves,
     half_width,
     margins,
     means,
-    methods_of,
+    method_names,
     read_run,
-    single,
-)  # fmt: skip
+)
 
 
 def run(query: str, seed: int, *values: float, **other: Any) -> dict[str, Any]:
-    """A loop whose micro F1 is `values`; the macro figures lie 0.1 and 0.2 lower."""
+    """A loop with the micro F1 `values`; macro F1 and AP are lower by 0.1 and 0.2."""
     rounds = [
         {
             "round": number, "labels": 4 + 2 * number, "f1_micro": value, "f1_macro": value - 0.1,
@@ -42,7 +42,7 @@ RUNS = [
 ]
 
 
-def test_the_mean_over_runs_and_its_interval() -> None:
+def test_mean_over_runs_with_interval() -> None:
     curve = compare(RUNS)["f1_micro"]["mge"]
     assert (curve.labels, curve.num_runs) == ((4, 6, 8), (2, 2, 1))
     assert curve.mean == pytest.approx((0.4, 0.7, 0.8))
@@ -51,57 +51,57 @@ def test_the_mean_over_runs_and_its_interval() -> None:
     assert list(compare(RUNS)) == ["f1_micro", "f1_macro", "ap_macro"]
 
 
-def test_intervals_are_students() -> None:
+def test_intervals_equal_students_t_of_scipy() -> None:
     values = [0.2, 0.5, 0.6, 0.9]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert half_width(values) == pytest.approx((high - low) / 2)
     assert half_width([0.3]) == 0.0
 
 
-def test_means_are_over_the_rounds_after_a_query_that_all_have() -> None:
-    found = {(row["method"], row["figure"]): row for row in means(RUNS)}
+def test_means_are_over_the_rounds_after_a_query_that_all_runs_have() -> None:
+    found = {(row["method"], row["metric"]): row for row in means(RUNS)}
     assert found["mge", "f1_micro"]["mean"] == pytest.approx((0.6 + 0.8) / 2)
     assert found["random", "ap_macro"]["mean"] == pytest.approx((0.5 + 0.7) / 2 - 0.2)
     assert found["mge", "f1_micro"]["num"] == 2
 
 
-def test_margins_are_over_the_baseline_of_the_same_seed() -> None:
-    found = {(row["method"], row["figure"]): row for row in margins(RUNS)}
+def test_margins_compare_with_the_baseline_of_the_same_seed() -> None:
+    found = {(row["method"], row["metric"]): row for row in margins(RUNS)}
     assert found.keys() == {("mge", "f1_micro"), ("mge", "f1_macro"), ("mge", "ap_macro")}
     assert found["mge", "f1_micro"]["mean"] == pytest.approx(((0.1 + 0.2) / 2 + 0.1) / 2)
     assert margins(RUNS[:1]) == []
     third = [run("mge", 0, 0.3, 0.9, scenario=3), run("random", 0, 0.3, 0.5, scenario=3)]
-    rows = {row["method"]: row["mean"] for row in margins([*RUNS, *third]) if row["figure"] == "f1_micro"}
+    rows = {row["method"]: row["mean"] for row in margins([*RUNS, *third]) if row["metric"] == "f1_micro"}
     assert rows == pytest.approx({"mge, scenario 1": 0.125, "mge, scenario 3": 0.4})
 
 
 def test_runs_are_compared_at_one_number_of_labels() -> None:
-    found = {row["method"]: row for row in means(RUNS, 6) if row["figure"] == "f1_micro"}
+    found = {row["method"]: row for row in means(RUNS, 6) if row["metric"] == "f1_micro"}
     assert {name: row["mean"] for name, row in found.items()} == pytest.approx({"mge": 0.7, "random": 0.6})
-    (row,) = (row for row in margins(RUNS, 6) if row["figure"] == "f1_micro")
+    (row,) = (row for row in margins(RUNS, 6) if row["metric"] == "f1_micro")
     assert (row["mean"], row["num"]) == (pytest.approx(0.1), 2)
     assert means(RUNS, 4)[0]["mean"] == pytest.approx(0.4)  # before any query, too
-    with pytest.raises(ValueError, match=r"compared at 8 labels, expected a number .*'mge_1': \[4, 6\].* go on with"):
+    with pytest.raises(ValueError, match=r"a round with 8 labels, expected a number .*'mge_1': \[4, 6\].* continue"):
         means(RUNS, 8)
 
 
-def test_what_differs_among_runs_is_in_their_names() -> None:
+def test_method_names_contain_the_settings_that_differ() -> None:
     others = [RUNS[0], run("mge", 0, 0.1, scenario=3), run("mge", 0, 0.1, warm_start=False)]
-    first, *named = methods_of(others)
+    first, *named = method_names(others)
     assert first == "mge, scenario 1, warm start"
     assert named == ["mge, scenario 3, warm start", "mge, scenario 1, cold start"]
-    with pytest.raises(ValueError, match=r"Runs of different num_test got compared \(mge_0: 9; x_0: 8\); .* apart"):
+    with pytest.raises(ValueError, match=r"The runs differ in num_test \(mge_0: 9; x_0: 8\); .* at a time"):
         compare([RUNS[0], run("x", 0, 0.1, num_test=8)])
 
 
-def test_a_run_alone_has_the_intervals_of_its_test() -> None:
-    curves = single(RUNS[0])
+def test_curves_of_one_run_have_its_bootstrap_intervals() -> None:
+    curves = curves_of_run(RUNS[0])
     assert curves["f1_micro"]["mge"].low == pytest.approx((0.25, 0.55, 0.75))
     assert curves["f1_micro"]["mge"].high == pytest.approx((0.32, 0.62, 0.82))
-    assert curves["f1_macro"]["mge"].low == curves["f1_macro"]["mge"].mean  # none were written
+    assert curves["f1_macro"]["mge"].low == curves["f1_macro"]["mge"].mean  # without an interval
 
 
-def test_a_table_of_all_points() -> None:
+def test_the_csv_has_all_points() -> None:
     lines = list(csv.DictReader(curves_csv(compare(RUNS)).splitlines()))
     assert [(line["method"], line["labels"], line["num_runs"]) for line in lines[:3]] == [
         ("mge", "4", "2"), ("mge", "6", "2"), ("mge", "8", "1"),
@@ -111,7 +111,7 @@ def test_a_table_of_all_points() -> None:
     assert len(lines) == 6
 
 
-def test_a_picture_has_a_panel_a_figure_and_a_line_a_method(tmp_path: Path) -> None:
+def test_the_figure_has_a_panel_per_metric_and_a_line_per_method(tmp_path: Path) -> None:
     curves = compare(RUNS)
     draw_curves(curves, tmp_path / "all.png", "Title", "note")
     draw_curves({"f1_micro": {"mge": curves["f1_micro"]["mge"]}}, tmp_path / "one.png", "Title", "note")
@@ -121,11 +121,13 @@ def test_a_picture_has_a_panel_a_figure_and_a_line_a_method(tmp_path: Path) -> N
     assert {(181, 68, 58), (59, 111, 174)} <= colours
 
 
-def test_folders_that_are_no_loops(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no active.json that can be read \(FileNotFoundError\); .* Name folders"):
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no readable active.json \(FileNotFoundError\); .* Name folders"):
         read_run(tmp_path)
     (tmp_path / "active.json").write_text(json.dumps(RUNS[0] | {"rounds": []}))
-    with pytest.raises(ValueError, match=r"has no finished round, expected one at least. Go on with it by --resume"):
+    with pytest.raises(
+        ValueError, match=r"has no complete round, expected at least one. Continue the loop with --resume"
+    ):
         read_run(tmp_path)
     (tmp_path / "active.json").write_text(json.dumps(RUNS[0]))
     assert read_run(tmp_path) == RUNS[0]

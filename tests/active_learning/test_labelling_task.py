@@ -6,7 +6,7 @@ import pytest
 from fakes.memory import CLASSES, memory_shards
 
 from rspretrain.active_learning.budget import BudgetSettings
-from rspretrain.active_learning.labelling_task import OWN, LabellingTask, open_labelling_task
+from rspretrain.active_learning.labelling_task import OWN_CLASSES, LabellingTask, open_labelling_task
 from rspretrain.active_learning.oracle import CsvOracle, OracleSettings, TableOracle
 from rspretrain.active_learning.pool import LabelPool
 from rspretrain.archives.base import Nomenclature
@@ -20,39 +20,39 @@ ALL = LabelSettings(nomenclature="all")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    return memory_shards(tmp_path_factory.mktemp("campaign") / "shards", samples=40)
+    return memory_shards(tmp_path_factory.mktemp("task") / "shards", samples=40)
 
 
-def without(campaign: LabellingTask, rows: np.ndarray) -> LabellingTask:
-    """The same, but nobody knows what these samples are."""
-    known = campaign.known.copy()
+def without(task: LabellingTask, rows: np.ndarray) -> LabellingTask:
+    """The same task without the labels of these samples."""
+    known = task.known.copy()
     known[rows] = False
-    return replace(campaign, known=known)
+    return replace(task, known=known)
 
 
-def started(campaign: LabellingTask, oracle: OracleSettings = TABLE) -> LabelPool:
-    return campaign.start(ALL, BUDGET, oracle, None)
+def started(task: LabellingTask, oracle: OracleSettings = TABLE) -> LabelPool:
+    return task.start(ALL, BUDGET, oracle, None)
 
 
-def test_classes_come_from_the_set_or_from_the_settings(shards: ShardSet) -> None:
+def test_classes_come_from_the_shard_set_or_the_settings(shards: ShardSet) -> None:
     ours = open_labelling_task(shards, ALL, TABLE)
     assert (ours.nomenclature, ours.classes) == ("all", Nomenclature(CLASSES, True))
     assert open_labelling_task(shards, LabelSettings(), TABLE).nomenclature == "class"
     own = open_labelling_task(shards, ALL, OracleSettings(name="csv", classes=("x", "y"), multi=False))
-    assert (own.nomenclature, own.classes) == (OWN, Nomenclature(("x", "y"), False))
+    assert (own.nomenclature, own.classes) == (OWN_CLASSES, Nomenclature(("x", "y"), False))
     assert own.known.shape == (40, 2)
     assert not own.known.any()
 
 
-def test_a_round_knows_nothing_but_answers_and_held_out_labels(shards: ShardSet) -> None:
-    campaign = open_labelling_task(shards, ALL, TABLE)
-    pool = started(campaign)
+def test_a_round_uses_only_obtained_and_held_out_labels(shards: ShardSet) -> None:
+    task = open_labelling_task(shards, ALL, TABLE)
+    pool = started(task)
     first = pool.pending
-    asked = campaign.data(pool, {}, balanced=False, pending=True)
+    asked = task.finetune_data(pool, {}, balanced=False, pending=True)
     assert sorted(shards.keys(asked.train)) == sorted(first)
     assert not asked.targets(shards)[asked.train].any()
-    pool = pool.answered(dict.fromkeys(first, ("water",)))  # whatever the set says
-    data = campaign.data(pool, {}, balanced=False)
+    pool = pool.answer(dict.fromkeys(first, ("water",)))  # not the labels of the shard set
+    data = task.finetune_data(pool, {}, balanced=False)
     hot = data.targets(shards)
     assert (hot[data.train] == [False, False, True]).all()
     held_out = np.concatenate([data.val, data.test])
@@ -63,52 +63,52 @@ def test_a_round_knows_nothing_but_answers_and_held_out_labels(shards: ShardSet)
         assert (np.diff(rows) > 0).all()
 
 
-def test_balanced_draws(shards: ShardSet) -> None:
-    campaign = open_labelling_task(shards, ALL, TABLE)
-    pool = started(campaign)
+def test_balanced_epochs_repeat_rare_classes(shards: ShardSet) -> None:
+    task = open_labelling_task(shards, ALL, TABLE)
+    pool = started(task)
     rare, *others = pool.pending
-    pool = pool.answered({rare: ("field",)} | dict.fromkeys(others, ("water",)))
-    epoch = shards.keys(campaign.data(pool, {}, balanced=True).epoch_rows)
+    pool = pool.answer({rare: ("field",)} | dict.fromkeys(others, ("water",)))
+    epoch = shards.keys(task.finetune_data(pool, {}, balanced=True).epoch_rows)
     assert {key: epoch.count(key) for key in pool.labels} == {rare: 3} | dict.fromkeys(others, 1)
 
 
-def test_the_table_leaves_out_what_it_does_not_know(shards: ShardSet) -> None:
-    campaign = without(open_labelling_task(shards, ALL, TABLE), np.arange(20))
-    pool = started(campaign)
+def test_the_table_oracle_excludes_unlabelled_images(shards: ShardSet) -> None:
+    task = without(open_labelling_task(shards, ALL, TABLE), np.arange(20))
+    pool = started(task)
     everyone = (*pool.split.val, *pool.split.test, *pool.split.pool)
     assert set(everyone) == set(shards.keys(np.arange(20, 40)))
-    with pytest.raises(ValueError, match=r"The pool of .* got no image with labels of 'all' .* let people label"):
-        started(without(campaign, np.arange(40)))
+    with pytest.raises(ValueError, match=r"has no image with labels of 'all' .* label by hand"):
+        started(without(task, np.arange(40)))
 
 
-def test_people_are_asked_for_held_out_images_only_where_labels_are_lacking(shards: ShardSet) -> None:
+def test_only_held_out_images_without_labels_are_requested(shards: ShardSet) -> None:
     whole = open_labelling_task(shards, ALL, PEOPLE)
     assert started(whole, PEOPLE) == started(whole)
-    some = without(whole, np.arange(30))  # ten are known, and ten are held out
+    some = without(whole, np.arange(30))  # ten have labels, and ten are held out
     pool = started(some, PEOPLE)
     assert {*pool.split.val, *pool.split.test} == set(shards.keys(np.arange(30, 40)))
     assert len(pool.split.pool) == 30
-    assert some.unknown(pool) == ()
+    assert some.unlabelled_held_out(pool) == ()
     few = without(whole, np.arange(33))
     pool = started(few, PEOPLE)
-    unknown = few.unknown(pool)
+    unknown = few.unlabelled_held_out(pool)
     assert len(unknown) == 3
-    data = few.data(pool, dict.fromkeys(unknown, ("forest",)), balanced=False, pending=True)
+    data = few.finetune_data(pool, dict.fromkeys(unknown, ("forest",)), balanced=False, pending=True)
     rows = [shards.row_of_key[key] for key in unknown]
     assert (data.targets(shards)[rows] == [False, True, False]).all()
 
 
-def test_classes_that_the_pool_lacks(shards: ShardSet) -> None:
-    campaign = open_labelling_task(shards, ALL, TABLE)
-    pool = started(campaign)
-    assert campaign.absent(pool) == ()
-    assert without(campaign, np.flatnonzero(campaign.known[:, 1])).absent(pool) == ("forest",)
-    assert without(campaign, np.arange(40)).absent(pool) == ()  # nothing is known, so nothing is lacking
+def test_absent_classes_are_those_without_an_image_in_the_pool(shards: ShardSet) -> None:
+    task = open_labelling_task(shards, ALL, TABLE)
+    pool = started(task)
+    assert task.absent_classes(pool) == ()
+    assert without(task, np.flatnonzero(task.known[:, 1])).absent_classes(pool) == ("forest",)
+    assert without(task, np.arange(40)).absent_classes(pool) == ()  # without any known label, no class counts as absent
 
 
-def test_who_answers(shards: ShardSet, tmp_path: Path) -> None:
-    campaign = open_labelling_task(shards, ALL, TABLE)
-    assert isinstance(campaign.oracle(TABLE, tmp_path), TableOracle)
-    people = campaign.oracle(PEOPLE, tmp_path)
+def test_the_settings_choose_the_oracle(shards: ShardSet, tmp_path: Path) -> None:
+    task = open_labelling_task(shards, ALL, TABLE)
+    assert isinstance(task.oracle(TABLE, tmp_path), TableOracle)
+    people = task.oracle(PEOPLE, tmp_path)
     assert isinstance(people, CsvOracle)
     assert people.table(3) == tmp_path / "round_03/labels.csv"

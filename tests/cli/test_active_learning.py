@@ -74,7 +74,7 @@ def test_what_cannot_be_meant_is_one_paragraph_and_status_2(path, tmp_path, main
     assert (status, said, error.count("\n")) == (2, "", 1)
     assert error.startswith(
         "rspretrain active-learning: error: A budget of 104 labels (4 and 50 rounds of 2) got a pool "
-        "of 42 images; expected 104"
+        "of 42 images; expected at least 104"
     )
     status, _, error = main("active-learning", "--config", path, "buget.rounds=5")
     assert (status, error.strip().endswith("Did you mean 'budget'?")) == (2, True)
@@ -98,7 +98,7 @@ def test_a_loop_that_is_stopped_goes_on_and_two_loops_are_one_curve(path, tmp_pa
     assert "Stopped by a signal with 1 of 2 rounds complete; go on with --resume." in said
     status, said, _ = main("active-learning", "--config", path, *settings, f"run.dir={tmp_path}/a", "--resume")
     assert status == 0
-    assert "Going on after round 0 of 1." in said
+    assert "Continuing after round 0 of 1." in said
     status, _, _ = main("active-learning", "--config", path, *settings, f"run.dir={tmp_path}/b")
     assert state(tmp_path / "a") == state(tmp_path / "b")
     random = ("query.name=random", f"run.dir={tmp_path}/c")
@@ -115,4 +115,4 @@ def test_a_loop_that_is_stopped_goes_on_and_two_loops_are_one_curve(path, tmp_pa
     ]  # fmt: skip
     status, _, error = main("curves", tmp_path)
     assert (status, error.count("\n")) == (2, 1)
-    assert "has no active.json that can be read (FileNotFoundError)" in error
+    assert "has no readable active.json (FileNotFoundError)" in error

@@ -1,4 +1,4 @@
-"""A small label-budget loop on images whose classes can be seen, and people who fill its tables."""
+"""A small label-budget loop on images with visible classes, and a stand-in for the people who fill in its CSVs."""
 
 import csv
 import json
@@ -12,18 +12,18 @@ from fakes.memory import PAIR_GROUPS
 from engine.finetunes import CONFIG, Coloured
 from rspretrain import config, world
 from rspretrain.archives.base import Entry
-from rspretrain.engine.active_learning import ActiveLearning, Standing, prepare_active
+from rspretrain.engine.active_learning import ActiveLearning, LoopStatus, prepare_active
 from rspretrain.patch import Patch
 from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import open_shards
 from rspretrain.world import World
 
 BUDGET = "validation: {resamples: 50}\nbudget: {val: 6, test: 12, first: 4, per_round: 2, rounds: 2}"
-GROUPS = PAIR_GROUPS[:2]  # few pictures to draw
+GROUPS = PAIR_GROUPS[:2]  # small, to draw few pictures
 
 
 class Unlabelled(Coloured):
-    """The same images, of which nobody has said what they are."""
+    """The same images without labels."""
 
     def __post_init__(self) -> None:
         self.nomenclatures = {}
@@ -33,7 +33,7 @@ class Unlabelled(Coloured):
 
 
 def write_config(folder: Path, archive: Coloured | None = None) -> Path:
-    """A shard set and the configuration of a loop on it, in `folder`."""
+    """Build a shard set and write the configuration of a loop on it, in `folder`."""
     build_shards(archive or Coloured(samples=60, groups=GROUPS), folder / "shards", samples_per_shard=8)
     path = folder / "active.yaml"
     text = f"run: {{dir: {folder}/run, seed: 3}}{CONFIG}{BUDGET}\n"
@@ -42,31 +42,30 @@ def write_config(folder: Path, archive: Coloured | None = None) -> Path:
 
 
 def loop(path: Path, *overrides: str, resume: bool = False) -> ActiveLearning:
-    """The loop as this process or rank has it."""
+    """The loop of this process or rank."""
     here = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
     return prepare_active(config.load_active(path, overrides), here, False, resume)
 
 
-def run(path: Path, *overrides: str, resume: bool = False) -> tuple[Standing, list[str]]:
-    """Run it; how it stands, and what it said."""
-    said: list[str] = []
-    return loop(path, *overrides, resume=resume).run(said.append), said
+def run(path: Path, *overrides: str, resume: bool = False) -> tuple[LoopStatus, list[str]]:
+    """Run the loop; its status and log lines."""
+    lines: list[str] = []
+    return loop(path, *overrides, resume=resume).run(lines.append), lines
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """Everything that a loop decided and found, and its last weights."""
+    """The pool, the results and the last weights of a loop."""
     number = max(int(one.name) for one in (folder / "rounds").iterdir())
     checkpoint = next((folder / f"rounds/{number:02d}/checkpoints").glob("step_*"))
-    told = json.loads((folder / "active.json").read_text())
     return {
         "pool": json.loads((folder / "pool.json").read_text()),
-        "rounds": told["rounds"],
+        "rounds": json.loads((folder / "active.json").read_text())["rounds"],
         "weights": (checkpoint / "weights.safetensors").read_bytes(),
     }
 
 
 def fill(table: Path, shards: Path, *, but: dict[str, str | None] | None = None) -> None:
-    """As a person who sees the labels `all` of the set `shards`. `but`: key -> another text, None: no row."""
+    """Fill in a CSV with the labels `all` of the set `shards`. `but`: key -> another text; None: no row."""
     known, wrong = open_shards(shards), but or {}
     hot, names = known.labels("all"), known.nomenclatures["all"].names
     keys = [row["key"] for row in csv.DictReader(table.read_text("utf-8-sig").splitlines())]

@@ -17,13 +17,13 @@ from rspretrain.evaluation.metrics import metric_names
 
 
 def write(folder: Path, number: int, *, complete: bool = True, step: int = 6) -> Path:
-    """What a fine-tuning run leaves, as far as a loop looks at it: weights of value 10 number + step, two steps."""
+    """Write the files of a fine-tuning run that a loop reads: two checkpoints with weights of 10 number + step."""
     run = folder / f"rounds/{number:02d}"
     (run / "export/classifier").mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"complete": complete}))
     test = dict.fromkeys(metric_names(True), 0.1 * number)
-    sure = {"f1_micro": {"low": 0.0, "high": 1.0}, "f1_per_class": [{"low": 0.0, "high": 1.0}] * 3}
-    results = {"step": step, "n_train": 4 + 2 * number, "test": test, "intervals_95": sure}
+    intervals = {"f1_micro": {"low": 0.0, "high": 1.0}, "f1_per_class": [{"low": 0.0, "high": 1.0}] * 3}
+    results = {"step": step, "n_train": 4 + 2 * number, "test": test, "intervals_95": intervals}
     (run / "results.json").write_text(json.dumps(results))
     for at in (3, 6):
         one = run / f"checkpoints/step_{at:08d}"
@@ -36,7 +36,7 @@ def write(folder: Path, number: int, *, complete: bool = True, step: int = 6) ->
     return run
 
 
-def test_a_round_has_begun_and_is_complete_when_its_run_says_so(tmp_path: Path) -> None:
+def test_the_files_of_a_run_tell_whether_it_has_begun_and_is_complete(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path)
     assert rounds.complete() == []
     write(tmp_path, 0)
@@ -46,12 +46,12 @@ def test_a_round_has_begun_and_is_complete_when_its_run_says_so(tmp_path: Path) 
     assert not rounds.has_begun(2)
 
 
-def test_weights_are_those_that_were_tested(tmp_path: Path) -> None:
+def test_weights_are_the_tested_ones(tmp_path: Path) -> None:
     write(tmp_path, 1, step=3)
     assert Rounds(tmp_path).weights(1)["w"].tolist() == [13.0, 13.0]
 
 
-def test_pruning_leaves_records_and_what_the_next_round_needs(tmp_path: Path) -> None:
+def test_pruning_keeps_results_and_the_weights_for_the_next_round(tmp_path: Path) -> None:
     runs, rounds = [write(tmp_path, number) for number in range(3)], Rounds(tmp_path)
     for _ in range(2):
         rounds.prune(1)
@@ -61,7 +61,7 @@ def test_pruning_leaves_records_and_what_the_next_round_needs(tmp_path: Path) ->
     assert len(list((runs[2] / "checkpoints").iterdir())) == 2
 
 
-def test_what_all_rounds_tell_together(tmp_path: Path) -> None:
+def test_the_report_joins_all_complete_rounds(tmp_path: Path) -> None:
     shards = memory_shards(tmp_path / "shards", samples=40)
     tree = {
         "run": {"dir": str(tmp_path)}, "data": {"shards": str(tmp_path / "shards")}, "train": {"global_batch": 2},
@@ -69,17 +69,17 @@ def test_what_all_rounds_tell_together(tmp_path: Path) -> None:
         "labels": {"nomenclature": "all"},
     }  # fmt: skip
     settings = config.parse_as(config.ActiveSettings, tree)
-    campaign = open_labelling_task(shards, settings.labels, OracleSettings())
-    pool = campaign.start(settings.labels, BudgetSettings(**tree["budget"]), OracleSettings(), None)
+    task = open_labelling_task(shards, settings.labels, OracleSettings())
+    pool = task.start(settings.labels, BudgetSettings(**tree["budget"]), OracleSettings(), None)
     for number in range(3):
         write(tmp_path, number)
     write(tmp_path, 3, complete=False)
-    Rounds(tmp_path).report(settings, campaign, pool)
-    told = json.loads((tmp_path / "active.json").read_text())
-    assert [(point["labels"], point["ap_micro"]) for point in told["rounds"]] == [(4, 0.0), (6, 0.1), (8, 0.2)]
-    assert told["rounds"][0]["intervals_95"] == {"f1_micro": {"low": 0.0, "high": 1.0}}
-    assert (told["query"], told["seed"], told["num_pool"], told["num_test"]) == ("mge", 7, 30, 6)
-    assert told["mean_after_queries"] == pytest.approx(dict.fromkeys(("f1_micro", "f1_macro", "ap_macro"), 0.15))
+    Rounds(tmp_path).report(settings, task, pool)
+    summary = json.loads((tmp_path / "active.json").read_text())
+    assert [(point["labels"], point["ap_micro"]) for point in summary["rounds"]] == [(4, 0.0), (6, 0.1), (8, 0.2)]
+    assert summary["rounds"][0]["intervals_95"] == {"f1_micro": {"low": 0.0, "high": 1.0}}
+    assert (summary["query"], summary["seed"], summary["num_pool"], summary["num_test"]) == ("mge", 7, 30, 6)
+    assert summary["mean_after_queries"] == pytest.approx(dict.fromkeys(("f1_micro", "f1_macro", "ap_macro"), 0.15))
     header, *lines = (tmp_path / "active.csv").read_text().splitlines()
     assert header.startswith("round,labels,")
     assert [line.split(",")[:2] for line in lines] == [["0", "4"], ["1", "6"], ["2", "8"]]
