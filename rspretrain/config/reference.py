@@ -184,7 +184,8 @@ def _variants(
     key: str, default: str, names: dict[str, type[Settings]], shared: dict[type[Settings], None]
 ) -> list[str]:
     """The names, the keys that all variants have, and a table of the other keys of each."""
-    summaries = [f"- `{name}`{_name_text(model)}" for name, model in names.items()]
+    same = {model: [name for name, one in names.items() if one is model] for model in names.values()}
+    summaries = [f"- {', '.join(f'`{name}`' for name in some)}{_name_text(model)}" for model, some in same.items()]
     blocks = [f"`{key}.name` (default: {default}) is one of these, or an import path:", "\n".join(summaries)]
     rows = {name: _rows(f"{key}.", model, shared, skip=("name",)) for name, model in names.items()}
     first, *others = rows.values()

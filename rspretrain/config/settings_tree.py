@@ -21,6 +21,7 @@ from rspretrain.observe.sinks import WatchSettings
 from rspretrain.observe.verdict import HealthSettings
 from rspretrain.rng import mix
 from rspretrain.settings import Settings
+from rspretrain.strategies import StrategySection
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.streaming.settings import DataSettings
@@ -72,7 +73,7 @@ class CommonSettings(Settings):
 
     run: RunSection = Field(description="Name, folder and seed of the run.")
     data: DataSettings = Field(description="Samples and their loading.")
-    strategy: StrategySettings = Field(default=StrategySettings(), description="Parallelism, precision and memory.")
+    strategy: StrategySection = Field(default=StrategySettings(), description="Parallelism, precision and memory.")
     optim: OptimSettings = Field(default=OptimSettings(), description="Optimizer and schedules.")
     train: TrainSection = Field(description="Batch size, length and checkpoints.")
     watch: WatchSettings = Field(default=WatchSettings(), description="Metrics and wandb.")

@@ -189,7 +189,7 @@ class Trainer:
             step=step,
             updates=self.strategy.updates,
             samples=step * self.settings.train.global_batch,
-            strategy=self.strategy.name,
+            strategy=self.settings.strategy.name,
             world_size=self.job.world.size,
             config_sha256=hashlib.sha256(settings).hexdigest(),
             shards_sha256=self.job.sources.sha256,

@@ -1,45 +1,46 @@
 """Where tensors live and how gradients meet: one file a strategy, one row each in the table `STRATEGIES`."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import nn
 
 from rspretrain.nn.ema import TeacherPair
+from rspretrain.registry import Registry, SettingsByName
 from rspretrain.strategies.accumulate import check_pieces
 from rspretrain.strategies.base import Strategy, StrategySettings
 from rspretrain.strategies.blocks import check_compiler, need_blocks
-from rspretrain.strategies.ddp import Ddp, Single
-from rspretrain.strategies.deepspeed import DeepSpeed, check
-from rspretrain.strategies.fsdp import Fsdp
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
 
-STRATEGIES: dict[str, type[Strategy]] = {"single": Single, "ddp": Ddp, "fsdp": Fsdp, "deepspeed": DeepSpeed}
+STRATEGIES = Registry(
+    "strategy",
+    Strategy,  # type: ignore[type-abstract]
+    {
+        "single": "rspretrain.strategies.ddp:Single",
+        "ddp": "rspretrain.strategies.ddp:Ddp",
+        "fsdp": "rspretrain.strategies.fsdp:Fsdp",
+        "deepspeed": "rspretrain.strategies.deepspeed:DeepSpeed",
+    },
+)
+AUTO = "auto"  # the launcher and the number of ranks choose, see `resolve`
+# The section `strategy` of a configuration: the settings of the strategy that `name` chooses.
+StrategySection = Annotated[StrategySettings, SettingsByName(STRATEGIES, default=AUTO, undecided=AUTO)]
 
 
 def resolve(
     settings: StrategySettings, world: World, optim: OptimSettings, deepspeed_launcher: bool
 ) -> StrategySettings:
-    """The settings with `auto` replaced by a name. ValueError where the strategy cannot do what is asked."""
-    name: str = settings.name
-    if name == "auto":
+    """The settings with `auto` replaced by a name. ValueError if the strategy cannot do what is asked."""
+    name = settings.name
+    if name == AUTO:
         name = "deepspeed" if deepspeed_launcher else "ddp" if world.size > 1 else "single"
-    if name == "single" and world.size > 1:
-        raise ValueError(
-            f"strategy.name: got single in a world of {world.size} ranks, each of which would train its own model. "
-            "Use strategy.name=ddp, fsdp or deepspeed, or start one process."
-        )
-    if name == "deepspeed":
-        check(settings.deepspeed, optim, settings.compile)
-    if name == "deepspeed" and settings.accumulate > 1:
-        raise ValueError(
-            f"strategy.accumulate: got {settings.accumulate} under deepspeed, which averages gradients at every "
-            "backward by a count of its own. Use strategy.name=fsdp or ddp, or strategy.accumulate=1."
-        )
+    strategy = STRATEGIES.find(name)
+    strategy.check_settings(settings, world, optim)
     if settings.compile:
         check_compiler(world.device)
-    if name in ("ddp", "fsdp") and world.size == 1:
-        name = "single"  # DDP of one process is that process
+    if strategy.is_single_alone and world.size == 1:
+        name = "single"
     return settings.model_copy(update={"name": name})
 
 
@@ -63,4 +64,4 @@ def build_strategy(
 
     `teachers`: the parts of `objective` that follow others, which no gradient reaches.
     """
-    return STRATEGIES[settings.name](settings, world, objective, optim, teachers)
+    return STRATEGIES.find(settings.name)(settings, world, objective, optim, teachers)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ from rspretrain.nn.drop_path import key_drops_, keyed_drops
 from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.nn.two_stage_loss import TwoStageLoss
-from rspretrain.settings import Settings
+from rspretrain.registry import NamedSettings
 from rspretrain.strategies.accumulate import accumulate
 from rspretrain.strategies.blocks import compile_, need_blocks, recompute_
 from rspretrain.strategies.optim import Named, OptimSettings, clip_each_
@@ -42,10 +42,10 @@ class Outcome(Protocol):
     def metrics(self) -> dict[str, Tensor]: ...  # noqa: D102 (detached)
 
 
-class StrategySettings(Settings):
+class StrategySettings(NamedSettings):
     """How the ranks share the work. May change between a run and its continuation."""
 
-    name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
+    name: str = Field(
         default="auto",
         description="auto: deepspeed under the deepspeed launcher, else ddp with several ranks, else single.",
     )
@@ -116,7 +116,9 @@ class StepReport:
 class Strategy(ABC):
     """One way to train an objective. `objective` is the module itself, whatever wraps it for training."""
 
-    name: str
+    Settings: ClassVar[type[StrategySettings]] = StrategySettings
+    # One rank computes what `single` computes, so `single` takes its place there.
+    is_single_alone: ClassVar[bool] = False
     is_sharded: bool  # `_local` is a part of the parameter, and the ranks' parts together are the whole
 
     def __init__(
@@ -143,6 +145,10 @@ class Strategy(ABC):
         self._followed = matched_parameters(teachers)  # after the set-up, which may put other parameters in place
         # Norm statistics move in the forward, before anybody knows that a step must be refused.
         self._kept_buffers = [buffer.clone() for buffer in self.objective.buffers()]
+
+    @classmethod  # noqa: B027
+    def check_settings(cls, settings: StrategySettings, world: World, optim: OptimSettings) -> None:
+        """ValueError if the strategy cannot do what the settings ask, before anything is built."""
 
     def train_step(
         self, batch: Batch, lr: float, momentum: float | None = None, weight_decay: float | None = None

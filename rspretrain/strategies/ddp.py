@@ -11,8 +11,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from rspretrain.batch import Batch
-from rspretrain.strategies.base import Entry, Strategy
-from rspretrain.strategies.optim import build_optimizer, load_named_state_, named_state
+from rspretrain.strategies.base import Entry, Strategy, StrategySettings
+from rspretrain.strategies.optim import OptimSettings, build_optimizer, load_named_state_, named_state
+from rspretrain.world import World
 
 
 class TorchStrategy(Strategy):
@@ -70,8 +71,16 @@ class TorchStrategy(Strategy):
 class Single(TorchStrategy):
     """One process."""
 
-    name = "single"
     is_sharded = False
+
+    @classmethod
+    def check_settings(cls, settings: StrategySettings, world: World, optim: OptimSettings) -> None:
+        """ValueError in a world of several ranks."""
+        if world.size > 1:
+            raise ValueError(
+                f"strategy.name: got single in a world of {world.size} ranks, each of which would train its own model. "
+                "Use strategy.name=ddp, fsdp or deepspeed, or start one process."
+            )
 
     def _wrap(self, entry: Entry) -> nn.Module:
         return entry
@@ -81,7 +90,7 @@ class Single(TorchStrategy):
 class Ddp(TorchStrategy):
     """torch's DistributedDataParallel. Norms are synchronised, so buffers are equal on all ranks and none is sent."""
 
-    name = "ddp"
+    is_single_alone = True
     is_sharded = False
 
     def _wrap(self, entry: Entry) -> nn.Module:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from rspretrain.batch import Batch
 from rspretrain.shipped_configs import find_deepspeed
-from rspretrain.strategies.base import Entry, Strategy
+from rspretrain.strategies.base import Entry, Strategy, StrategySettings
 from rspretrain.strategies.blocks import blocks_of
 from rspretrain.strategies.optim import OptimSettings, build_optimizer
 from rspretrain.strategies.zero import LAYOUTS
+from rspretrain.world import World
 
 # What the run's own configuration decides, with the key that decides it.
 OURS = {
@@ -50,7 +51,15 @@ UNPROVEN = (
 class DeepSpeed(Strategy):
     """deepspeed.initialize over our objective and our optimizer."""
 
-    name = "deepspeed"
+    @classmethod
+    def check_settings(cls, settings: StrategySettings, world: World, optim: OptimSettings) -> None:
+        """ValueError for a JSON file, an optimizer or pieces of a batch that DeepSpeed cannot have."""
+        check(settings.deepspeed, optim, settings.compile)
+        if settings.accumulate > 1:
+            raise ValueError(
+                f"strategy.accumulate: got {settings.accumulate} under deepspeed, which averages gradients at every "
+                "backward by a count of its own. Use strategy.name=fsdp or ddp, or strategy.accumulate=1."
+            )
 
     def _setup(self) -> torch.optim.Optimizer:
         config = check(self.settings.deepspeed, self.optim)

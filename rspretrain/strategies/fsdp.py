@@ -27,7 +27,7 @@ from rspretrain.strategies.ddp import TorchStrategy
 class Fsdp(TorchStrategy):
     """torch's `fully_shard` over all ranks, on GPUs and CPUs alike."""
 
-    name = "fsdp"
+    is_single_alone = True
     is_sharded = True
 
     def _wrap(self, entry: Entry) -> nn.Module:

@@ -39,7 +39,7 @@ def load(tmp_path, *overrides):
         ("train.global_batch=0", r"'train.global_batch' is 0, expected greater than 0"),
         (
             "strategy.name=fairscale",
-            r"'strategy.name' is 'fairscale', expected 'auto', 'single', 'ddp', 'fsdp' or 'deepspeed'",
+            r"strategy.name: Unknown strategy 'fairscale', expected one of auto, single, ddp, fsdp, deepspeed, or",
         ),
         ("objective.name=byoll", r"objective.name: Unknown objective 'byoll', expected one of byol, .*'byol'\?$"),
         ("objective.name=no_such:Mine", r"objective.name: The objective 'no_such:Mine': there is no package 'no_such'"),

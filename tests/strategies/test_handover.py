@@ -35,7 +35,7 @@ def through_a_checkpoint(folder: Path, case: str, writer: tuple[str, int], reade
 
 
 def state(strategy: Strategy) -> RunState:
-    return RunState(HALF, strategy.updates, 16 * HALF, strategy.name, here().size, "config", "shards")
+    return RunState(HALF, strategy.updates, 16 * HALF, strategy.settings.name, here().size, "config", "shards")
 
 
 def on_rank(folder: Path) -> dict[tuple[str, ...], Found]:
