@@ -1,8 +1,8 @@
-"""Fine-tuning's purpose: a classifier that is examined on held-out images, stopped in time, tested and exported.
+"""The evaluator of fine-tuning: validation during training, early stopping, the test, and the export of the classifier.
 
-Every examination copies the whole weights into a plain float32 network beside the strategy's, in evaluation mode, and
-every rank scores its share of the images once. So scores depend on the weights alone, not on strategy or ranks, and are
-those that `rspretrain predict` finds later. The weights that were best in validation are a checkpoint like any other.
+Each evaluation copies the full weights into a separate float32 network in eval mode, and each rank scores its part of
+the images once. So scores depend on the weights only, not on the strategy or the number of ranks, and equal those of
+`rspretrain predict`. The best weights in validation are kept as an ordinary checkpoint.
 """
 
 import copy
@@ -33,16 +33,16 @@ from rspretrain.shardset.index import ShardSet
 
 @dataclass(frozen=True)
 class Task:
-    """What a classifier learns: which samples of which shards, called what."""
+    """The shard set, the samples and their labels."""
 
     shards: ShardSet
     data: FinetuneData
-    hot: Tensor  # [rows K] bool
+    hot: Tensor  # multi-hot labels [rows of the shard set, K] bool
 
 
 @final
 class Classification(Evaluator):
-    """See the module."""
+    """Evaluates, stops and exports a fine-tuning run."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class Classification(Evaluator):
         total_steps: int,
         device: torch.device,
     ) -> None:
-        """`initial`: backbone -> where its weights come from. Examined after each `every` steps, and the last one."""
+        """`initial`: backbone -> origin of its weights. Validation runs every `every` steps and after the last step."""
         self._settings, self._task, self._initial = settings, task, dict(initial)
         self._every, self._total = every, total_steps
         self._network = copy.deepcopy(objective).eval().requires_grad_(False).to(device)
         self._metric = settings.validation.metric or main_metric(task.data.multi)
-        self._history: list[tuple[int, float]] = []  # (step, score) of every examination
+        self._history: list[tuple[int, float]] = []  # (step, score) of each validation
 
     def is_due(self, step: int) -> bool:
         """See Evaluator."""
@@ -68,7 +68,7 @@ class Classification(Evaluator):
 
     def evaluate(self, step: int, weights: Weights) -> dict[str, float]:
         """See Evaluator."""
-        self._fill(weights)
+        self._load(weights)
         scores, _ = self._score(self._task.data.val)
         self._remember(step, getattr(scores, self._metric))
         return {
@@ -86,14 +86,14 @@ class Classification(Evaluator):
 
     @property
     def best_step(self) -> int | None:
-        """The step that was best so far, the earliest of equals; None where the last one is wanted."""
+        """The best step so far, the earliest of equals; None if the last weights are to be kept."""
         if self._settings.validation.keep == "last" or not self._history:
             return None
         return max(self._history, key=lambda one: (one[1], -one[0]))[0]
 
     @property
     def should_stop(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether `validation.patience` is exhausted."""
         patience = self._settings.validation.patience
         if patience is None or not self._history:
             return False
@@ -101,10 +101,11 @@ class Classification(Evaluator):
         return len(self._history) - 1 - best >= patience
 
     def finish(self, step: int, weights: Weights) -> dict[str, Path]:
-        """Test the chosen weights, write results.json and export/classifier."""
-        chosen = int(world.max_over_ranks(torch.tensor(self.best_step or 0)))  # other ranks have no lines to recall
+        """Test the selected weights, write results.json and export/classifier."""
+        # Only the first rank restores the history of a resumed run.
+        chosen = int(world.max_over_ranks(torch.tensor(self.best_step or 0)))
         run_dir = self._settings.run.dir
-        self._fill(weights if not chosen else Checkpoints(run_dir / "checkpoints", 1).weights(chosen).items())
+        self._load(weights if not chosen else Checkpoints(run_dir / "checkpoints", 1).weights(chosen).items())
         results = self._results(chosen or step)
         if world.rank() == 0:
             write_json(run_dir / "results.json", results)
@@ -114,14 +115,14 @@ class Classification(Evaluator):
         return {"classifier": run_dir / "export/classifier"}
 
     @torch.no_grad()
-    def _fill(self, weights: Weights) -> None:
-        """Take up whole weights by name."""
-        mine = self._network.state_dict()
+    def _load(self, weights: Weights) -> None:
+        """Copy full weights into the evaluation network."""
+        own = self._network.state_dict()
         for name, tensor in weights:
-            mine[name].copy_(tensor)
+            own[name].copy_(tensor)
 
     def _score(self, rows: Rows) -> tuple[Scores, Tensor]:
-        """The scores of some samples and their probabilities [N K], on all ranks."""
+        """Scores and probabilities [N K] of samples, on all ranks."""
         views = self._network.views
         probabilities = predict(
             self._network.classifier,
@@ -137,7 +138,7 @@ class Classification(Evaluator):
         ), probabilities
 
     def _results(self, step: int) -> dict[str, Any]:
-        """Everything, for a JSON file; the same on all ranks."""
+        """The content of results.json; the same on all ranks."""
         data, labels = self._task.data, self._settings.labels
         scores, probabilities = self._score(data.test)
         hot = self._task.hot[torch.from_numpy(data.test)]
@@ -162,7 +163,7 @@ class Classification(Evaluator):
         }
 
     def _export(self, step: int, results: dict[str, Any]) -> None:
-        """The classifier as predict.py takes it, merged and tested."""
+        """Export the tested classifier, with merged LoRA weights, for `rspretrain predict`."""
         settings, data = self._settings, self._task.data
         provenance = {
             "run": settings.run.name or settings.run.dir.name,

@@ -1,4 +1,4 @@
-"""From a fine-tuning configuration to a job for the same loop that pretrains."""
+"""Build the training job of a fine-tuning configuration. It runs in the same loop as pretraining."""
 
 from collections.abc import Mapping
 
@@ -27,9 +27,9 @@ def prepare_finetune(
     data: FinetuneData | None = None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> Job:
-    """Check everything that can be checked before training. ValueError in one paragraph where something cannot be.
+    """Build the job and check the settings before training. ValueError, in one paragraph, for invalid settings.
 
-    `data`: which samples, where `settings.labels` do not choose them; `initial`: the objective's weights to start from.
+    `data`: the samples, instead of those of `settings.labels`; `initial`: initial weights of the objective.
     """
     check_data(settings)
     settings, sources = resolved(settings, world, deepspeed_launcher)
@@ -61,15 +61,15 @@ def prepare_finetune(
 
 
 def check_data(settings: FinetuneSettings) -> None:
-    """ConfigError where the data are not one shard set with all its splits."""
+    """ConfigError unless the data are one shard set with all its splits."""
     if settings.data.sources:
         raise ConfigError(
-            f"data.sources: got {len(settings.data.sources)} shard sets, expected one for fine-tuning: classes and "
-            "splits are a set's own. Give data.shards=FOLDER."
+            f"data.sources: got {len(settings.data.sources)} shard sets, expected one for fine-tuning, because classes "
+            "and splits differ between sets. Set data.shards=FOLDER."
         )
     if settings.data.split is not None:
         raise ConfigError(
-            f"data.split: got {settings.data.split!r}, expected none for fine-tuning, which needs several splits. Set "
+            f"data.split: got {settings.data.split!r}, expected none for fine-tuning, which uses several splits. Set "
             "labels.train_split and labels.test_split."
         )
 
@@ -77,15 +77,15 @@ def check_data(settings: FinetuneSettings) -> None:
 def _check_validation(settings: FinetuneSettings, data: FinetuneData) -> None:
     validation, known = settings.validation, metric_names(data.multi)
     if validation.metric is not None and validation.metric not in known:
-        kind = "several labels an image" if data.multi else "one label an image"
+        kind = "multi-label" if data.multi else "single-label"
         raise ConfigError(
-            f"validation.metric: got {validation.metric!r} for {kind}, expected one of {', '.join(known)}. Leave it "
-            f"out for {main_metric(data.multi)}."
+            f"validation.metric: got {validation.metric!r} for {kind} data, expected one of {', '.join(known)}. Remove "
+            f"it to use {main_metric(data.multi)}."
         )
     if validation.patience is not None and not len(data.val):
         raise ConfigError(
             f"validation.patience: got {validation.patience} without validation images, expected none. Set "
-            "labels.val_share, or leave patience out and train to the end."
+            "labels.val_share, or remove validation.patience to train to the end."
         )
 
 
@@ -94,7 +94,7 @@ def _networks(settings: FinetuneSettings, shards: ShardSet) -> Networks:
         if settings.backbone:
             raise ConfigError(
                 f"backbone: got {list(settings.backbone)} for the classifier {settings.classifier.name!r}, expected "
-                "none: it has no part that is pretrained. Leave them out."
+                "none, because it has no pretrained part. Remove the section backbone."
             )
         return Networks([], grid_inputs(settings.classifier, settings.sensors, shards), {})
     at_random = settings.tune.mode == "scratch"
@@ -102,14 +102,13 @@ def _networks(settings: FinetuneSettings, shards: ShardSet) -> Networks:
 
 
 def _capped(settings: FinetuneSettings, num: int, world: World) -> FinetuneSettings:
-    """A batch that is not larger than the samples: a hundredth of the labels may be fewer than one batch."""
+    """Reduce the batch to at most the number of samples: 1 % of the labels may be less than one batch."""
     pieces = world.size * settings.strategy.accumulate
     largest = num // pieces * pieces
     if not largest:
         raise ConfigError(
-            f"labels: {num} training samples for {world.size} ranks with strategy.accumulate "
-            f"{settings.strategy.accumulate}, expected one for each of {pieces} at least. Raise labels.fraction, or "
-            "start fewer ranks."
+            f"labels: got {num} training samples for {world.size} ranks with strategy.accumulate "
+            f"{settings.strategy.accumulate}, expected at least {pieces}. Raise labels.fraction, or start fewer ranks."
         )
     if settings.train.global_batch <= largest:
         return settings

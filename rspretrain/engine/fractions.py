@@ -1,7 +1,7 @@
-"""The label-fraction ablation: a fine-tuning run for every method, share of labels and seed, one after the other.
+"""The label-fraction ablation: one fine-tuning run per method, label fraction and seed, one after the other.
 
-A cell is an ordinary run in run.dir/<method>/<fraction>/<seed>. Finished ones are not repeated and interrupted ones go
-on, so the command that began an ablation also continues it, on any number of ranks.
+A cell is an ordinary run in run.dir/<method>/<fraction>/<seed>. Complete cells are skipped and interrupted cells
+resume, so the same command starts and continues an ablation, on any number of ranks.
 """
 
 import gc
@@ -24,13 +24,13 @@ from rspretrain.finetuning.fraction_report import CellResult, as_csv, draw, summ
 from rspretrain.nn.tuning import TuneSettings
 from rspretrain.world import World
 
-PRETRAINED = "pretrained"  # the configuration as it stands
+PRETRAINED = "pretrained"  # the unchanged configuration
 _NEW, _BEGUN, _FINISHED = range(3)
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared: the same configuration with other values."""
+    """A compared method: the configuration with overrides."""
 
     name: str
     overrides: tuple[str, ...]
@@ -42,12 +42,12 @@ class Cell:
 
     method: Method
     fraction: float
-    number: int  # of the seed: 0, 1, …
+    number: int  # index of the seed: 0, 1, …
     settings: FinetuneSettings
 
 
 def parse_method(text: str) -> Method:
-    """`pretrained`, a mode of tuning with nothing else set, or `NAME: section.key=value …`. ConfigError for others."""
+    """Parse `pretrained`, a value of tune.mode, or `NAME: section.key=value …`. ConfigError for other texts."""
     name, colon, rest = text.partition(":")
     modes = get_args(TuneSettings.model_fields["mode"].annotation)
     if colon and name.replace("-", "").replace("_", "").isalnum():
@@ -55,34 +55,34 @@ def parse_method(text: str) -> Method:
     if not colon and name in (PRETRAINED, *modes):
         return Method(name, () if name == PRETRAINED else (f"tune={{mode: {name}}}",))
     raise ConfigError(
-        f"--methods: got {text!r}, expected {PRETRAINED} (the configuration as it stands), one of {', '.join(modes)}, "
-        "or a name of your own with overrides, as in 'early: network.fusion=early tune.mode=scratch'."
+        f"--methods: got {text!r}, expected {PRETRAINED} (the unchanged configuration), one of {', '.join(modes)}, or "
+        "a new name with overrides. Write, for example, 'early: network.fusion=early tune.mode=scratch'."
     )
 
 
 def plan(
     path: Path, overrides: Sequence[str], methods: Sequence[Method], fractions: Sequence[float], seeds: int
 ) -> list[Cell]:
-    """All cells, cheap ones first. ConfigError where something is given twice, or a configuration cannot be meant."""
+    """All cells, small fractions first. ConfigError for duplicates and invalid configurations."""
     for option, given in (("--methods", [method.name for method in methods]), ("--fractions", fractions)):
         if len(set(given)) < len(given):
-            raise ConfigError(f"{option}: got {given}, expected each once: a cell is a folder. Leave one out.")
+            raise ConfigError(f"{option}: got {given}, expected each value once. Remove the duplicates.")
     if seeds < 1:
-        raise ConfigError(f"--seeds: got {seeds}, expected the number of runs of every method and fraction. Set 3.")
+        raise ConfigError(f"--seeds: got {seeds}, expected at least 1 run per method and fraction. Set --seeds 3.")
     cells = []
     for fraction in sorted(fractions):
         for number in range(seeds):
             for method in methods:
                 settings = config.load_finetune(path, [*overrides, *method.overrides, f"labels.fraction={fraction}"])
-                cells.append(Cell(method, fraction, number, _placed(settings, method.name, fraction, number)))
+                cells.append(Cell(method, fraction, number, _cell_settings(settings, method.name, fraction, number)))
     return cells
 
 
-def _placed(settings: FinetuneSettings, method: str, fraction: float, number: int) -> FinetuneSettings:
-    """With its own folder and seeds: another draw of the labels, other initial weights and another order."""
+def _cell_settings(settings: FinetuneSettings, method: str, fraction: float, number: int) -> FinetuneSettings:
+    """Settings with the cell's folder and seeds, which change the labelled images, initial weights and batch order."""
     run, labels = settings.run, settings.labels
-    place = f"{method}/{fraction:g}/{run.seed + number}"
-    own = {"dir": run.dir / place, "seed": run.seed + number, "name": f"{run.name or run.dir.name}/{place}"}
+    path = f"{method}/{fraction:g}/{run.seed + number}"
+    own = {"dir": run.dir / path, "seed": run.seed + number, "name": f"{run.name or run.dir.name}/{path}"}
     return settings.model_copy(
         update={
             "run": run.model_copy(update=own),
@@ -92,41 +92,41 @@ def _placed(settings: FinetuneSettings, method: str, fraction: float, number: in
 
 
 def check_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool) -> None:
-    """Prepare every method once, with the fewest labels: mistakes show before anything trains. ValueError."""
+    """Build one job per method, with the fewest labels, to find errors before training. ValueError as in those jobs."""
     for cell in {cell.method.name: cell for cell in reversed(cells)}.values():
         prepare_finetune(cell.settings, here, deepspeed_launcher)
 
 
 def run_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool, say: Say) -> bool:
-    """Whatever is missing of them; all ranks call. False where a signal asked to stop.
+    """Run all incomplete cells; called by all ranks. False if a signal requested a stop.
 
-    ConfigError where a folder holds a run of another configuration.
+    ConfigError if a folder holds a run of another configuration.
     """
     with StopRequest() as stop:
-        for place, cell in enumerate(cells, 1):
+        for position, cell in enumerate(cells, 1):
             if world.max_over_ranks(torch.tensor(int(stop.received is not None))):
                 return False
-            title = f"[{place}/{len(cells)}] {cell.method.name}, {100 * cell.fraction:g} % of the labels"
+            title = f"[{position}/{len(cells)}] {cell.method.name}, {100 * cell.fraction:g} % of the labels"
             if not _run_cell(cell, here, deepspeed_launcher, title, say, stop):
                 return False
-            gc.collect()  # a job holds itself in cycles, and its network would stay on the device
+            gc.collect()  # jobs have reference cycles that would keep the network on the device
     return True
 
 
 def _run_cell(cell: Cell, here: World, deepspeed_launcher: bool, title: str, say: Say, stop: StopRequest) -> bool:
-    """Whether it is finished now."""
+    """Run a cell unless it is complete; whether it is complete now."""
     state = _state(cell.settings.run.dir, here)
     job = prepare_finetune(cell.settings, here, deepspeed_launcher)
     if state == _FINISHED:
         config.check_same(cell.settings.run.dir / "config.yaml", job.settings)
         return True
     if here.is_first:
-        say(f"{title}, seed {cell.settings.run.seed}{', going on' if state == _BEGUN else ''}")
+        say(f"{title}, seed {cell.settings.run.seed}{', resumed' if state == _BEGUN else ''}")
     return train(job, resume=state == _BEGUN, say=say, stop=stop).is_complete
 
 
 def _state(folder: Path, here: World) -> int:
-    """How far a run is; the first rank's word, whose disk counts."""
+    """The state of a run on the first rank's disk; the same on all ranks."""
     state = 0
     if here.is_first and folder.is_dir() and any(folder.iterdir()):
         state = _FINISHED if _is_finished(folder) else _BEGUN
@@ -139,32 +139,32 @@ def _is_finished(folder: Path) -> bool:
 
 
 def collect(cells: Sequence[Cell]) -> list[CellResult]:
-    """What the finished ones found; call on the first rank."""
+    """Results of the complete cells; call on the first rank."""
     found = []
     for cell in cells:
         folder = cell.settings.run.dir
         if _is_finished(folder):
             results = read_json(folder / "results.json")
-            figures = {name: value for name, value in results["test"].items() if isinstance(value, float)}
+            metrics = {name: value for name, value in results["test"].items() if isinstance(value, float)}
             found.append(CellResult(
-                cell.method.name, cell.fraction, cell.settings.run.seed, results["n_train"], results["step"], figures
+                cell.method.name, cell.fraction, cell.settings.run.seed, results["n_train"], results["step"], metrics
             ))  # fmt: skip
     return found
 
 
 def write_report(cells: Sequence[Cell], found: Sequence[CellResult], folder: Path) -> str:
-    """fractions.csv, fractions.json and fractions.png of what is finished; the table. Call on the first rank.
+    """Write fractions.csv, .json and .png of the complete cells; returns a text table. Call on the first rank.
 
-    They show validation.metric, or the figure that stands for it where it is left out.
+    Table and figure show validation.metric or, without one, the default metric.
     """
-    metric = cells[0].settings.validation.metric or main_metric("ap_macro" in found[0].figures)
+    metric = cells[0].settings.validation.metric or main_metric("ap_macro" in found[0].metrics)
     points = summarise(found)
     write_atomically(folder / "fractions.csv", as_csv(found).encode())
     content = {
         "metric": metric,
         "methods": {cell.method.name: list(cell.method.overrides) for cell in cells},
         "planned": len(cells),
-        "runs": [asdict(one) for one in found],
+        "runs": [one.as_dict() for one in found],
         "points": [asdict(point) for point in points],
     }
     write_json(folder / "fractions.json", content)

@@ -1,1 +1,4 @@
-"""Train classifiers on labels: networks, targets and the supervised objective."""
+"""Fine-tuning parts: networks, targets, the supervised objective, and the report of label-fraction ablations.
+
+The samples come from `evaluation.labels`; the training loop is `engine.finetune`.
+"""

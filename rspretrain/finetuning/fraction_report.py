@@ -1,11 +1,12 @@
-"""What a label-fraction ablation found, for people: a table, a CSV, and a curve for every method. No display."""
+"""Report of a label-fraction ablation: a table, a CSV, and a figure with one curve per method."""
 
 import csv
 import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,41 +14,46 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import NullLocator
 
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
-# Okabe and Ito 2008: eight colours that people with colour blindness tell apart; the yellow is too faint for a line.
+# Okabe and Ito 2008: eight colours for readers with colour blindness, without the yellow, which is too faint for lines.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """One run: its place in the ablation, and what its test found."""
+    """One run of the ablation and its test metrics."""
 
     method: str
     fraction: float
     seed: int
     n_train: int
     step: int  # of the weights that were tested
-    figures: Mapping[str, float]  # in [0, 1]
+    metrics: Mapping[str, float]  # in [0, 1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The run, for a JSON file."""
+        fields = asdict(self)
+        return fields | {"figures": fields.pop("metrics")}
 
 
 @dataclass(frozen=True)
 class Point:
-    """The seeds of one method and fraction together."""
+    """Mean and standard deviation over the seeds of one method and fraction."""
 
     method: str
     fraction: float
     num_seeds: int
     n_train: float  # mean
     mean: dict[str, float]
-    std: dict[str, float | None]  # with n - 1; None for one seed, of which nobody knows
+    std: dict[str, float | None]  # with n - 1; None for a single seed
 
 
 def summarise(cells: Sequence[CellResult]) -> list[Point]:
-    """Means and deviations over the seeds; methods in the order in which they come, fractions ascending."""
+    """Means and standard deviations over the seeds; methods in the given order, fractions ascending."""
     points = []
     for method in dict.fromkeys(cell.method for cell in cells):
         for fraction in sorted({cell.fraction for cell in cells if cell.method == method}):
             mine = [cell for cell in cells if (cell.method, cell.fraction) == (method, fraction)]
-            values = {name: [cell.figures[name] for cell in mine] for name in mine[0].figures}
+            values = {name: [cell.metrics[name] for cell in mine] for name in mine[0].metrics}
             points.append(Point(
                 method,
                 fraction,
@@ -60,16 +66,16 @@ def summarise(cells: Sequence[CellResult]) -> list[Point]:
 
 
 def table(points: Sequence[Point], metric: str) -> str:
-    """One line a method, one column a fraction, percent."""
+    """A text table in percent: one line per method, one column per fraction."""
     fractions = sorted({point.fraction for point in points})
     found = {(point.method, point.fraction): point for point in points}
     methods = list(dict.fromkeys(point.method for point in points))
     width = max(len(name) for name in (*methods, metric)) + 2
     seeds = {point.num_seeds for point in points}
     lines = [
-        f"{metric}, percent; mean and deviation of {'/'.join(str(number) for number in sorted(seeds))} seeds",
+        f"{metric}, percent; mean and standard deviation of {'/'.join(str(number) for number in sorted(seeds))} seeds",
         "",
-        "share of labels".ljust(max(width, 17)) + "".join(f"{_percent(one):>14}" for one in fractions),
+        "label fraction".ljust(max(width, 17)) + "".join(f"{_percent(one):>14}" for one in fractions),
     ]
     for method in methods:
         cells = [_cell(found.get((method, fraction)), metric) for fraction in fractions]
@@ -85,19 +91,19 @@ def _cell(point: Point | None, metric: str) -> str:
 
 
 def as_csv(cells: Sequence[CellResult]) -> str:
-    """One line a run, every figure."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell.figures))
+    """A CSV with one line per run and all metrics."""
+    names = list(dict.fromkeys(name for cell in cells for name in cell.metrics))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "fraction", "seed", "n_train", "step", *names])
     for cell in cells:
-        figures = [cell.figures.get(name, "") for name in names]
-        writer.writerow([cell.method, f"{cell.fraction:g}", cell.seed, cell.n_train, cell.step, *figures])
+        values = [cell.metrics.get(name, "") for name in names]
+        writer.writerow([cell.method, f"{cell.fraction:g}", cell.seed, cell.n_train, cell.step, *values])
     return text.getvalue()
 
 
 def draw(points: Sequence[Point], metric: str, path: Path, title: str = "") -> Figure:
-    """A PNG: means over the share of labels, with a band of one deviation to both sides."""
+    """Draw a PNG: means over the label fraction, with a band of one standard deviation on both sides."""
     figure = Figure(figsize=(5.2, 3.6), dpi=150, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.08))
     axes = figure.subplots()
     fractions = sorted({point.fraction for point in points})

@@ -1,4 +1,4 @@
-"""From exported backbones, or networks at random, to a classifier of a shard set's sensors and classes."""
+"""Build classifiers from exported or randomly initialised backbones, for a shard set's sensors and classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from rspretrain.transforms.inputs import NetworkInput, SensorInput, SensorSettin
 
 
 class NetworkSettings(BackboneSettings):
-    """The networks that start at random: one of this kind for every sensor of `sensors`, or one for all of them."""
+    """Randomly initialised networks: one per sensor of `sensors`, or one for all of them."""
 
     px: int = Field(default=224, gt=0, description="Side of the network input in pixels.")
     fusion: Literal["none", "early"] = Field(
@@ -30,7 +30,7 @@ class NetworkSettings(BackboneSettings):
 
 
 class ValidationSettings(Settings):
-    """When a run is examined on the validation samples, and what follows."""
+    """Validation during training: interval, metric, selection of weights, early stopping."""
 
     every_epochs: float = Field(default=1.0, gt=0.0, description="Interval between two validations in epochs.")
     metric: str | None = Field(
@@ -52,11 +52,11 @@ class ValidationSettings(Settings):
 
 @dataclass(frozen=True)
 class Networks:
-    """Backbones in the order of their names, and how a shard set's pixels become every input of a classifier."""
+    """The backbones of a classifier and the transforms of its inputs."""
 
     backbones: list[Backbone]
-    inputs: dict[str, SensorInput]  # input name (sensor, or group for K-Branch) -> its pixels
-    initial: dict[str, str]  # backbone -> where its weights come from, for people
+    inputs: dict[str, SensorInput]  # input name (sensor, or group for K-Branch) -> its transform
+    initial: dict[str, str]  # backbone -> origin of its weights, for reports
 
 
 def load_networks(
@@ -66,18 +66,18 @@ def load_networks(
     shards: ShardSet,
     at_random: bool = False,
 ) -> Networks:
-    """Exported backbones by name, then fresh ones for the further `sensors`; all fresh with `at_random`.
+    """Exported backbones by name, then randomly initialised ones for `sensors`; with `at_random`, all are random.
 
-    Fresh weights are a function of torch's global seed. ValueError where a folder holds another sensor's backbone, and
-    where bands or units are not the shard set's.
+    Random weights depend on torch's global seed. ValueError if a folder holds another sensor's backbone, or if the
+    shard set has other bands or units.
     """
     found: list[tuple[Backbone, NetworkInput, str]] = []
     for name, folder in folders.items():
         backbone, contract = load_backbone(folder)
         if backbone.sensor != name:
             raise ValueError(
-                f"backbone.{name}: {folder} holds a backbone of sensor {backbone.sensor!r}, expected {name!r}. Give it "
-                f"as backbone.{backbone.sensor}, or name the folder of {name!r}."
+                f"backbone.{name}: {folder} holds a backbone of sensor {backbone.sensor!r}, expected {name!r}. Set "
+                f"backbone.{backbone.sensor} to it, or give the folder of a backbone of {name!r}."
             )
         if at_random:
             args = (backbone.sensor, backbone.bands, backbone.px, backbone.architecture, backbone.model_args)
@@ -87,28 +87,28 @@ def load_networks(
     taken = {part.sensor for _, network_input, _ in found for part in network_input.parts}
     if twice := taken & sensors.keys():
         raise ValueError(
-            f"sensors: got {sorted(twice)} beside backbones of the same sensors, which know their own bands. Leave "
-            "them out of `sensors`, or the folders out of `backbone`."
+            f"sensors: got {sorted(twice)}, which `backbone` has as well; expected each sensor in one of the two. "
+            "Remove them from `sensors`, or their folders from `backbone`."
         )
     found += [(*network, "random") for network in fresh_networks(sensors, settings, shards)]
     if not found:
         raise ValueError(
-            "backbone and sensors are both empty, expected at least one network. Give backbone.SENSOR=FOLDER of an "
-            "exported backbone, or `sensors` for networks that start at random."
+            "backbone and sensors are both empty, expected at least one network. Set backbone.SENSOR to the folder of "
+            "an exported backbone, or `sensors` for randomly initialised networks."
         )
     inputs = {part.sensor: part for _, network_input, _ in found for part in network_input.parts}
     return Networks([one for one, _, _ in found], inputs, {one.sensor: source for one, _, source in found})
 
 
 def resize_(networks: Networks, px: int) -> None:
-    """Let backbones take images of px x px. ValueError where one takes one size only, or there is none."""
+    """Set the input size of all backbones to px x px. ValueError without backbones, or if one has a fixed size."""
     fixed = [
         f"{one.sensor} ({one.architecture}, {one.px} px)" for one in networks.backbones if not one.is_convolutional
     ]
     if fixed or not networks.backbones:
         raise ValueError(
             f"views.px: got {px} for {', '.join(fixed) or 'a classifier without backbones'}, expected convolutional "
-            "backbones, which take any size. Leave it out."
+            "backbones, which accept any size. Remove views.px."
         )
     for one in networks.backbones:
         one.px = px
@@ -117,7 +117,7 @@ def resize_(networks: Networks, px: int) -> None:
 def fresh_networks(
     sensors: Mapping[str, SensorSettings], settings: NetworkSettings, shards: ShardSet
 ) -> list[tuple[Backbone, NetworkInput]]:
-    """One network for every sensor, or one for all of them."""
+    """Randomly initialised networks: one per sensor, or one for all of them (early fusion)."""
     parts = [SensorInput(name, one, list(shards.groups.values())) for name, one in sensors.items()]
     together = [parts] if settings.fusion == "early" and parts else [[part] for part in parts]
     inputs = [NetworkInput(some) for some in together]
@@ -128,7 +128,7 @@ def fresh_networks(
 def grid_inputs(
     settings: KBranchSettings | CaConvBilstmSettings, sensors: Mapping[str, SensorSettings], shards: ShardSet
 ) -> dict[str, SensorInput]:
-    """Inputs of a network that takes every pixel grid of one sensor by itself. ValueError where bands are missing."""
+    """Inputs of a network with a separate input per pixel grid of one sensor. ValueError if bands are missing."""
     bands, (sensor, *others) = settings.bands(), [*sensors, None]
     wanted = set(chain.from_iterable(bands.values()))
     if len(others) != 1 or sensor is None or not wanted <= set(sensors[sensor].bands):
@@ -143,6 +143,6 @@ def grid_inputs(
 
 
 def assemble(settings: ClassifierSettings, networks: Networks, num_classes: int) -> Classifier:
-    """The classifier on these networks."""
+    """Build the classifier on these networks."""
     bands = {name: one.bands for name, one in networks.inputs.items()}
     return build_classifier(settings, networks.backbones, num_classes, bands)

@@ -1,4 +1,4 @@
-"""Learning from labels as an objective: the loop, the strategies and the checkpoints of pretraining serve it, too."""
+"""Supervised training as an objective, so that it uses the loop, strategies and checkpoints of pretraining."""
 
 import math
 from typing import final
@@ -19,17 +19,17 @@ from rspretrain.transforms.train_views import TrainViews
 
 @final
 class Supervised(StaticObjective):
-    """A classifier, what it sees, and what every sample is.
+    """Trains a classifier on labelled views.
 
-    Several labels an image: binary cross-entropy of every class, the mean over B x K. One: cross-entropy, the mean over
-    the images that have it. Chance is to know nothing: a probability of 1/2 for every class, or 1/K.
+    Multi-label: binary cross-entropy, the mean over B x K. Single-label: cross-entropy, the mean over the images that
+    have a label. The chance level is the loss of constant probabilities, 1/2 per class or 1/K.
     """
 
     def __init__(self, classifier: Classifier, views: TrainViews, targets: Targets) -> None:
         super().__init__()
         self.classifier, self.views, self.targets = classifier, views, targets
         self.groups = tuple(dict.fromkeys((*views.groups, *targets.groups)))
-        self.couples_samples = targets.may_lack  # by how many of them count
+        self.couples_samples = targets.may_be_missing  # the loss depends on the number of labelled samples
         self._name = "loss/bce" if targets.multi else "loss/ce"
         self._chance = math.log(2.0) if targets.multi else math.log(classifier.num_classes)
         self.metric_names = (self._name, CHANCE_RATIO)
@@ -43,18 +43,18 @@ class Supervised(StaticObjective):
         return Losses(loss, {self._name: loss.detach(), CHANCE_RATIO: loss.detach() / self._chance})
 
     def _loss(self, logits: Tensor, hot: Tensor) -> Tensor:
-        """Of logits [B K] and labels [B K]; 0 where an image has one label and no image of any rank has it."""
+        """Loss of logits [B K] and labels [B K]; 0 in the single-label case if no image of any rank has a label."""
         if self.targets.multi:
             return binary_cross_entropy_with_logits(logits, hot.float())
-        if not self.targets.may_lack:
+        if not self.targets.may_be_missing:
             return cross_entropy(logits, hot.long().argmax(dim=1))
         has = hot.any(dim=1)
         each = cross_entropy(logits, hot.long().argmax(dim=1), reduction="none")
-        # By the ranks' mean count, not the own one: then the mean of the ranks' losses is that of one process.
+        # Divide by the mean count over ranks: then the mean loss over ranks equals the loss of a single process.
         return (each * has).sum() / world.mean_over_ranks(has.sum(dtype=each.dtype)).clamp(min=1 / world.size())
 
     def backbones(self) -> dict[str, Backbone]:
-        """None: a classifier is exported as a whole."""
+        """None: the evaluator exports the whole classifier."""
         return {}
 
     def inputs(self) -> dict[str, NetworkInput]:

@@ -29,7 +29,7 @@ def test_one_command_on_two_ranks_gives_runs_table_and_plot(tmp_path):
         "[1/2] pretrained, 50 % of the labels, seed 3", "[2/2] slow, 50 % of the labels, seed 3",
     ]  # fmt: skip
     lines = done.stdout[done.stdout.index("ap_macro, percent") :].splitlines()
-    assert [line.split("  ")[0] for line in lines[2:5]] == ["share of labels", "pretrained", "slow"]
+    assert [line.split("  ")[0] for line in lines[2:5]] == ["label fraction", "pretrained", "slow"]
     assert {one.suffix for one in (tmp_path / "a").glob("fractions.*")} == {".csv", ".json", ".png"}
     assert (tmp_path / "a/slow/0.5/3/export/classifier/model.safetensors").is_file()
     (point, _) = json.loads((tmp_path / "a/fractions.json").read_text())["points"]

@@ -1,4 +1,4 @@
-"""A small fine-tuning run on images whose classes can be seen, in one process and on ranks."""
+"""A small fine-tuning run on images with visible classes, in one process and on several ranks."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ watch: {every: 2, wandb: off}
 
 
 class Coloured(MemoryArchive):
-    """Noise, and a step up in one band of S2 for every class that an image has."""
+    """Noise images in which each class of an image brightens one band of S2."""
 
     def pixels(self, number: int, group: Group) -> np.ndarray:
         pixels = super().pixels(number, group).astype(np.float64)
@@ -39,7 +39,7 @@ class Coloured(MemoryArchive):
 
 
 def write_config(folder: Path, samples: int = 100) -> Path:
-    """A shard set and a configuration for it in `folder`."""
+    """Build a shard set and write a configuration for it, in `folder`."""
     build_shards(Coloured(samples=samples), folder / "shards", samples_per_shard=8)
     path = folder / "finetune.yaml"
     path.write_text(
@@ -49,25 +49,25 @@ def write_config(folder: Path, samples: int = 100) -> Path:
 
 
 def job(path: Path, *overrides: str) -> Job:
-    """The run of this process."""
+    """The fine-tuning job of this process."""
     return prepare_finetune(config.load_finetune(path, overrides), World(0, 1, 0, torch.device("cpu")), False)
 
 
 def finetune(path: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
-    """Run it; results.json."""
+    """Run the job; the content of results.json."""
     run = job(path, *overrides)
     train(run, resume=resume, say=lambda line: None)
     return results(run.settings.run.dir)
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """results.json of a run."""
+    """The content of a run's results.json."""
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found
 
 
 def on_this_rank(path: Path, *overrides: str) -> dict[str, Any]:
-    """As `finetune`, as one of several ranks."""
+    """As `finetune`, on one of several ranks."""
     here = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
     run = prepare_finetune(config.load_finetune(path, overrides), here, False)
     train(run, resume=False, say=lambda line: None)

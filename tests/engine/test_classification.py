@@ -21,22 +21,22 @@ def run(tmp_path_factory):
     return path, finetune(path)
 
 
-def test_it_learns_and_says_how_well(run):
+def test_a_run_learns_and_reports_its_metrics(run):
     path, found = run
-    assert found["test"]["ap_macro"] > 0.9  # 0.5 to 0.7 is chance here
+    assert found["test"]["ap_macro"] > 0.9  # chance is 0.5 to 0.7
     assert (found["n_train"], found["n_val"], found["n_test"]) == (64, 16, 20)
     assert found["classes"] == ["field", "forest", "water"]
     assert found["test"]["support_per_class"] == [14, 13, 13]
-    sure = found["intervals_95"]
-    assert sure["ap_macro"]["low"] <= found["test"]["ap_macro"] <= sure["ap_macro"]["high"]
-    assert len(sure["ap_per_class"]) == 3
+    intervals = found["intervals_95"]
+    assert intervals["ap_macro"]["low"] <= found["test"]["ap_macro"] <= intervals["ap_macro"]["high"]
+    assert len(intervals["ap_per_class"]) == 3
     assert [one["step"] for one in found["validation"]] == [8, 16, 24]
     lines = {line["step"]: line for line in whole_lines(path.parent / "run/metrics.jsonl")}
     assert [step for step, line in lines.items() if "val/ap_macro" in line] == [8, 16, 24]
     assert [lines[step]["val/ap_macro"] for step in (8, 16, 24)] == [one["ap_macro"] for one in found["validation"]]
 
 
-def test_the_weights_that_were_best_are_tested_and_kept(tmp_path):
+def test_the_best_weights_are_tested_and_kept(tmp_path):
     path = write_config(tmp_path)
     found = finetune(path, "optim.lr=0.03", "train.epochs=6", "train.keep=1")
     scores = {one["step"]: one["ap_macro"] for one in found["validation"]}
@@ -51,7 +51,7 @@ def test_the_weights_that_were_best_are_tested_and_kept(tmp_path):
 
 def test_patience_ends_a_run_and_resuming_it_changes_nothing(tmp_path):
     path = write_config(tmp_path)
-    settings = ("optim.lr=1e-9", "train.epochs=20", "validation.patience=2")  # nothing gets better
+    settings = ("optim.lr=1e-9", "train.epochs=20", "validation.patience=2")  # too small to improve
     found = finetune(path, *settings)
     assert [one["step"] for one in found["validation"]] == [8, 16, 24]
     assert found["step"] == 8
@@ -61,23 +61,23 @@ def test_patience_ends_a_run_and_resuming_it_changes_nothing(tmp_path):
     assert again == found
 
 
-def test_a_run_that_fell_back_finds_the_same(run, tmp_path):
-    """Lost after its checkpoint of step 8 while step 16 was the best: both are taken again."""
+def test_a_run_resumed_from_an_earlier_checkpoint_gives_the_same_results(run, tmp_path):
+    """With all files after step 8 lost, steps 16 and 24 are repeated."""
     path, whole = run
     copied = tmp_path / "run"
     shutil.copytree(path.parent / "run", copied)
     for step in (16, 24):
         shutil.rmtree(copied / f"checkpoints/step_{step:08d}", ignore_errors=True)
     if not (copied / "checkpoints/step_00000008").exists():
-        pytest.fail("the first examination of a run is the best so far, so its checkpoint must have been written")
+        pytest.fail("the first validation of a run is the best so far, so its checkpoint must exist")
     (copied / "checkpoints/latest").write_text("step_00000008\n")
     (copied / "results.json").unlink()
     again = finetune(path, f"run.dir={copied}", resume=True)
     assert again == whole
 
 
-def test_scores_are_those_of_one_process(run):
-    """Two ranks under DDP and FSDP2: the same examinations, images and results."""
+def test_two_ranks_give_the_scores_of_one_process(run):
+    """Under DDP and FSDP2, with the same images and results."""
     path, alone = run
     for strategy in ("ddp", "fsdp"):
         folder = path.parent / strategy
@@ -90,12 +90,12 @@ def test_scores_are_those_of_one_process(run):
                 assert ranks[0]["test"][name] == pytest.approx(value, abs=1e-3), name
 
 
-def test_no_validation_images_mean_the_last_weights(tmp_path):
+def test_without_validation_images_the_last_weights_are_kept(tmp_path):
     found = finetune(write_config(tmp_path), "labels.val_share=0")
     assert (found["n_val"], found["n_train"], found["step"], found["validation"]) == (0, 80, 30, [])
 
 
-def test_one_label_an_image(tmp_path):
+def test_single_label_images(tmp_path):
     found = finetune(write_config(tmp_path), "labels.nomenclature=class", "labels.fraction=0.5")
     assert not found["multi"]
     assert found["fraction"] == 0.5
@@ -103,14 +103,14 @@ def test_one_label_an_image(tmp_path):
     assert set(found["test"]) >= {"top1", "average_accuracy", "recall_per_class", "confusion"}
 
 
-def test_a_metric_that_does_not_exist_is_refused(tmp_path):
+def test_invalid_validation_settings_are_refused(tmp_path):
     with pytest.raises(config.ConfigError, match=r"validation.metric: got 'top1' .* expected one of .*ap_macro"):
         job(write_config(tmp_path), "validation.metric=top1")
     with pytest.raises(config.ConfigError, match=r"validation.patience: got 3 without validation images"):
         job(tmp_path / "finetune.yaml", "validation.patience=3", "labels.val_share=0")
 
 
-def test_initial_weights_are_taken_up(run, tmp_path):
+def test_initial_weights_are_loaded(run, tmp_path):
     path, _ = run
     folder = path.parent / "run/checkpoints/step_00000024"
     weights = read(folder)[1]

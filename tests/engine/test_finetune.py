@@ -18,14 +18,14 @@ def path(tmp_path_factory):
 
 
 def exported(path, folder, sensor="s2"):
-    """A backbone as pretraining exports it."""
+    """Export a backbone as pretraining does."""
     run = job(path, f"run.dir={folder}/none")
     views = run.objective.views.sensor_inputs()
     backbone = run.objective.classifier.backbones[sensor]
     return export_backbone(backbone, {sensor: views[sensor].normalise}, folder / sensor, {})
 
 
-def test_exported_backbones_bring_their_bands_and_weights(path, tmp_path):
+def test_exported_backbones_keep_their_bands_and_weights(path, tmp_path):
     folder = exported(path, tmp_path)
     run = job(path, "sensors={}", f"backbone.s2={folder}", f"run.dir={tmp_path}/run")
     classifier = run.objective.classifier
@@ -37,7 +37,7 @@ def test_exported_backbones_bring_their_bands_and_weights(path, tmp_path):
     assert not torch.equal(fresh.objective.classifier.backbones["s2"].model.cls_token, original["model.cls_token"])
 
 
-def test_a_sensor_at_random_beside_a_pretrained_one(path, tmp_path):
+def test_a_random_and_a_pretrained_backbone_together(path, tmp_path):
     folder = exported(path, tmp_path)
     run = job(path, "sensors={s1: {bands: [VV, VH], normalise: bigearthnet}}", f"backbone.s2={folder}")
     assert list(run.objective.classifier.backbones) == ["s2", "s1"]
@@ -59,12 +59,12 @@ def test_early_fusion_is_one_network(path):
     assert list(run.objective.views.sensor_inputs()) == ["s1", "s2"]
 
 
-def test_few_labels_make_a_smaller_batch(path):
+def test_few_labels_reduce_the_batch(path):
     assert job(path, "labels.fraction=0.1").settings.train.global_batch == 7
     assert job(path).settings.train.global_batch == 8
 
 
-def test_frozen_backbones_stay_and_the_head_learns(path, tmp_path):
+def test_linear_mode_trains_the_head_only(path, tmp_path):
     run = job(path, "tune.mode=linear", f"run.dir={tmp_path}/run", "train.epochs=1")
     before = {name: value.clone() for name, value in run.objective.state_dict().items()}
     train(run, resume=False, say=lambda line: None)
@@ -73,25 +73,25 @@ def test_frozen_backbones_stay_and_the_head_learns(path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (("data.split=train",), r"data.split: got 'train', expected none for fine-tuning, .*labels.train_split"),
         (("data={sources: [{shards: x}, {shards: y}]}",), r"data.sources: got 2 shard sets, expected one for fine-t"),
-        (("sensors={}",), r"backbone and sensors are both empty, expected at least one network. Give backbone.SENSOR"),
+        (("sensors={}",), r"backbone and sensors are both empty, expected at least one network. Set backbone.SENSOR"),
         (("sensors.s3={bands: [A]}",), r"Sensor 's3' is not in the shard set, which has \['s1', 's2'\]"),
         (("labels.nomenclature=other",), r"has no nomenclature 'other'; it has \['all', 'class'\]"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_refused(path, overrides, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_settings_are_refused(path, overrides, message):
+    with pytest.raises(ValueError, match=message):
         job(path, *overrides)
 
 
 def test_backbones_of_other_sensors_and_bands_are_refused(path, tmp_path):
     folder = exported(path, tmp_path)
-    with pytest.raises(ValueError, match=r"backbone.s1: .* holds a backbone of sensor 's2', expected 's1'. Give"):
+    with pytest.raises(ValueError, match=r"backbone.s1: .* holds a backbone of sensor 's2', expected 's1'. Set"):
         job(path, "sensors={}", f"backbone.s1={folder}")
-    with pytest.raises(ValueError, match=r"sensors: got \['s2'\] beside backbones of the same sensors, which know"):
+    with pytest.raises(ValueError, match=r"sensors: got \['s2'\], which `backbone` has as well; expected each sensor"):
         job(path, f"backbone.s2={folder}")
     other = job(path, "sensors={s2: {bands: [B02, B8A]}}").objective
     inputs = other.views.sensor_inputs()
@@ -104,5 +104,5 @@ def test_backbones_of_other_sensors_and_bands_are_refused(path, tmp_path):
 
 def test_ranks_without_a_sample_are_refused(path):
     settings = config.load_finetune(path, ["labels.fraction=0.01"])
-    with pytest.raises(ConfigError, match=r"labels: 1 training samples for 2 ranks with strategy.accumulate 1"):
+    with pytest.raises(ConfigError, match=r"labels: got 1 training samples for 2 ranks with strategy.accumulate 1"):
         prepare_finetune(settings, World(0, 2, 0, torch.device("cpu")), False)

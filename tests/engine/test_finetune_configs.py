@@ -1,4 +1,4 @@
-"""Every configuration of configs/finetune, and every method in its comments, on a tiny archive of its kind."""
+"""All configurations of configs/finetune, and the methods in their comments, on tiny archives."""
 
 import re
 import shlex
@@ -66,7 +66,7 @@ def export_vits(folder):
 
 
 def prepared(folder, name, *overrides):
-    """The job of a configuration on the archive that it is for."""
+    """The job of a configuration on its archive."""
     settings = config.load_finetune(CONFIGS / f"{name}.yaml", [*SMALL[name], *overrides])
     archive = next((one for one in ("dfc2020", "bigearthnet") if one in name), "ucmerced")
     kind = "vit_" if "sct_fusion" in name else ""
@@ -79,7 +79,7 @@ def prepared(folder, name, *overrides):
 
 
 def methods_of(path):
-    """Those in the comments at its top: '#   NAME: overrides', going on in lines that are indented deeper."""
+    """Methods in the head comments: '#   NAME: overrides', continued in lines with deeper indentation."""
     head = path.read_text().partition("\nrun:")[0].replace("\n#     ", " ")
     values = dict(re.findall(r"^#   (S\d)='(.*)'$", head, re.MULTILINE))
     return [string.Template(text).substitute(values) for text in re.findall(r"^#   ([\w-]+: .*)$", head, re.MULTILINE)]
@@ -96,7 +96,7 @@ CASES += [
 
 
 @pytest.mark.parametrize(("name", "overrides"), CASES, ids=lambda value: value if isinstance(value, str) else None)
-def test_a_step_on_an_archive_of_its_kind(folder, name, overrides):
+def test_a_training_step_of_each_configuration(folder, name, overrides):
     job = prepared(folder, name, *overrides)
     objective = job.objective
     batch = next(
@@ -116,8 +116,8 @@ def test_comments_name_the_comparisons():
     }  # fmt: skip
 
 
-def test_the_commands_of_the_page_can_be_meant():
-    """docs/finetuning.md: configurations exist and take the overrides."""
+def test_the_commands_of_the_page_are_valid():
+    """docs/finetuning.md: the configurations exist and accept the overrides."""
     page = (CONFIGS.parents[1] / "docs/finetuning.md").read_text().replace("\\\n", " ")
     commands = [shlex.split(line) for line in re.findall(r"^    (.* --config .*)$", page, re.MULTILINE)]
     assert len(commands) == 3
@@ -129,16 +129,16 @@ def test_the_commands_of_the_page_can_be_meant():
             config.load_finetune(path, [*given, *parse_method(text).overrides])
 
 
-def test_sct_fusion_has_the_papers_size(folder):
+def test_sct_fusion_has_the_parameter_count_of_the_paper(folder):
     job = prepared(folder, "sct_fusion_bigearthnet")
     assert sum(weight.numel() for weight in job.objective.parameters()) == 14_417_683
 
 
-def test_dfc2020_is_the_protocol_of_the_paper(folder):
-    """Where methods.md A.7 says a number, the run has it."""
+def test_dfc2020_follows_the_protocol_of_the_paper(folder):
+    """The run has the numbers of docs/methods.md, DFC2020 protocol."""
     job = prepared(folder, "dual_simclr_dfc2020_finetuned")
     assert job.objective.targets.groups == ("dfc_10m",)
-    assert job.objective.classifier.px == {"s1": 24, "s2": 24}  # not the 16 that the backbones were made for
+    assert job.objective.classifier.px == {"s1": 24, "s2": 24}  # instead of the backbones' 16
     assert job.objective.classifier.head.weight.shape[0] == 8
     rates = {job.lr(epoch * job.loader.steps_per_epoch) for epoch in (0, 99, 100, 200)}
     assert sorted(rates) == pytest.approx([3e-7, 3e-6])

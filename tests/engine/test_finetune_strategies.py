@@ -1,4 +1,4 @@
-"""Law 5 for fine-tuning: what trains, and every network of several sensors, on two ranks under every strategy."""
+"""Every strategy on two ranks gives the classifier of one process: all tuning modes and multi-sensor networks."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_strategy_gives_the_classifier_of_one_process(tmp_path: Path) -> None:
-    """Within 1e-6 of every tensor's norm after 6 steps; measured 4.3e-7 at worst. Stochastic depth is of the sample."""
+    """Within 1e-6 of every tensor's norm after 6 steps; measured 4.3e-7 at worst. Stochastic depth is per sample."""
     path = write_config(tmp_path)
     single = ("single", 0)
     alone = {
@@ -61,4 +61,4 @@ def test_every_strategy_gives_the_classifier_of_one_process(tmp_path: Path) -> N
     full, lora = (weights(folder_of(path, case, *single)) for case in ("full", "lora"))
     names = [name for name in full if name.endswith(("qkv.weight", "head.weight"))]
     assert len(names) == 5
-    assert not any(torch.equal(full[name], lora[name]) for name in names)  # what trains has moved
+    assert not any(torch.equal(full[name], lora[name]) for name in names)  # trained weights differ

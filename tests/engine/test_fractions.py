@@ -34,17 +34,17 @@ def run(cells, say=lambda line: None):
 
 @pytest.fixture(scope="module")
 def done(path):
-    """An ablation of four cells, and the lines that it said."""
-    cells, said = cells_of(path, path.parent / "ablation", seeds=1), []
-    assert run(cells, said.append)
-    return cells, said
+    """A complete ablation of four cells, and its log lines."""
+    cells, lines = cells_of(path, path.parent / "ablation", seeds=1), []
+    assert run(cells, lines.append)
+    return cells, lines
 
 
 def ask_to_stop(*_):
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_methods_are_the_configuration_a_mode_or_overrides():
+def test_a_method_is_the_configuration_a_tuning_mode_or_overrides():
     assert parse_method("pretrained") == Method("pretrained", ())
     assert parse_method("scratch") == Method("scratch", ("tune={mode: scratch}",))
     assert parse_method("early: network.fusion=early 'sensors={a: 1}'").overrides == (
@@ -55,7 +55,7 @@ def test_methods_are_the_configuration_a_mode_or_overrides():
             parse_method(text)
 
 
-def test_cells_differ_in_folder_seeds_and_labels_only(path, tmp_path):
+def test_cells_differ_only_in_folder_seeds_and_labels(path, tmp_path):
     cells = cells_of(path, tmp_path, "run.seed=40", "labels.seed=7")
     assert [one.settings.run.dir.relative_to(tmp_path).as_posix() for one in cells] == [
         f"{method}/{fraction}/{seed}"
@@ -67,13 +67,13 @@ def test_cells_differ_in_folder_seeds_and_labels_only(path, tmp_path):
     assert len({one.settings.run.name for one in cells}) == 8
 
 
-def test_every_cell_is_a_run_and_the_report_has_them_all(done):
-    cells, said = done
+def test_the_report_has_all_cells(done):
+    cells, lines = done
     found = collect(cells)
     assert [one.n_train for one in found] == [8, 8, 40, 40]
-    assert [line for line in said if line.startswith("[")][2] == "[3/4] pretrained, 50 % of the labels, seed 3"
+    assert [line for line in lines if line.startswith("[")][2] == "[3/4] pretrained, 50 % of the labels, seed 3"
     root = cells[0].settings.run.dir.parents[2]
-    assert write_report(cells, found, root).startswith("ap_macro, percent; mean and deviation of 1 seeds")
+    assert write_report(cells, found, root).startswith("ap_macro, percent; mean and standard deviation of 1 seeds")
     rows = list(csv.DictReader((root / "fractions.csv").open()))
     for one, row in zip(cells, rows, strict=True):
         results = json.loads((one.settings.run.dir / "results.json").read_text())
@@ -86,18 +86,18 @@ def test_every_cell_is_a_run_and_the_report_has_them_all(done):
     assert (root / "fractions.png").stat().st_size > 5000
 
 
-def test_finished_cells_are_not_repeated_and_interrupted_ones_go_on(done, path):
-    """Two of four are finished, one was stopped by a signal in its first step, one never began."""
+def test_complete_cells_are_skipped_and_interrupted_ones_resume(done, path):
+    """Two of four cells are complete, one was stopped by a signal in its first step, one has not begun."""
     cells, _ = done
     before = {one.settings.run.dir: (one.settings.run.dir / "results.json").stat().st_mtime_ns for one in cells}
     more = cells_of(path, cells[0].settings.run.dir.parents[2], fractions=(0.1,))
     stopped = prepare_finetune(more[2].settings, ALONE, False)
-    step, said = stopped.objective.classifier.register_forward_hook(ask_to_stop), []
-    assert not train(stopped, resume=False, say=said.append).is_complete
+    step, lines = stopped.objective.classifier.register_forward_hook(ask_to_stop), []
+    assert not train(stopped, resume=False, say=lines.append).is_complete
     step.remove()
-    assert run(more, said.append)
-    assert said == [
-        "[3/4] pretrained, 10 % of the labels, seed 4, going on",
+    assert run(more, lines.append)
+    assert lines == [
+        "[3/4] pretrained, 10 % of the labels, seed 4, resumed",
         "Going on after step 1 of 4 (written by single on 1 ranks).",
         "[4/4] slow, 10 % of the labels, seed 4",
     ]
@@ -106,17 +106,17 @@ def test_finished_cells_are_not_repeated_and_interrupted_ones_go_on(done, path):
 
 
 @pytest.mark.parametrize("steps", [4, 1])
-def test_a_signal_ends_the_whole_ablation(path, tmp_path, steps):
-    """Also one that comes in the last step of a run, which has nothing left to stop."""
-    cells, said = cells_of(path, tmp_path / "a", f"train.steps={steps}", fractions=(0.5,), seeds=1), []
+def test_a_signal_stops_the_whole_ablation(path, tmp_path, steps):
+    """Also in the last step of a cell, which then completes."""
+    cells, lines = cells_of(path, tmp_path / "a", f"train.steps={steps}", fractions=(0.5,), seeds=1), []
     hook = torch.nn.modules.module.register_module_forward_hook(
         lambda module, *_: ask_to_stop() if isinstance(module, Classifier) and module.training else None
     )
     try:
-        assert not run(cells, said.append)
+        assert not run(cells, lines.append)
     finally:
         hook.remove()
-    assert said == ["[1/2] pretrained, 50 % of the labels, seed 3"]
+    assert lines == ["[1/2] pretrained, 50 % of the labels, seed 3"]
     assert len(collect(cells)) == (steps == 1)
 
 
@@ -127,15 +127,18 @@ def test_other_settings_in_the_same_folders_are_refused(done, path):
 
 
 @pytest.mark.parametrize(
-    ("fractions", "seeds", "told"),
-    [((0.1, 0.1), 1, r"--fractions: got \(0.1, 0.1\), expected each once"), ((0.1,), 0, r"--seeds: got 0, expected")],
+    ("fractions", "seeds", "message"),
+    [
+        ((0.1, 0.1), 1, r"--fractions: got \(0.1, 0.1\), expected each value once"),
+        ((0.1,), 0, r"--seeds: got 0, expected"),
+    ],
 )
-def test_what_cannot_be_meant_is_refused(path, tmp_path, fractions, seeds, told):
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_options_are_refused(path, tmp_path, fractions, seeds, message):
+    with pytest.raises(ConfigError, match=message):
         cells_of(path, tmp_path, fractions=fractions, seeds=seeds)
 
 
-def test_every_method_is_checked_before_anything_trains(path, tmp_path):
+def test_all_methods_are_checked_before_training(path, tmp_path):
     wrong = [parse_method("pretrained"), parse_method("wrong: labels.nomenclature=other")]
     cells = plan(path, [f"run.dir={tmp_path}"], wrong, (1.0,), 1)
     with pytest.raises(ValueError, match="has no nomenclature 'other'"):

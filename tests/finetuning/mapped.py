@@ -1,4 +1,4 @@
-"""Patches with a map of DFC2020's codes, for labels that depend on the window; and one step on them, on ranks."""
+"""Patches with a map of DFC2020's codes, whose labels depend on the window, and one training step on them."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ NET = {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2}
 
 
 class Mapped(MemoryArchive):
-    """Every pixel of a map has one of three codes, one of which may be invalid; the label is that of the whole map."""
+    """Maps with three random codes each, one of which may be invalid. A patch's label is that of its whole map."""
 
     def __post_init__(self) -> None:
         self.nomenclatures = {"dfc": Nomenclature(tuple(CODES), False), "dfc_multi": Nomenclature(tuple(CODES), True)}
@@ -47,24 +47,24 @@ class Mapped(MemoryArchive):
 
 
 def mapped_shards(folder: Path, samples: int = 40) -> ShardSet:
-    """A shard set of them."""
+    """Build a shard set of `Mapped` patches."""
     build_shards(Mapped(samples=samples, groups=GROUPS), folder, samples_per_shard=8)
     return open_shards(folder)
 
 
 def objective(shards: ShardSet, nomenclature: str, **views: object) -> Supervised:
-    """A small network that learns from the maps."""
+    """A small supervised objective with targets from the maps."""
     torch.manual_seed(0)
     sensor = SensorInput("s1", SensorSettings(bands=("VV", "VH")), list(shards.groups.values()))
     backbone = create_backbone(BackboneSettings(name="vit_tiny_patch16_224", args=NET), "s1", sensor.bands, 12)
     classifier = LinearClassifier([backbone], 8)
-    looks = TrainViews(TrainViewSettings(**views), {"s1": sensor}, classifier.px)
+    train_views = TrainViews(TrainViewSettings(**views), {"s1": sensor}, classifier.px)
     data = choose_labels(shards, LabelSettings(nomenclature=nomenclature, from_map="dfc", val_share=0))
-    return Supervised(classifier, looks, choose_targets(shards, data, looks, "dfc")[0])
+    return Supervised(classifier, train_views, choose_targets(shards, data, train_views, "dfc")[0])
 
 
 def step_on_this_rank(folder: Path, rows: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss and gradients, the means over the ranks, of this rank's part of some samples."""
+    """Loss and gradients of this rank's part of `rows`, averaged over ranks."""
     shards = open_shards(folder)
     one = objective(shards, "dfc", crop_px=8)
     mine = np.array_split(rows, world.size())[world.rank()]

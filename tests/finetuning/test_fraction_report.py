@@ -24,19 +24,19 @@ def test_means_and_deviations_over_the_seeds():
     assert (few.num_seeds, few.n_train) == (2, 10)
     assert few.mean["top1"] == pytest.approx(0.3)
     assert few.std["top1"] == pytest.approx(0.02**0.5)  # numpy's with ddof=1
-    assert points["scratch", 1.0].std["top1"] is None  # one seed says nothing about its neighbours
+    assert points["scratch", 1.0].std["top1"] is None  # one seed has no deviation
 
 
-def test_the_table_has_a_line_a_method_and_a_gap_where_runs_are_missing():
+def test_the_table_has_a_line_per_method_and_gaps_for_missing_runs():
     lines = table(summarise(CELLS[:5]), "top1").splitlines()
-    assert lines[0] == "top1, percent; mean and deviation of 1/2 seeds"
-    assert [line.split("  ")[0] for line in lines[2:]] == ["share of labels", "scratch", "pretrained"]
-    assert lines[2].split()[3:] == ["10", "%", "100", "%"]
+    assert lines[0] == "top1, percent; mean and standard deviation of 1/2 seeds"
+    assert [line.split("  ")[0] for line in lines[2:]] == ["label fraction", "scratch", "pretrained"]
+    assert lines[2].split()[2:] == ["10", "%", "100", "%"]
     assert lines[3].split()[1:] == ["30.0", "±", "14.1", "60.0"]
     assert lines[4].split()[1:] == ["50.0", "±", "0.0", "-"]
 
 
-def test_the_csv_has_every_run_and_figure():
+def test_the_csv_has_all_runs_and_metrics():
     rows = list(csv.DictReader(io.StringIO(as_csv(CELLS))))
     assert len(rows) == 6
     assert rows[1] == {
@@ -45,7 +45,7 @@ def test_the_csv_has_every_run_and_figure():
     }  # fmt: skip
 
 
-def test_the_plot_shows_what_the_points_say(tmp_path):
+def test_the_plot_shows_means_and_bands(tmp_path):
     figure = draw(summarise(CELLS), "top1", tmp_path / "plot.png", "ucm")
     (axes,) = figure.axes
     lines = {line.get_label(): line for line in axes.get_lines()}

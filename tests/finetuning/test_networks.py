@@ -1,4 +1,4 @@
-"""The whole way is tested in tests/engine/test_finetune.py; here is what needs no run."""
+"""Construction of networks without training; tests/engine/test_finetune.py tests whole runs."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return memory_shards(tmp_path_factory.mktemp("finetune") / "shards", samples=8)
 
 
-def test_late_and_early_fusion_at_random(shards: ShardSet) -> None:
+def test_late_and_early_fusion_of_random_networks(shards: ShardSet) -> None:
     sensors = {"s1": SensorSettings(bands=("VV",)), "s2": SensorSettings(bands=("B02", "B05"))}
     kind = {"name": "test_resnet", "px": 12}
     late = load_networks({}, sensors, NetworkSettings(**kind), shards)
@@ -41,7 +41,7 @@ def test_late_and_early_fusion_at_random(shards: ShardSet) -> None:
     assert widths[0] == 2 * widths[1]
 
 
-def test_every_pixel_grid_is_an_input_of_k_branch(shards: ShardSet) -> None:
+def test_k_branch_has_one_input_per_pixel_grid(shards: ShardSet) -> None:
     inputs = grid_inputs(KBranchSettings(), {"s2": SensorSettings(bands=ALL_S2, normalise="bigearthnet")}, shards)
     assert {name: one.groups for name, one in inputs.items()} == {
         "s2_10m": ("s2_10m",), "s2_20m": ("s2_20m",), "s2_60m": ("s2_60m",),
@@ -53,13 +53,13 @@ def test_every_pixel_grid_is_an_input_of_k_branch(shards: ShardSet) -> None:
         grid_inputs(KBranchSettings(), {}, shards)
 
 
-def test_a_folder_that_is_none_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_folder_without_a_backbone_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is no exported backbone: it has no config.json"):
         load_networks({"s2": tmp_path}, {}, NetworkSettings(), shards)
     assert ValidationSettings().keep == "best"
 
 
-def test_convolutional_backbones_take_another_size_and_vits_do_not() -> None:
+def test_only_convolutional_backbones_can_be_resized() -> None:
     def networks(name: str) -> Networks:
         return Networks([create_backbone(BackboneSettings(name=name), "rgb", ("R", "G", "B"), 32)], {}, {})
 

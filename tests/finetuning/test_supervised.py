@@ -34,22 +34,22 @@ def objective(shards: ShardSet, nomenclature: str) -> Supervised:
 
 
 @pytest.mark.parametrize("nomenclature", ["all", "class"])
-def test_the_loss_is_torchs_on_the_labels_of_these_rows(shards: ShardSet, nomenclature: str) -> None:
+def test_the_loss_equals_torchs_on_the_labels_of_the_batch(shards: ShardSet, nomenclature: str) -> None:
     one, rows = objective(shards, nomenclature), np.array([17, 3, 20, 8, 3])
     batch = next(iter(evaluation_batches(shards, one.groups, rows, 8)))
     found = one(batch)
     logits = one.classifier(one.views(batch))
     hot = torch.from_numpy(shards.labels(nomenclature)[rows])
     multi = nomenclature == "all"
-    several, single = nn.BCEWithLogitsLoss()(logits, hot.float()), nn.CrossEntropyLoss()(logits, hot.int().argmax(1))
-    expected = several if multi else single
+    bce, ce = nn.BCEWithLogitsLoss()(logits, hot.float()), nn.CrossEntropyLoss()(logits, hot.int().argmax(1))
+    expected = bce if multi else ce
     torch.testing.assert_close(found.loss, expected, atol=0, rtol=1e-6)
     assert set(found.metrics) == set(one.metric_names) == {"loss/bce" if multi else "loss/ce", CHANCE_RATIO}
     found.loss.backward()
     assert all(parameter.grad is not None for parameter in one.parameters())
 
 
-def test_to_know_nothing_has_a_chance_ratio_of_1(shards: ShardSet) -> None:
+def test_constant_predictions_have_a_chance_ratio_of_1(shards: ShardSet) -> None:
     for nomenclature, loss in (("all", math.log(2)), ("class", math.log(3))):
         one = objective(shards, nomenclature)
         nn.init.zeros_(one.classifier.head.weight)
@@ -59,7 +59,7 @@ def test_to_know_nothing_has_a_chance_ratio_of_1(shards: ShardSet) -> None:
         assert found.metrics[CHANCE_RATIO].item() == pytest.approx(1.0)
 
 
-def test_labels_are_no_part_of_the_weights(shards: ShardSet) -> None:
+def test_labels_are_not_in_the_state_dict(shards: ShardSet) -> None:
     one = objective(shards, "all")
     assert all(name.startswith(("classifier.", "views.")) for name in one.state_dict())
     assert (one.backbones(), one.inputs(), one.teachers(), one.couples_samples) == ({}, {}, (), False)
