@@ -28,7 +28,6 @@ from rspretrain.archives.base import Nomenclature
 from rspretrain.files import write_atomically
 from rspretrain.settings import Settings
 from rspretrain.shardset.index import ShardSet
-from rspretrain.shardset.inspection.preview import draw_sample
 
 COLUMNS = ("key", "picture", "labels")
 SEPARATOR = ";"
@@ -127,6 +126,8 @@ class CsvOracle(Oracle):
         rows = rows_of(self.shards, keys)
         (path.parent / "pictures").mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
+        from rspretrain.shardset.inspection.preview import draw_sample  # imports matplotlib, 1 s
+
         table = csv.writer(text)
         table.writerow(COLUMNS)
         for key, row in zip(keys, rows.tolist(), strict=True):

@@ -15,22 +15,6 @@ from torch import Tensor
 
 from rspretrain.nn.torchvision_shim import ensure_torchvision
 
-ensure_torchvision()  # torchmetrics imports torchvision too (design.md D14)
-from torchmetrics.functional.classification import (
-    binary_f1_score,
-    binary_fbeta_score,
-    binary_precision,
-    binary_recall,
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_recall,
-    multilabel_average_precision,
-    multilabel_f1_score,
-    multilabel_fbeta_score,
-    multilabel_precision,
-    multilabel_recall,
-)
-
 
 @dataclass(frozen=True)
 class MultiLabelScores:
@@ -105,6 +89,7 @@ def compute_scores(probabilities: Tensor, hot: Tensor, multi: bool) -> Scores:
 def multi_label_scores(probabilities: Tensor, targets: Tensor) -> MultiLabelScores:
     """Scores of probabilities [N K] in [0, 1] against targets [N K] bool, with a decision threshold of 0.5."""
     check_scores(probabilities, targets.shape)
+    functional = _torchmetrics()
     num_classes = probabilities.shape[1]
     labels = targets.long()
 
@@ -116,26 +101,26 @@ def multi_label_scores(probabilities: Tensor, targets: Tensor) -> MultiLabelScor
 
     with warnings.catch_warnings():  # num_without_positives reports these classes
         warnings.filterwarnings("ignore", "No positive samples found in target", UserWarning)
-        per_class = multilabel_average_precision(probabilities, labels, num_classes, average="none")
-        micro = multilabel_average_precision(probabilities, labels, num_classes, average="micro")
+        per_class = functional.multilabel_average_precision(probabilities, labels, num_classes, average="none")
+        micro = functional.multilabel_average_precision(probabilities, labels, num_classes, average="micro")
     support = labels.sum(dim=0)
     per_class = torch.where(support > 0, per_class, 0.0)
-    f1_per_class = multilabel_f1_score(probabilities, labels, num_classes, average="none")
+    f1_per_class = functional.multilabel_f1_score(probabilities, labels, num_classes, average="none")
     return MultiLabelScores(
         ap_macro=per_class.mean().item(),
         ap_micro=micro.item() if bool(support.any()) else 0.0,
         f1_macro=f1_per_class.mean().item(),
-        f1_micro=averaged(multilabel_f1_score, "micro"),
-        f2_macro=averaged(multilabel_fbeta_score, "macro", beta=2.0),
-        f2_micro=averaged(multilabel_fbeta_score, "micro", beta=2.0),
-        precision_macro=averaged(multilabel_precision, "macro"),
-        precision_micro=averaged(multilabel_precision, "micro"),
-        recall_macro=averaged(multilabel_recall, "macro"),
-        recall_micro=averaged(multilabel_recall, "micro"),
-        precision_samples=by_image(binary_precision),
-        recall_samples=by_image(binary_recall),
-        f1_samples=by_image(binary_f1_score),
-        f2_samples=by_image(binary_fbeta_score, beta=2.0),
+        f1_micro=averaged(functional.multilabel_f1_score, "micro"),
+        f2_macro=averaged(functional.multilabel_fbeta_score, "macro", beta=2.0),
+        f2_micro=averaged(functional.multilabel_fbeta_score, "micro", beta=2.0),
+        precision_macro=averaged(functional.multilabel_precision, "macro"),
+        precision_micro=averaged(functional.multilabel_precision, "micro"),
+        recall_macro=averaged(functional.multilabel_recall, "macro"),
+        recall_micro=averaged(functional.multilabel_recall, "micro"),
+        precision_samples=by_image(functional.binary_precision),
+        recall_samples=by_image(functional.binary_recall),
+        f1_samples=by_image(functional.binary_f1_score),
+        f2_samples=by_image(functional.binary_fbeta_score, beta=2.0),
         ap_per_class=tuple(per_class.tolist()),
         f1_per_class=tuple(f1_per_class.tolist()),
         support_per_class=tuple(support.tolist()),
@@ -146,12 +131,13 @@ def multi_label_scores(probabilities: Tensor, targets: Tensor) -> MultiLabelScor
 def single_label_scores(probabilities: Tensor, targets: Tensor) -> SingleLabelScores:
     """Scores of probabilities [N K] against class indices [N]; the most probable class is the prediction."""
     check_scores(probabilities, (len(targets), probabilities.shape[1]))
+    functional = _torchmetrics()
     num_classes = probabilities.shape[1]
     support = torch.bincount(targets, minlength=num_classes)
-    recall = multiclass_recall(probabilities, targets, num_classes, average="none")
-    confusion = multiclass_confusion_matrix(probabilities, targets, num_classes)
+    recall = functional.multiclass_recall(probabilities, targets, num_classes, average="none")
+    confusion = functional.multiclass_confusion_matrix(probabilities, targets, num_classes)
     return SingleLabelScores(
-        top1=multiclass_accuracy(probabilities, targets, num_classes, average="micro").item(),
+        top1=functional.multiclass_accuracy(probabilities, targets, num_classes, average="micro").item(),
         average_accuracy=recall[support > 0].mean().item(),
         recall_per_class=tuple(recall.tolist()),
         support_per_class=tuple(support.tolist()),
@@ -173,3 +159,11 @@ def check_scores(probabilities: Tensor, shape: tuple[int, ...]) -> None:
             f"Metrics got scores from {low:.4g} to {high:.4g}; expected probabilities in [0, 1]. Apply a sigmoid "
             "(multi-label) or a softmax (single-label) first, and check the features for NaN."
         )
+
+
+def _torchmetrics() -> Any:
+    """torchmetrics' functions, imported at first use: the import takes 3.6 s, and pretraining computes no metric."""
+    ensure_torchvision()  # torchmetrics imports torchvision, too
+    from torchmetrics.functional import classification
+
+    return classification

@@ -4,8 +4,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -32,6 +30,9 @@ def clusters(features: Tensor, num: int, seed: int) -> NDArray[np.int32]:
 
     Some numbers do not occur where features [N D] have fewer different rows.
     """
+    from sklearn.cluster import KMeans  # takes 1.9 s; other queries and pretraining need none of it
+    from sklearn.exceptions import ConvergenceWarning
+
     # Threads add up their parts of a mean in the order in which they end: one thread, the same centres every time.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
