@@ -1,6 +1,5 @@
 """Real ranks for tests: processes that meet over gloo. Nothing is mocked (design.md, law 9)."""
 
-import multiprocessing
 import os
 import tempfile
 import traceback
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from processes import CONTEXT
 
 
 def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
@@ -18,9 +18,8 @@ def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout_s: fl
 
     Results may hold tensors. RuntimeError with the first rank's traceback where one fails; the others are ended.
     """
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        ranks = [context.Process(target=_rank, args=(rank, size, folder, function, args)) for rank in range(size)]
+        ranks = [CONTEXT.Process(target=_rank, args=(rank, size, folder, function, args)) for rank in range(size)]
         for process in ranks:
             process.start()
         try:

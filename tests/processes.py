@@ -6,7 +6,18 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "rspretrain.engine.active_learning", "fsspec.implementations.http"])
+CONTEXT.set_forkserver_preload(
+    [
+        "torch",
+        "torch.distributed.tensor",
+        "rspretrain.engine.active_learning",
+        "rspretrain.strategies.fsdp",
+        "rspretrain.strategies.deepspeed",
+        "torchmetrics.functional.classification",
+        "sklearn.cluster",
+        "fsspec.implementations.http",
+    ]
+)
 
 
 def start(target: Callable[..., Any], *arguments: object) -> ForkServerProcess:

@@ -8,6 +8,7 @@ import torch
 from gloo import run_ranks
 from safetensors.torch import load_file
 from strategies.toys import ALL
+from torture import matrix
 
 from engine.finetunes import finetune, on_this_rank, write_config
 
@@ -34,8 +35,7 @@ def folder_of(path: Path, case: str, name: str, stage: int) -> Path:
 def everything(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
     return {
         (case, *which): on_this_rank(path, *arguments(case, *which), f"run.dir={folder_of(path, case, *which)}")
-        for case in CASES
-        for which in ALL
+        for case, which in matrix(tuple(CASES), ALL)
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gloo import run_ranks
 from torch import Tensor
-from torture import times
+from torture import matrix, times
 
 from rspretrain.strategies import Strategy
 from strategies import jobs
@@ -48,9 +48,8 @@ def real(shards: Path, case: str, name: str, stage: int) -> tuple[float, float]:
 
 def on_rank(shards: Path) -> dict[str, tuple[float, float]]:
     found = {f"{name}{stage}": toy(name, stage) for name, stage in WHICH}
-    return found | {
-        f"{case} {name}{stage}": real(shards, case, name, stage) for case in TAUGHT for name, stage in WHICH
-    }
+    pairs = matrix(TAUGHT, WHICH, each=1)
+    return found | {f"{case} {name}{stage}": real(shards, case, name, stage) for case, (name, stage) in pairs}
 
 
 @pytest.mark.slow
