@@ -19,6 +19,7 @@ from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.weights import export_backbone
 from rspretrain.sensors import BAND_ORDER
 from rspretrain.shardset.building.build import build_shards
+from rspretrain.shipped_configs import find_config
 from rspretrain.streaming.loader import evaluation_batches
 from rspretrain.transforms.normalise import Normalise
 from rspretrain.world import World
@@ -125,7 +126,7 @@ def test_the_commands_of_the_page_are_valid():
         given = [text for text in command if "=" in text.partition(":")[0]]
         methods = command[command.index("--methods") + 1 :] if "--methods" in command else ["pretrained"]
         for text in (one for one in methods if one not in given):
-            path = CONFIGS.parents[1] / command[command.index("--config") + 1]
+            path = find_config(Path(command[command.index("--config") + 1]), "finetune")
             config.load_finetune(path, [*given, *parse_method(text).overrides])
 
 
