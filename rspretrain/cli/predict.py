@@ -35,6 +35,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("predict", __doc__)
     parser.add_argument("--classifier", type=Path, required=True, help="folder of an exported classifier")
+    parser.add_argument(
+        "--allow", nargs="+", default=[], metavar="PACKAGE.MODULE:CLASS", help="class of another package that it may be"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--shards", help="folder or URL of a shard set")
     source.add_argument(
@@ -92,7 +95,7 @@ def predict_all(args: argparse.Namespace, here: "World") -> int:
     from rspretrain.shardset.index import ShardSet, open_shards
 
     started = time.perf_counter()
-    classifier, contract = load_classifier(args.classifier)
+    classifier, contract = load_classifier(args.classifier, args.allow)
     answers = answers_of(contract)
     source: ShardSet | Archive
     faults: list[Fault]

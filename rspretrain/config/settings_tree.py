@@ -14,7 +14,8 @@ from rspretrain.active_learning.queries import QuerySettings
 from rspretrain.evaluation.labels import LabelSettings
 from rspretrain.finetuning.networks import NetworkSettings, ValidationSettings
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.nn.classifiers import ClassifierSettings, LinearSettings
+from rspretrain.nn.classifiers import ClassifierSection
+from rspretrain.nn.classifiers.linear import LinearSettings
 from rspretrain.nn.tuning import TuneSettings
 from rspretrain.objectives import ObjectiveSection
 from rspretrain.observe.sinks import WatchSettings
@@ -106,7 +107,7 @@ class FinetuneSettings(CommonSettings):
     network: NetworkSettings = Field(
         default=NetworkSettings(), description="Architecture of the networks that start at random."
     )
-    classifier: ClassifierSettings = Field(default=LinearSettings(), description="Classifier on top of the backbones.")
+    classifier: ClassifierSection = Field(default=LinearSettings(), description="Classifier on top of the backbones.")
     tune: TuneSettings = Field(
         default=TuneSettings(), description="Trainable parameters of the backbones and their learning rates."
     )

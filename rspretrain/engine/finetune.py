@@ -12,8 +12,6 @@ from rspretrain.evaluation.metrics import main_metric, metric_names
 from rspretrain.finetuning.networks import Networks, assemble, grid_inputs, load_networks, resize_
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.finetuning.targets import choose_targets
-from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
-from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.nn.tuning import tune_
 from rspretrain.shardset.index import ShardSet
 from rspretrain.transforms.train_views import TrainViews
@@ -90,7 +88,7 @@ def _check_validation(settings: FinetuneSettings, data: FinetuneData) -> None:
 
 
 def _networks(settings: FinetuneSettings, shards: ShardSet) -> Networks:
-    if isinstance(settings.classifier, KBranchSettings | CaConvBilstmSettings):
+    if settings.classifier.own_inputs() is not None:
         if settings.backbone:
             raise ConfigError(
                 f"backbone: got {list(settings.backbone)} for the classifier {settings.classifier.name!r}, expected "

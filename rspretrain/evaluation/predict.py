@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rspretrain import world
 from rspretrain.archives.base import Archive, Nomenclature
@@ -205,8 +205,7 @@ def _classify(
 def _forward(classifier: Classifier, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Logits [B K] and the features [B D] that enter the head, on the CPU."""
     features: list[Tensor] = []
-    head: nn.Module = classifier.head  # type: ignore[assignment]
-    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    hook = classifier.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     try:
         logits = classifier(images)
     finally:

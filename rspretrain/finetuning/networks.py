@@ -11,8 +11,6 @@ from pydantic import Field
 from rspretrain.evaluation.probe import network_input_of
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.classifiers import Classifier, ClassifierSettings, build_classifier
-from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
-from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.nn.weights import load_backbone
 from rspretrain.settings import Settings
 from rspretrain.shardset.index import ShardSet
@@ -126,10 +124,10 @@ def fresh_networks(
 
 
 def grid_inputs(
-    settings: KBranchSettings | CaConvBilstmSettings, sensors: Mapping[str, SensorSettings], shards: ShardSet
+    settings: ClassifierSettings, sensors: Mapping[str, SensorSettings], shards: ShardSet
 ) -> dict[str, SensorInput]:
     """Inputs of a network with a separate input per pixel grid of one sensor. ValueError if bands are missing."""
-    bands, (sensor, *others) = settings.bands(), [*sensors, None]
+    bands, (sensor, *others) = settings.own_inputs() or {}, [*sensors, None]
     wanted = set(chain.from_iterable(bands.values()))
     if len(others) != 1 or sensor is None or not wanted <= set(sensors[sensor].bands):
         raise ValueError(

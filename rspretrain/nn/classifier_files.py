@@ -5,20 +5,20 @@ repeats, and the model card `README.md`. Nothing in the folder executes when it 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
 from rspretrain.files import encode_json, replace_nonfinite
 from rspretrain.nn.backbones import Backbone
-from rspretrain.nn.classifiers import Classifier, ClassifierSettings, build_classifier
+from rspretrain.nn.classifiers import CLASSIFIERS, Classifier, ClassifierSettings, build_classifier
 from rspretrain.nn.model_card import classifier_card
 from rspretrain.nn.weights import WEIGHTS, describe, stamped, stored_contract, write_folder
+from rspretrain.registry import is_import_path
 from rspretrain.transforms.normalise import Normalise
 
 CONTRACT_VERSION = 1
@@ -144,9 +144,14 @@ def read_classifier_contract(folder: str | Path) -> dict[str, Any]:
     return contract
 
 
-def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier, in eval mode, and its contract. ValueError where the folder is not what was exported."""
+def load_classifier(folder: str | Path, allow: Collection[str] = ()) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier, in eval mode, and its contract. ValueError where the folder is not what was exported.
+
+    A contract may name a class of another package by its import path, and importing runs that package's code. Such a
+    path is refused unless `allow` has it.
+    """
     contract = read_classifier_contract(folder)
+    _check_import(folder, contract["classifier"], allow)
     weights = Path(folder) / WEIGHTS
     if not weights.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS}, expected it beside config.json. Export the classifier again.")
@@ -166,9 +171,19 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
     return classifier.eval(), contract
 
 
+def _check_import(folder: str | Path, section: dict[str, Any], allow: Collection[str]) -> None:
+    name = str(section.get("name"))
+    if is_import_path(name) and name not in allow:
+        raise ValueError(
+            f"{folder} holds a classifier of the class {name!r}, which is not part of rspretrain, and loading it runs "
+            f"that package's code. If you trust the package, allow it: predict --allow {name}, or "
+            f"load_classifier(folder, allow=[{name!r}])."
+        )
+
+
 def _build(contract: dict[str, Any]) -> Classifier:
     """The network that a contract describes, at random."""
-    settings = TypeAdapter[ClassifierSettings](ClassifierSettings).validate_python(contract["classifier"])
+    settings = CLASSIFIERS.find(contract["classifier"]["name"]).Settings.model_validate(contract["classifier"])
     backbones = [
         Backbone(one["sensor"], tuple(one["bands"]), one["px"], one["architecture"], one["model_args"])
         for one in contract["backbones"]

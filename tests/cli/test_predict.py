@@ -18,7 +18,8 @@ from rasterio.warp import transform
 from rspretrain.cli.predict import main
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.classifier_files import Answers, export_classifier
-from rspretrain.nn.classifiers import LinearSettings, build_classifier
+from rspretrain.nn.classifiers import build_classifier
+from rspretrain.nn.classifiers.linear import LinearSettings
 from rspretrain.transforms.inputs import SensorInput, SensorSettings
 
 REPOSITORY = Path(__file__).parents[2]

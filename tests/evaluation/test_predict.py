@@ -22,8 +22,9 @@ from rspretrain.evaluation.predict import (
 )
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.classifier_files import Answers, export_classifier, load_classifier, make_contract
-from rspretrain.nn.classifiers import Classifier, LinearSettings, build_classifier
+from rspretrain.nn.classifiers import Classifier, build_classifier
 from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
+from rspretrain.nn.classifiers.linear import LinearSettings
 from rspretrain.sensors import Group
 from rspretrain.shardset.building.build import build_shards
 from rspretrain.shardset.index import ShardSet, open_shards
@@ -117,7 +118,9 @@ def test_groups_of_one_sensor_can_be_separate_inputs(shards: ShardSet) -> None:
     torch.manual_seed(0)
     classifier = build_classifier(settings, [], 3)
     groups = list(shards.groups.values())
-    inputs = {name: SensorInput("s2", SensorSettings(bands=some), groups) for name, some in settings.bands().items()}
+    inputs = {
+        name: SensorInput("s2", SensorSettings(bands=some), groups) for name, some in settings.own_inputs().items()
+    }
     found, missing = inputs_for(make_contract(classifier, settings, inputs, ANSWERS, {}), groups, "x")
     assert (list(found), missing) == (["s2_10m", "s2_20m", "s2_60m"], ())
     probabilities, features = predict_with_features(classifier, found, shards, ROWS, multi=True)

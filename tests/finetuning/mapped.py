@@ -13,7 +13,7 @@ from rspretrain.evaluation.labels import LabelSettings, choose_labels
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.finetuning.targets import choose_targets
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.classifiers import LinearClassifier
+from rspretrain.nn.classifiers.linear import LinearClassifier, LinearSettings
 from rspretrain.patch import Patch
 from rspretrain.sensors import Group
 from rspretrain.shardset.building.build import build_shards
@@ -57,7 +57,7 @@ def objective(shards: ShardSet, nomenclature: str, **views: object) -> Supervise
     torch.manual_seed(0)
     sensor = SensorInput("s1", SensorSettings(bands=("VV", "VH")), list(shards.groups.values()))
     backbone = create_backbone(BackboneSettings(name="vit_tiny_patch16_224", args=NET), "s1", sensor.bands, 12)
-    classifier = LinearClassifier([backbone], 8)
+    classifier = LinearClassifier(LinearSettings(), [backbone], 8)
     train_views = TrainViews(TrainViewSettings(**views), {"s1": sensor}, classifier.px)
     data = choose_labels(shards, LabelSettings(nomenclature=nomenclature, from_map="dfc", val_share=0))
     return Supervised(classifier, train_views, choose_targets(shards, data, train_views, "dfc")[0])

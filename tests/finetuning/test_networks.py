@@ -15,8 +15,8 @@ from rspretrain.finetuning.networks import (
     resize_,
 )
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.classifiers import LinearSettings
 from rspretrain.nn.classifiers.k_branch import KBranchSettings
+from rspretrain.nn.classifiers.linear import LinearSettings
 from rspretrain.shardset.index import ShardSet
 from rspretrain.transforms.inputs import SensorSettings
 

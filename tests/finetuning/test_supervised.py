@@ -9,7 +9,7 @@ from torch import nn
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.finetuning.targets import TableTargets
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.classifiers import LinearClassifier
+from rspretrain.nn.classifiers.linear import LinearClassifier, LinearSettings
 from rspretrain.objectives.base import CHANCE_RATIO
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.loader import evaluation_batches
@@ -27,7 +27,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 def objective(shards: ShardSet, nomenclature: str) -> Supervised:
     torch.manual_seed(0)
     sensor = SensorInput("s2", SensorSettings(bands=BANDS), list(shards.groups.values()))
-    classifier = LinearClassifier([create_backbone(BackboneSettings(name="test_resnet"), "s2", BANDS, 12)], 3)
+    classifier = LinearClassifier(
+        LinearSettings(), [create_backbone(BackboneSettings(name="test_resnet"), "s2", BANDS, 12)], 3
+    )
     views = TrainViews(TrainViewSettings(symmetry="none"), {"s2": sensor}, classifier.px)
     hot, multi = torch.from_numpy(shards.labels(nomenclature)), shards.nomenclatures[nomenclature].multi
     return Supervised(classifier, views, TableTargets(hot, multi)).eval()

@@ -5,10 +5,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nn.classifiers.pairs import S1, S2, STACK, resnet
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
@@ -20,9 +22,10 @@ from rspretrain.nn.classifier_files import (
     load_classifier,
     read_classifier_contract,
 )
-from rspretrain.nn.classifiers import Classifier, ClassifierSettings, LinearSettings, build_classifier
+from rspretrain.nn.classifiers import Classifier, ClassifierSettings, build_classifier
 from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
 from rspretrain.nn.classifiers.k_branch import KBranchSettings
+from rspretrain.nn.classifiers.linear import LinearSettings
 from rspretrain.nn.classifiers.sct_fusion import SctSettings
 from rspretrain.nn.weights import export_backbone, normalise_of
 from rspretrain.transforms.normalise import Normalise
@@ -199,3 +202,29 @@ def test_other_folders_are_an_error_in_three_parts(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"holds no export of ours, expected a classifier"):
         load_classifier(tmp_path)
+
+
+@final
+class Foreign(Classifier):
+    """A classifier of another package: the sum of the first band of every input."""
+
+    def __init__(self, settings: ClassifierSettings, backbones: object, num_classes: int, bands: object = None) -> None:
+        super().__init__({"s2": S2}, {"s2": 8}, num_classes)
+        self.head = torch.nn.Linear(1, num_classes)
+
+    def classify(self, images: dict[str, Tensor]) -> Tensor:
+        return self.head(images["s2"].mean(dim=(1, 2, 3))[:, None])
+
+
+def test_code_of_another_package_runs_only_where_it_is_allowed(tmp_path: Path, monkeypatch) -> None:
+    name = f"{__name__}:Foreign"
+    model = build_classifier(ClassifierSettings(name=name), [], 3)
+    folder = export_classifier(model, ClassifierSettings(name=name), inputs(model), ANSWERS, tmp_path / "c", {})
+    again, contract = load_classifier(folder, allow=[name])
+    assert contract["classifier"] == {"name": name}
+    x = {"s2": torch.rand(2, len(S2), 8, 8)}
+    assert torch.equal(again(x), model.eval()(x))
+    monkeypatch.setattr("importlib.import_module", lambda module: pytest.fail(f"{module} was imported"))
+    for allow in ((), ["elsewhere:Foreign"]):
+        with pytest.raises(ValueError, match=f"holds a classifier of the class '{name}', which is not part of rspre"):
+            load_classifier(folder, allow)

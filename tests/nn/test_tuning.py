@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
-from rspretrain.nn.classifiers import Classifier, LinearClassifier
+from rspretrain.nn.classifiers import Classifier
 from rspretrain.nn.classifiers.k_branch import KBranch, KBranchSettings
+from rspretrain.nn.classifiers.linear import LinearClassifier, LinearSettings
 from rspretrain.nn.classifiers.sct_fusion import SctFusion, SctSettings
 from rspretrain.nn.tuning import TuneSettings, merge_, tune_
 
@@ -37,16 +38,16 @@ def densenet() -> Backbone:
 def make(kind: str) -> Classifier:
     torch.manual_seed(0)
     if kind == "vit":
-        return LinearClassifier([vit("s2", S2)], 5)
+        return LinearClassifier(LinearSettings(), [vit("s2", S2)], 5)
     if kind == "resnet":
-        return LinearClassifier([resnet("s2", S2)], 5)
+        return LinearClassifier(LinearSettings(), [resnet("s2", S2)], 5)
     if kind == "densenet":
-        return LinearClassifier([densenet()], 5)
+        return LinearClassifier(LinearSettings(), [densenet()], 5)
     if kind == "sct":
         return SctFusion(SctSettings(), [vit("s1", S1, num_heads=4), vit("s2", S2)], 5)
     if kind == "late":
-        return LinearClassifier([vit("s1", S1), resnet("s2", S2)], 5)
-    return KBranch(KBranchSettings(areas=2), 5)
+        return LinearClassifier(LinearSettings(), [vit("s1", S1), resnet("s2", S2)], 5)
+    return KBranch(KBranchSettings(areas=2), [], 5)
 
 
 KINDS = ("vit", "resnet", "sct", "late")

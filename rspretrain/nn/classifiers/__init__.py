@@ -1,22 +1,26 @@
-"""Images of several sensors to logits: one network, one file each. Settings tell them apart by `name`."""
+"""Images of several sensors to logits: one network, one file each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
-from pydantic import Field
-
 from rspretrain.nn.backbones import Backbone
-from rspretrain.nn.classifiers.base import Classifier
-from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstm, CaConvBilstmSettings
-from rspretrain.nn.classifiers.k_branch import KBranch, KBranchSettings
-from rspretrain.nn.classifiers.linear import LinearClassifier, LinearSettings
-from rspretrain.nn.classifiers.sct_fusion import SctFusion, SctSettings
+from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings
+from rspretrain.registry import Registry, SettingsByName
 
-__all__ = ["Classifier", "ClassifierSettings", "LinearClassifier", "LinearSettings", "build_classifier"]
+__all__ = ["CLASSIFIERS", "Classifier", "ClassifierSection", "ClassifierSettings", "build_classifier"]
 
-ClassifierSettings = Annotated[
-    CaConvBilstmSettings | KBranchSettings | LinearSettings | SctSettings, Field(discriminator="name")
-]
+CLASSIFIERS = Registry(
+    "classifier",
+    Classifier,  # type: ignore[type-abstract]
+    {
+        "ca_conv_bilstm": "rspretrain.nn.classifiers.ca_conv_bilstm:CaConvBilstm",
+        "k_branch": "rspretrain.nn.classifiers.k_branch:KBranch",
+        "linear": "rspretrain.nn.classifiers.linear:LinearClassifier",
+        "sct_fusion": "rspretrain.nn.classifiers.sct_fusion:SctFusion",
+    },
+)
+# The section `classifier` of a configuration: the settings of the classifier that `name` chooses.
+ClassifierSection = Annotated[ClassifierSettings, SettingsByName(CLASSIFIERS, default="linear")]
 
 
 def build_classifier(
@@ -25,19 +29,14 @@ def build_classifier(
     num_classes: int,
     bands: Mapping[str, Sequence[str]] | None = None,
 ) -> Classifier:
-    """The classifier that the settings describe; `bands`: sensor -> its bands, where a backbone takes several sensors.
+    """The classifier that `settings.name` chooses; `bands`: sensor -> its bands, for backbones of several sensors.
 
-    ValueError as its class says, and for backbones of one that has none (K-Branch, CA-Conv-BiLSTM).
+    ValueError as its class says, and for backbones of a classifier without backbones (K-Branch, CA-Conv-BiLSTM).
     """
-    if isinstance(settings, LinearSettings):
-        return LinearClassifier(backbones, num_classes, bands)
-    if isinstance(settings, SctSettings):
-        return SctFusion(settings, backbones, num_classes, bands)
-    if backbones:
+    if backbones and settings.own_inputs() is not None:
         raise ValueError(
             f"The classifier {settings.name!r} got backbones of {[one.sensor for one in backbones]}, expected none: "
             "its networks are its own and start at random. Leave the backbones out, or set classifier.name to linear."
         )
-    return (
-        KBranch(settings, num_classes) if isinstance(settings, KBranchSettings) else CaConvBilstm(settings, num_classes)
-    )
+    make: Callable[..., Classifier] = CLASSIFIERS.find(settings.name)
+    return make(settings, backbones, num_classes, bands)

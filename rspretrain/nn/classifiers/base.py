@@ -7,12 +7,21 @@ A sensor that is missing when somebody predicts is one whose pixels are all 0 af
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone, frozen_parts
+from rspretrain.registry import NamedSettings
+
+
+class ClassifierSettings(NamedSettings):
+    """The section `classifier` of a fine-tuning run; every classifier extends it by its own settings."""
+
+    def own_inputs(self) -> dict[str, tuple[str, ...]] | None:
+        """Input -> its bands, of a classifier without backbones. None: the inputs are those of the backbones."""
+        return None
 
 
 class Classifier(nn.Module, ABC):
@@ -20,8 +29,12 @@ class Classifier(nn.Module, ABC):
 
     Names are sensors', or those of one sensor's groups where a network takes every pixel grid by itself (K-Branch).
     `backbones` holds the networks that may have been pretrained, by name; whatever else there is, is the head.
+    A subclass is constructed with `(settings, backbones, num_classes, bands)`, as `build_classifier` passes them.
     `lr_factors`, which nn/tuning.py sets, has the parameters by name that have another learning rate than the head.
     """
+
+    Settings: ClassVar[type[ClassifierSettings]] = ClassifierSettings
+    head: nn.Module  # the last layer or layers; active learning takes its input as the features of an image
 
     def __init__(self, bands: Mapping[str, Sequence[str]], px: Mapping[str, int], num_classes: int) -> None:
         super().__init__()

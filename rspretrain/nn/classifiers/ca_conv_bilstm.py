@@ -11,14 +11,16 @@ not cut into areas, and the branch has no FC layer; LSTM weights start uniform i
 that the method has a start of its own, not which), all else by Xavier.
 """
 
-from typing import Literal, final
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rspretrain.nn.classifiers.base import Classifier
+from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings
 from rspretrain.nn.classifiers.k_branch import NUM_POOLED, WIDTH, GridSettings, convolutions, xavier_
 from rspretrain.nn.norm import synchronise_norms
 
@@ -26,20 +28,33 @@ LSTM_REACH = 0.1
 FINEST = "s2_10m"
 
 
-class CaConvBilstmSettings(GridSettings):
+class CaConvBilstmSettings(ClassifierSettings, GridSettings):
     """Class attention on the first branch of K-Branch; `areas` says how large the image is, and nothing else."""
 
-    name: Literal["ca_conv_bilstm"] = Field(
+    name: str = Field(
         default="ca_conv_bilstm",
         description="CA-Conv-BiLSTM on Sentinel-2: class attention and a bidirectional LSTM over the classes.",
     )
+
+    def own_inputs(self) -> dict[str, tuple[str, ...]]:
+        """See ClassifierSettings."""
+        return self.bands()
 
 
 @final
 class CaConvBilstm(Classifier):
     """The groups s2_10m [B 4 120 120], s2_20m [B 6 60 60] and s2_60m [B 2 20 20] to logits [B K]. See Classifier."""
 
-    def __init__(self, settings: CaConvBilstmSettings, num_classes: int) -> None:
+    Settings = CaConvBilstmSettings
+
+    def __init__(
+        self,
+        settings: CaConvBilstmSettings,
+        backbones: Sequence[Backbone],
+        num_classes: int,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`backbones` are none, and `bands` those of the settings."""
         super().__init__(settings.bands(), settings.px(), num_classes)
         self.convs, width = convolutions(sum(map(len, self.bands.values())), FINEST, settings.filters)
         self.class_attention = nn.Conv2d(width, num_classes, 1)

@@ -14,13 +14,15 @@ softmax over areas, so that each of the T hops is their weighted mean; T = K, W1
 `attention: none` is our comparison: A is the identity, so every area keeps a place of its own before the classifier.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rspretrain.nn.classifiers.base import Classifier
+from rspretrain.nn.backbones import Backbone
+from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
 
@@ -65,12 +67,10 @@ class GridSettings(Settings):
         return {name: self.areas * px for name, px in AREA_PX.items()}
 
 
-class KBranchSettings(GridSettings):
+class KBranchSettings(ClassifierSettings, GridSettings):
     """The K-Branch CNN with what follows it."""
 
-    name: Literal["k_branch"] = Field(
-        default="k_branch", description="K-Branch CNN on the three pixel grids of Sentinel-2."
-    )
+    name: str = Field(default="k_branch", description="K-Branch CNN on the three pixel grids of Sentinel-2.")
     attention: Literal["multi", "none"] = Field(
         default="multi", description="multi: multi-attention over the areas; none: each area separately."
     )
@@ -83,6 +83,10 @@ class KBranchSettings(GridSettings):
     )
     dropout: float = Field(default=0.5, ge=0.0, lt=1.0, description="Dropout rate before the classifier.")
 
+    def own_inputs(self) -> dict[str, tuple[str, ...]]:
+        """See ClassifierSettings."""
+        return self.bands()
+
 
 @final
 class KBranch(Classifier):
@@ -91,7 +95,16 @@ class KBranch(Classifier):
     Sizes are those of areas = 4. Nothing is pretrained, so `backbones` is empty.
     """
 
-    def __init__(self, settings: KBranchSettings, num_classes: int) -> None:
+    Settings = KBranchSettings
+
+    def __init__(
+        self,
+        settings: KBranchSettings,
+        backbones: Sequence[Backbone],
+        num_classes: int,
+        bands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`backbones` are none, and `bands` those of the settings."""
         super().__init__(settings.bands(), settings.px(), num_classes)
         self.areas = settings.areas
         self.branches = nn.ModuleDict({name: _branch(name, bands, settings) for name, bands in self.bands.items()})

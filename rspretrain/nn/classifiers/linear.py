@@ -1,22 +1,21 @@
 """The plainest classifier: one Linear on pooled features. Single sensors, early fusion and late fusion are all this."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone
-from rspretrain.nn.classifiers.base import Classifier, input_bands, input_px, stack_of
+from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings, input_bands, input_px, stack_of
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.settings import Settings
 
 
-class LinearSettings(Settings):
+class LinearSettings(ClassifierSettings):
     """One Linear on pooled features."""
 
-    name: Literal["linear"] = Field(default="linear", description="A linear layer on pooled features.")
+    name: str = Field(default="linear", description="A linear layer on pooled features.")
 
 
 @final
@@ -27,8 +26,14 @@ class LinearClassifier(Classifier):
     early fusion. Several: late fusion, concat(I1, I2) -> Linear(2D, K). The seeds name no mean of logits.
     """
 
+    Settings = LinearSettings
+
     def __init__(
-        self, backbones: Sequence[Backbone], num_classes: int, bands: Mapping[str, Sequence[str]] | None = None
+        self,
+        settings: LinearSettings,
+        backbones: Sequence[Backbone],
+        num_classes: int,
+        bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`bands`: sensor -> its bands, needed where a backbone takes several; ValueError as `input_bands` says."""
         super().__init__(input_bands(backbones, bands), input_px(backbones), num_classes)

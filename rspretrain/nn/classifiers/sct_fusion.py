@@ -24,16 +24,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone, is_plain_vit, with_drop_path
-from rspretrain.nn.classifiers.base import Classifier, input_bands, input_px, stack_of
-from rspretrain.settings import Settings
+from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings, input_bands, input_px, stack_of
 
 
-class SctSettings(Settings):
+class SctSettings(ClassifierSettings):
     """How class tokens are fused; the ViTs have settings of their own."""
 
-    name: Literal["sct_fusion"] = Field(
-        default="sct_fusion", description="SCT Fusion: one ViT per sensor with fused class tokens."
-    )
+    name: str = Field(default="sct_fusion", description="SCT Fusion: one ViT per sensor with fused class tokens.")
     share_fusion: bool = Field(
         default=False, description="Use one fusion layer for all blocks instead of one per block."
     )
@@ -57,6 +54,8 @@ class SctFusion(Classifier):
     in `self.backbones` have no final norm and are not for export.
     ValueError where one is no plain ViT, or widths or depths differ; and see `input_bands`.
     """
+
+    Settings = SctSettings
 
     def __init__(
         self,

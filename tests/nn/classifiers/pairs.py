@@ -3,7 +3,7 @@
 import torch
 
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
-from rspretrain.nn.classifiers.linear import LinearClassifier
+from rspretrain.nn.classifiers.linear import LinearClassifier, LinearSettings
 
 S1, S2 = ("VV", "VH"), ("B04", "B03", "B02")
 STACK = {"s1": S1, "s2": S2}
@@ -15,12 +15,12 @@ def resnet(sensor: str, bands: tuple[str, ...], px: int = 32) -> Backbone:
 
 def late() -> LinearClassifier:
     torch.manual_seed(0)
-    return LinearClassifier([resnet("s1", S1), resnet("s2", S2, 48)], 5)
+    return LinearClassifier(LinearSettings(), [resnet("s1", S1), resnet("s2", S2, 48)], 5)
 
 
 def early() -> LinearClassifier:
     torch.manual_seed(0)
-    return LinearClassifier([resnet("s1+s2", S1 + S2)], 5, STACK)
+    return LinearClassifier(LinearSettings(), [resnet("s1+s2", S1 + S2)], 5, STACK)
 
 
 def images(num: int = 3, s2_px: int = 48) -> dict[str, torch.Tensor]:

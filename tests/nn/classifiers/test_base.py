@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nn.classifiers.pairs import S1, S2, early, early_images, images, late, resnet
-from rspretrain.nn.classifiers.linear import LinearClassifier
+from rspretrain.nn.classifiers.linear import LinearClassifier, LinearSettings
 
 torch.set_num_threads(1)
 
@@ -38,16 +38,16 @@ def test_wrong_backbones_are_errors_in_three_parts() -> None:
     with pytest.raises(
         ValueError, match=r"got backbones of \['s1', 's1'\], expected at least one, and every .* Give one b"
     ):
-        LinearClassifier([resnet("s1", S1), resnet("s1", S1)], 5)
+        LinearClassifier(LinearSettings(), [resnet("s1", S1), resnet("s1", S1)], 5)
     with pytest.raises(ValueError, match=r"got backbones of \[\], expected at least one"):
-        LinearClassifier([], 5)
+        LinearClassifier(LinearSettings(), [], 5)
     with pytest.raises(
         ValueError,
         match=r"'s1\+s2' has the channels \['VV', 'VH', 'B04', 'B03', 'B02'\], the bands by sensor are "
         r"\{'s1': \[\], 's2': \[\]\}. Give the bands of each of its sensors, in the order",
     ):
-        LinearClassifier([resnet("s1+s2", S1 + S2)], 5)
+        LinearClassifier(LinearSettings(), [resnet("s1+s2", S1 + S2)], 5)
     with pytest.raises(
         ValueError, match=r"by sensor are \{'s1': \['VV', 'VH'\], 's2': \['B02', 'B03', 'B04'\]\}. Give"
     ):
-        LinearClassifier([resnet("s1+s2", S1 + S2)], 5, {"s1": S1, "s2": S2[::-1]})
+        LinearClassifier(LinearSettings(), [resnet("s1+s2", S1 + S2)], 5, {"s1": S1, "s2": S2[::-1]})

@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 def make(num_classes: int = 5, areas: int = 1) -> CaConvBilstm:
     torch.manual_seed(0)
-    return CaConvBilstm(CaConvBilstmSettings(areas=areas), num_classes)
+    return CaConvBilstm(CaConvBilstmSettings(areas=areas), [], num_classes)
 
 
 def images(num: int = 3, areas: int = 1) -> dict[str, torch.Tensor]:

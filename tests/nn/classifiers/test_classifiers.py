@@ -5,7 +5,7 @@ from pydantic import TypeAdapter
 
 from nn.classifiers.pairs import S1, S2, STACK, resnet
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.classifiers import ClassifierSettings, build_classifier
+from rspretrain.nn.classifiers import ClassifierSection, ClassifierSettings, build_classifier
 from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstm
 from rspretrain.nn.classifiers.k_branch import KBranch
 from rspretrain.nn.classifiers.linear import LinearClassifier
@@ -15,7 +15,7 @@ VIT = BackboneSettings(name="vit_sct", args={"embed_dim": 16, "depth": 1, "num_h
 
 
 def settings(**values: object) -> ClassifierSettings:
-    return TypeAdapter(ClassifierSettings).validate_python(values)
+    return TypeAdapter(ClassifierSection).validate_python(values)
 
 
 def test_names_choose_the_network() -> None:

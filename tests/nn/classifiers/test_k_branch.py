@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 def make(num_classes: int = 5, **settings: object) -> KBranch:
     torch.manual_seed(0)
-    return KBranch(KBranchSettings(**{"areas": 2, **settings}), num_classes)  # type: ignore[arg-type]
+    return KBranch(KBranchSettings(**{"areas": 2, **settings}), [], num_classes)  # type: ignore[arg-type]
 
 
 def without_attention() -> KBranch:

@@ -6,7 +6,7 @@ from laws import check_classifier
 
 from nn.classifiers.pairs import S1, S2, STACK, early, early_images, images, late
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.classifiers.linear import LinearClassifier
+from rspretrain.nn.classifiers.linear import LinearClassifier, LinearSettings
 from rspretrain.nn.norm import SyncBatchNorm
 
 torch.set_num_threads(1)
@@ -23,7 +23,7 @@ def test_late_fusion_is_one_linear_on_all_features() -> None:
 def test_dual_simclr_s_head_has_the_published_size() -> None:
     """methods.md A.6: two ResNet18, 2 x 512 features, 8 classes."""
     pair = [create_backbone(BackboneSettings(), sensor, bands, 32) for sensor, bands in STACK.items()]
-    assert sum(p.numel() for p in LinearClassifier(pair, 8).head.parameters()) == 1024 * 8 + 8
+    assert sum(p.numel() for p in LinearClassifier(LinearSettings(), pair, 8).head.parameters()) == 1024 * 8 + 8
 
 
 def test_early_fusion_stacks_the_bands_in_the_order_of_the_channels() -> None:
