@@ -16,7 +16,7 @@ from rspretrain.rng_torch import purpose_id
 from rspretrain.schedules import cosine, warmup_cosine, warmup_steps
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.inspection.quick_check import quick_check
-from rspretrain.strategies import check_network, resolve
+from rspretrain.strategies import check_network, resolve_strategy
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.sources import Sources, open_sources
 from rspretrain.transforms.inputs import SensorSettings
@@ -67,7 +67,7 @@ def resolved(settings: Kind, world: World, deepspeed_launcher: bool) -> tuple[Ki
     """Settings with nothing left open, and the shards; seeds torch for initial weights. ValueError as in prepare."""
     check_batch(settings, world)
     settings = settings.model_copy(
-        update={"strategy": resolve(settings.strategy, world, settings.optim, deepspeed_launcher)}
+        update={"strategy": resolve_strategy(settings.strategy, world, settings.optim, deepspeed_launcher)}
     )
     sources = open_sources(settings.data)
     settings = settings.model_copy(
@@ -161,7 +161,7 @@ def describe(job: Job) -> str:
         + ("" if own else f" (data.streams {settings.data.streams} is no multiple of {nodes} nodes: each reads all)"),
         f"  bytes per epoch             {plan['bytes_per_epoch']:,}, {plan['bytes_per_epoch'] // nodes:,} per node",
         f"  learning rate               {optim.peak_lr(settings.train.global_batch):.3g} after warm-up, "
-        f"then {optim.course()}",
+        f"then {optim.describe_schedule()}",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Where tensors live and how gradients meet: one file a strategy, one row each in the table `STRATEGIES`."""
+"""Distributed training strategies: one module per strategy, one entry each in `STRATEGIES`."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -7,9 +7,9 @@ from torch import nn
 
 from rspretrain.nn.ema import TeacherPair
 from rspretrain.registry import Registry, SettingsByName
-from rspretrain.strategies.accumulate import check_pieces
+from rspretrain.strategies.accumulate import check_accumulation
 from rspretrain.strategies.base import Strategy, StrategySettings
-from rspretrain.strategies.blocks import check_compiler, need_blocks
+from rspretrain.strategies.blocks import check_compiler, require_blocks
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
 
@@ -23,15 +23,15 @@ STRATEGIES = Registry(
         "deepspeed": "rspretrain.strategies.deepspeed:DeepSpeed",
     },
 )
-AUTO = "auto"  # the launcher and the number of ranks choose, see `resolve`
-# The section `strategy` of a configuration: the settings of the strategy that `name` chooses.
+AUTO = "auto"  # selected by the launcher and the number of ranks, see `resolve_strategy`
+# The section `strategy` of a configuration: the settings of the strategy `name`.
 StrategySection = Annotated[StrategySettings, SettingsByName(STRATEGIES, default=AUTO, undecided=AUTO)]
 
 
-def resolve(
+def resolve_strategy(
     settings: StrategySettings, world: World, optim: OptimSettings, deepspeed_launcher: bool
 ) -> StrategySettings:
-    """The settings with `auto` replaced by a name. ValueError if the strategy cannot do what is asked."""
+    """The settings with `auto` replaced by a strategy. ValueError if the strategy does not support the settings."""
     name = settings.name
     if name == AUTO:
         name = "deepspeed" if deepspeed_launcher else "ddp" if world.size > 1 else "single"
@@ -45,12 +45,12 @@ def resolve(
 
 
 def check_network(settings: StrategySettings, objective: nn.Module, couples_samples: bool = False) -> None:
-    """ValueError where the settings ask for blocks that the objective does not have, or for pieces of what has none."""
+    """ValueError if the objective has no repeated blocks or a batch that cannot be split, but the settings need it."""
     if settings.accumulate > 1:
-        check_pieces(objective, couples_samples)
+        check_accumulation(objective, couples_samples)
     for setting in ("compile", "checkpoint_activations"):
         if getattr(settings, setting):
-            need_blocks(objective, setting)
+            require_blocks(objective, setting)
 
 
 def build_strategy(
@@ -60,8 +60,8 @@ def build_strategy(
     optim: OptimSettings,
     teachers: Sequence[TeacherPair] = (),
 ) -> Strategy:
-    """The strategy that `settings.name` (already resolved) names, set up and ready for its first step.
+    """Build the strategy `settings.name` (after `resolve_strategy`), ready for its first step.
 
-    `teachers`: the parts of `objective` that follow others, which no gradient reaches.
+    `teachers`: the EMA teachers in `objective` and their students.
     """
     return STRATEGIES.find(settings.name)(settings, world, objective, optim, teachers)

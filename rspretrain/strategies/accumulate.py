@@ -1,9 +1,10 @@
-"""A rank's batch in pieces: the gradient of the whole batch in the memory of one piece.
+"""Gradient accumulation: the gradient of a rank's whole batch with the memory of one micro-batch.
 
-A loss that is a mean over samples is summed up piece by piece. One that compares samples is done by cached gradients
-(nn/comparing.py): every piece is embedded without a graph, all embeddings are compared, over all ranks, and each piece
-is embedded once more to carry its gradient down. Views and masks belong to the sample, so they come out the same; what
-draws from torch's own generator (dropout) starts the second time where it started the first.
+If the loss is a mean over samples, the gradients of the micro-batches are summed. If the loss compares samples, cached
+gradients are used (nn/two_stage_loss.py; Gao et al. 2021): every micro-batch is embedded without a graph, the loss
+compares all embeddings of all ranks, and every micro-batch is embedded again to backpropagate its part of the gradient.
+Views and masks are functions of the sample and therefore equal in both passes. For dropout, the state of torch's
+generator is restored before the second pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,75 +18,76 @@ from rspretrain.batch import Batch
 from rspretrain.nn.two_stage_loss import TwoStageLoss
 
 Metrics = dict[str, Tensor]
-Forward = Callable[..., tuple[Tensor, Metrics]]  # (batch, upstream=None, embed=False), see base.Entry
+Forward = Callable[..., tuple[Tensor, Metrics]]  # (batch, upstream=None, embed=False), see base.ObjectiveWrapper
 Backward = Callable[[Tensor], None]
-Poison = Callable[[Tensor], Tensor]
+LossGuard = Callable[[Tensor], Tensor]  # see base.propagate_nonfinite
 
 
-def check_pieces(objective: nn.Module, couples_samples: bool) -> None:
-    """ValueError where the objective's gradient is not the sum of its pieces'."""
+def check_accumulation(objective: nn.Module, couples_samples: bool) -> None:
+    """ValueError if the gradient of a batch is not the sum of the gradients of its micro-batches."""
     norms = [name for name, part in objective.named_modules() if isinstance(part, _BatchNorm)]
     if norms:
         raise ValueError(
-            f"strategy.accumulate: the objective has {len(norms)} batch norms ({norms[0]}, …), whose statistics are of "
-            "the whole batch and not of its pieces. Use a backbone and heads without them (a ViT; objective.norm=false "
-            "for simclr), more ranks, or strategy.accumulate=1."
+            f"strategy.accumulate: the objective has {len(norms)} batch norms ({norms[0]}, …), expected none: their "
+            "statistics would be those of a micro-batch. Use a backbone and heads without batch norm (a ViT; "
+            "objective.norm=false for simclr), more ranks, or strategy.accumulate=1."
         )
     if couples_samples and not isinstance(objective, TwoStageLoss):
         raise ValueError(
-            f"strategy.accumulate: the loss of {type(objective).__name__} depends on all samples of a step together, "
-            "not through embeddings alone, so it cannot be cut. Use more ranks, or strategy.accumulate=1."
+            f"strategy.accumulate: the loss of {type(objective).__name__} couples the samples of a step other than "
+            "through their embeddings, so the batch cannot be split. Use more ranks, or strategy.accumulate=1."
         )
 
 
 def accumulate(
     objective: nn.Module,
-    pieces: Sequence[Batch],
+    micro_batches: Sequence[Batch],
     forward: Forward,
     backward: Backward,
-    poison: Poison,
+    guard: LossGuard,
 ) -> tuple[Tensor, Metrics]:
-    """Loss and metrics of the whole batch; its gradient is where `backward` leaves it."""
+    """Loss and metrics of the whole batch. `backward` accumulates its gradient."""
     if isinstance(objective, TwoStageLoss):
-        return _by_cached_gradients(objective, pieces, forward, backward, poison)
-    losses, told = [], []
-    for piece in pieces:
-        loss, metrics = forward(piece)
-        backward(poison(loss) / len(pieces))
+        return _with_cached_gradients(objective, micro_batches, forward, backward, guard)
+    losses, metrics_of = [], []
+    for micro_batch in micro_batches:
+        loss, metrics = forward(micro_batch)
+        backward(guard(loss) / len(micro_batches))
         losses.append(loss.detach())
-        told.append(metrics)
-    return torch.stack(losses).mean(), {name: torch.stack([each[name] for each in told]).mean() for name in told[0]}
+        metrics_of.append(metrics)
+    means = {name: torch.stack([metrics[name] for metrics in metrics_of]).mean() for name in metrics_of[0]}
+    return torch.stack(losses).mean(), means
 
 
-def _by_cached_gradients(
+def _with_cached_gradients(
     objective: TwoStageLoss,
-    pieces: Sequence[Batch],
+    micro_batches: Sequence[Batch],
     forward: Forward,
     backward: Backward,
-    poison: Poison,
+    guard: LossGuard,
 ) -> tuple[Tensor, Metrics]:
     embeddings, states = [], []
     with torch.no_grad():
-        for piece in pieces:
-            states.append(_generators(piece))
-            embeddings.append(forward(piece, embed=True)[0])
+        for micro_batch in micro_batches:
+            states.append(_generator_states(micro_batch))
+            embeddings.append(forward(micro_batch, embed=True)[0])
     whole = torch.cat(embeddings, dim=1).requires_grad_()
     outcome: Any = objective.compare(whole)
-    (gradient,) = torch.autograd.grad(poison(outcome.loss), whole)
-    for piece, state, upstream in zip(pieces, states, gradient.chunk(len(pieces), 1), strict=True):
-        _restore(state)
-        backward(forward(piece, upstream=upstream)[0])
+    (gradient,) = torch.autograd.grad(guard(outcome.loss), whole)
+    for micro_batch, state, upstream in zip(micro_batches, states, gradient.chunk(len(micro_batches), 1), strict=True):
+        _restore_generators(state)
+        backward(forward(micro_batch, upstream=upstream)[0])
     return outcome.loss, outcome.metrics
 
 
-def _generators(piece: Batch) -> list[Tensor]:
+def _generator_states(micro_batch: Batch) -> list[Tensor]:
     states = [torch.get_rng_state()]
-    if piece.seeds.is_cuda:
-        states.append(torch.cuda.get_rng_state(piece.seeds.device))
+    if micro_batch.seeds.is_cuda:
+        states.append(torch.cuda.get_rng_state(micro_batch.seeds.device))
     return states
 
 
-def _restore(states: Sequence[Tensor]) -> None:
+def _restore_generators(states: Sequence[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1])

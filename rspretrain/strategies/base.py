@@ -1,8 +1,8 @@
-"""What a strategy is: where tensors live, in which precision they compute, how gradients meet and how weights move.
+"""Base class of strategies: tensor placement, precision, gradient averaging and the optimizer step.
 
-The loop calls `train_step` and knows no more. A new strategy is one file with the abstract methods and one row in
-`strategies/__init__.py`; FSDP2 and ZeRO-3 hold shards, so weights and optimizer state leave and enter a strategy only
-as whole tensors by parameter name, one at a time, and teachers follow their students on what `_local` gives.
+The training loop uses `train_step`. A new strategy is one module that implements the abstract methods, and one entry in
+`strategies/__init__.py`. FSDP2 and ZeRO-3 shard tensors, so weights and optimizer state are exchanged with a strategy
+only as whole tensors by parameter name, one at a time, and EMA teachers are updated on the local parts (`_local`).
 """
 
 import math
@@ -25,15 +25,15 @@ from rspretrain.nn.norm import synchronise_norms
 from rspretrain.nn.two_stage_loss import TwoStageLoss
 from rspretrain.registry import NamedSettings
 from rspretrain.strategies.accumulate import accumulate
-from rspretrain.strategies.blocks import compile_, need_blocks, recompute_
-from rspretrain.strategies.optim import Named, OptimSettings, clip_each_
+from rspretrain.strategies.blocks import checkpoint_activations_, compile_blocks_, require_blocks
+from rspretrain.strategies.optim import NamedParameters, OptimSettings, clip_each_
 from rspretrain.world import World
 
 Precision = Literal["fp32", "bf16"]
 
 
-class Outcome(Protocol):
-    """What a forward gives: an objective's `Losses`, or anything like it; strategies know nothing of objectives."""
+class ForwardOutput(Protocol):
+    """The output of an objective's forward: `Losses`, or any object with these properties."""
 
     @property
     def loss(self) -> Tensor: ...  # noqa: D102 (scalar float32, the mean over this rank's samples)
@@ -43,7 +43,7 @@ class Outcome(Protocol):
 
 
 class StrategySettings(NamedSettings):
-    """How the ranks share the work. May change between a run and its continuation."""
+    """Distributed training, precision and memory. May be changed when a run is resumed."""
 
     name: str = Field(
         default="auto",
@@ -65,7 +65,7 @@ class StrategySettings(NamedSettings):
     accumulate: int = Field(
         default=1,
         ge=1,
-        description="Number of pieces that the batch of a rank is cut into: less memory, the same gradient.",
+        description="Number of micro-batches per rank and step: less memory, the same gradient.",
     )
     compile: bool = Field(
         default=False,
@@ -73,25 +73,25 @@ class StrategySettings(NamedSettings):
     )
 
 
-class Entry(nn.Module):
-    """How strategies enter an objective: hooks of FSDP2 and DeepSpeed look for tensors in tuples and dictionaries."""
+class ObjectiveWrapper(nn.Module):
+    """The module that strategies call. FSDP2 and DeepSpeed find tensors only in its tuples and dictionaries."""
 
     def __init__(self, objective: nn.Module) -> None:
         super().__init__()
         self.objective = objective
         self._drops = tuple(keyed_drops(objective))
 
-    def adopt(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Own these, too: FSDP2 and ZeRO-3 gather what a module owns when it is entered, and this one is for a step."""
+    def register_direct(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Register parameters directly, so that FSDP2 and ZeRO-3 gather them once per step, for the whole step."""
         for parameter in parameters:
             self.register_parameter(f"own{len(self._parameters)}", parameter)
 
     def forward(
         self, batch: Batch, upstream: Tensor | None = None, embed: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics. By `forward`, because DeepSpeed's hooks around the objective would not know its result.
+        """Loss and metrics. Calls `forward` directly, because DeepSpeed's hooks do not support the type of its result.
 
-        For pieces of a batch (accumulate.py): the embeddings alone, or what has the gradient `upstream` gives them.
+        For micro-batches (accumulate.py): only the embeddings, or a scalar whose gradient backpropagates `upstream`.
         """
         for drop in self._drops:
             drop.begin(batch.seeds)
@@ -99,27 +99,27 @@ class Entry(nn.Module):
             assert isinstance(self.objective, TwoStageLoss)
             embeddings = self.objective.embed(batch)
             return embeddings if upstream is None else (embeddings * upstream).sum(), {}
-        outcome: Outcome = self.objective.forward(batch)
-        return outcome.loss, outcome.metrics
+        output: ForwardOutput = self.objective.forward(batch)
+        return output.loss, output.metrics
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step as this rank saw it; nothing is averaged over ranks yet."""
+    """The results of one step on this rank, not averaged over ranks."""
 
     loss: Tensor  # scalar, detached
     metrics: dict[str, Tensor]
-    grad_norm: float  # of the gradient averaged over ranks, before clipping; the same on all; not finite if refused
-    refused: bool  # the same on all ranks: something was not finite, so nothing moved
+    grad_norm: float  # of the gradient averaged over ranks, before clipping; equal on all ranks; not finite if refused
+    refused: bool  # equal on all ranks; a loss or gradient was not finite, so nothing was updated
 
 
 class Strategy(ABC):
-    """One way to train an objective. `objective` is the module itself, whatever wraps it for training."""
+    """A way to train an objective over all ranks. `objective` is the unwrapped module."""
 
     Settings: ClassVar[type[StrategySettings]] = StrategySettings
-    # One rank computes what `single` computes, so `single` takes its place there.
+    # Whether one rank computes the same as `single`, which then replaces this strategy.
     is_single_alone: ClassVar[bool] = False
-    is_sharded: bool  # `_local` is a part of the parameter, and the ranks' parts together are the whole
+    is_sharded: bool  # `_local` is this rank's part of a parameter; the parts of all ranks form the whole
 
     def __init__(
         self,
@@ -130,34 +130,34 @@ class Strategy(ABC):
         teachers: Sequence[TeacherPair] = (),
     ) -> None:
         self.settings, self.world, self.optim, self.teachers = settings, world, optim, teachers
-        self.updates = 0  # steps that moved the weights: all but the refused ones
+        self.updates = 0  # steps that updated the weights: all except refused ones
         if world.size > 1:
             synchronise_norms(objective)
         key_drops_(objective)
         self.objective = objective.to(world.device).train()
-        self._shapes = {name: tensor.shape for name, tensor in objective.state_dict().items()}  # before they are cut up
+        self._shapes = {name: tensor.shape for name, tensor in objective.state_dict().items()}  # before sharding
         if settings.compile:
-            compile_(need_blocks(objective, "compile"))
+            compile_blocks_(require_blocks(objective, "compile"))
         if settings.checkpoint_activations:
-            for block in need_blocks(objective, "checkpoint_activations"):
-                recompute_(block)
+            for block in require_blocks(objective, "checkpoint_activations"):
+                checkpoint_activations_(block)
         self.optimizer = self._setup()
-        self._followed = matched_parameters(teachers)  # after the set-up, which may put other parameters in place
-        # Norm statistics move in the forward, before anybody knows that a step must be refused.
+        self._student_teacher = matched_parameters(teachers)  # after the set-up, which may replace parameters
+        # The forward pass updates norm statistics before it is known whether the step is refused.
         self._kept_buffers = [buffer.clone() for buffer in self.objective.buffers()]
 
     @classmethod  # noqa: B027
     def check_settings(cls, settings: StrategySettings, world: World, optim: OptimSettings) -> None:
-        """ValueError if the strategy cannot do what the settings ask, before anything is built."""
+        """ValueError if the strategy does not support the settings. Called before anything is built."""
 
     def train_step(
         self, batch: Batch, lr: float, momentum: float | None = None, weight_decay: float | None = None
     ) -> StepReport:
-        """Forward, backward, the mean gradient over ranks, clipping, the optimizer's step at rate `lr`, the teachers'.
+        """Forward, backward, gradient averaging, clipping, optimizer step, update of the teachers.
 
-        `lr` is that of parameters whose scale is 1 (optim.lr_scales). Teachers follow with `momentum`, which is None
-        where there are none; weights decay as before where `weight_decay` is None. A loss or gradient that is not
-        finite on any rank is refused by all: weights, buffers, optimizer state and teachers stay as they were.
+        `lr` is the learning rate of parameters with scale 1 (optim.lr_scales). `momentum` is the EMA momentum of the
+        teachers, None without teachers. `weight_decay` None leaves the weight decay unchanged. If a loss or gradient is
+        not finite on any rank, all ranks refuse the step: weights, buffers, optimizer state and teachers do not change.
         """
         assert (momentum is None) == (not self.teachers), f"{momentum=} with {len(self.teachers)} teachers"
         for group in self.optimizer.param_groups:
@@ -177,60 +177,60 @@ class Strategy(ABC):
         return StepReport(loss.detach(), metrics, grad_norm, refused)
 
     def _accumulate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of this rank's batch, whose gradient is then where `_update` finds it."""
+        """Loss and metrics of this rank's batch; its gradient is left for `_update`."""
         if self.settings.accumulate == 1:
             loss, metrics = self._forward(batch)
-            self._backward(poison(loss))
+            self._backward(propagate_nonfinite(loss))
             return loss, metrics
-        pieces = batch.split(self.settings.accumulate)
-        return accumulate(self.objective, pieces, self._forward, self._backward, poison)
+        micro_batches = batch.split(self.settings.accumulate)
+        return accumulate(self.objective, micro_batches, self._forward, self._backward, propagate_nonfinite)
 
     def teacher_drift(self) -> float | None:
-        """|teacher - student| / |student| over all parameters that follow; None without teachers. All ranks call it."""
-        if not self._followed:
+        """|teacher - student| / |student| over all teacher parameters; None without teachers. Collective."""
+        if not self._student_teacher:
             return None
         squares = drift_squares(*self._local_pairs())
         apart, length = (ranks.sum_over_ranks(squares) if self.is_sharded else squares).tolist()
         return math.sqrt(apart / length) if length else math.nan
 
     def weight_norm(self) -> float:
-        """The length of all trainable parameters as one vector. All ranks call it; one pass over the weights."""
+        """L2 norm of all trainable parameters. Collective; one pass over the weights."""
         parts = [self._local(parameter) for _, parameter in self.trainable()]
         square = nn.utils.get_total_norm(parts).double().square()
         return math.sqrt(ranks.sum_over_ranks(square) if self.is_sharded else square)
 
     def _local_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Teachers' and students' parameters, as far as this rank holds them."""
-        teachers = [self._local(teacher) for _, teacher in self._followed]
-        return teachers, [self._local(student) for student, _ in self._followed]
+        """This rank's parts of the teachers' and students' parameters."""
+        teachers = [self._local(teacher) for _, teacher in self._student_teacher]
+        return teachers, [self._local(student) for student, _ in self._student_teacher]
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and persistent buffer of the objective, whole, by name. All ranks iterate together."""
+        """Every parameter and persistent buffer of the objective as a whole tensor, by name. Collective iteration."""
         for name, tensor in self.objective.state_dict(keep_vars=True).items():
             yield name, self._whole(tensor)
 
     @abstractmethod
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the optimizer's state, whole, as "exp_avg/<parameter>". All ranks iterate together."""
+        """Every tensor of the optimizer state as a whole tensor, as "exp_avg/<parameter>". Collective iteration."""
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
-        """Take up what `weights`, `optimizer_state` and `updates` of any strategy gave.
+        """Load the `weights`, `optimizer_state` and `updates` of any strategy.
 
-        Mappings may read a tensor when it is asked for: none is asked for twice. ValueError for other names or shapes.
+        Every tensor is read once, so mappings may read from a file. ValueError if names or shapes differ.
         """
         missing, unknown = sorted(self._shapes.keys() - set(weights)), sorted(set(weights) - self._shapes.keys())
         if missing or unknown:
             raise ValueError(
-                f"Weights of another objective: {len(missing)} tensors are missing {missing[:3]}, {len(unknown)} are "
-                f"unknown {unknown[:3]}. Load what this objective wrote."
+                f"The weights are of another objective: {len(missing)} tensors are missing {missing[:3]}, "
+                f"{len(unknown)} are unknown {unknown[:3]}. Load weights that this objective wrote."
             )
         for name, target in self.objective.state_dict(keep_vars=True).items():
             whole = weights[name]
             if whole.shape != self._shapes[name]:
                 raise ValueError(
-                    f"Weights of another objective: {name} has shape {list(whole.shape)}, expected "
-                    f"{list(self._shapes[name])}. Load what this objective wrote."
+                    f"The weights are of another objective: {name} has shape {list(whole.shape)}, expected "
+                    f"{list(self._shapes[name])}. Load weights that this objective wrote."
                 )
             self._fill_(target, whole)
         self.updates = updates
@@ -238,11 +238,11 @@ class Strategy(ABC):
 
     @abstractmethod
     def _load_optimizer_(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `optimizer_state` gave after `self.updates` updates: nothing, before the first."""
+        """Load an `optimizer_state` after `self.updates` updates; it is empty before the first update."""
 
     @abstractmethod
     def _whole(self, tensor: Tensor) -> Tensor:
-        """All of a parameter or buffer, detached. All ranks call it together."""
+        """The whole parameter or buffer, detached. Collective."""
 
     @abstractmethod
     def _fill_(self, target: Tensor, whole: Tensor) -> None:
@@ -250,32 +250,32 @@ class Strategy(ABC):
 
     @abstractmethod
     def _setup(self) -> torch.optim.Optimizer:
-        """Wrap the objective and build the optimizer whose groups hold the learning rate."""
+        """Wrap the objective and build the optimizer, whose parameter groups have the learning rate."""
 
     @abstractmethod
     def _forward(
         self, batch: Batch, upstream: Tensor | None = None, embed: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics on some of this rank's samples, in the strategy's precision; see Entry."""
+        """Loss and metrics of some of this rank's samples, in the configured precision; see ObjectiveWrapper."""
 
     @abstractmethod
     def _backward(self, loss: Tensor) -> None:
-        """Add the gradient, averaged over ranks, where `_update` finds it; it starts from none in every step."""
+        """Accumulate the gradient, averaged over ranks, for `_update`. Every step starts without gradients."""
 
     @abstractmethod
     def _update(self) -> float:
-        """Clip and move the weights; the norm before clipping. If that is not finite nothing has moved."""
+        """Clip the gradient and update the weights; returns the norm before clipping. No update if it is not finite."""
 
     @abstractmethod
     def _local(self, parameter: nn.Parameter) -> Tensor:
-        """This rank's part of a parameter in float32, to be changed in place: no padding, and no copy."""
+        """This rank's part of a parameter in float32, without padding; a view, for in-place updates."""
 
-    def trainable(self) -> Named:
-        """The parameters that the optimizer moves, with their names, in the objective's order."""
+    def trainable(self) -> NamedParameters:
+        """The trainable parameters and their names, in the objective's order."""
         return [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
 
     def _clip_and_step(self) -> float:
-        """`_update` where gradients are in `.grad`: equal on all ranks, or their shards. All ranks decide alike."""
+        """`_update` for gradients in `.grad`, equal on all ranks or sharded. All ranks take the same decision."""
         parameters = [parameter for _, parameter in self.trainable() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # type: ignore[misc]
         if isinstance(norm, DTensor):
@@ -296,10 +296,10 @@ class Strategy(ABC):
             kept.copy_(buffer)
 
 
-def poison(loss: Tensor) -> Tensor:
-    """The loss itself, but where it is not finite its whole gradient is NaN.
+def propagate_nonfinite(loss: Tensor) -> Tensor:
+    """The loss; if it is not finite, its whole gradient becomes NaN.
 
-    An infinite loss may have finite gradients. This way the averaged gradient tells every rank that one of them failed,
-    without a collective or a wait of its own.
+    An infinite loss may have finite gradients. With NaN, every rank sees the failure in the averaged gradient, without
+    an additional collective or synchronisation.
     """
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)

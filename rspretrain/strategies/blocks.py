@@ -1,7 +1,7 @@
-"""The repeated blocks of a network: what FSDP2 gathers, what is recomputed, and what is compiled, one at a time.
+"""The repeated blocks of a network, the units of FSDP2 sharding, activation checkpointing and compilation.
 
-Recomputing and compiling replace the block's `forward`, so that no name of a parameter changes and hooks around the
-block's call (FSDP2's, DeepSpeed's) stay outside.
+Checkpointing and compilation replace the block's `forward`, so that parameter names do not change and hooks on the
+block's call (FSDP2, DeepSpeed) stay outside.
 """
 
 import importlib.util
@@ -18,15 +18,15 @@ from torch.utils.checkpoint import checkpoint
 
 from rspretrain.nn.drop_path import KeyedDropPath, State, drawn_again, keyed_drops
 
-# timm's names and our decoders': ViT blocks, ResNet layer1 …, Swin layers.n.blocks, ConvNeXt stages.n.blocks.
+# Names in timm and in our decoders: ViT blocks, ResNet layer1 …, Swin layers.n.blocks, ConvNeXt stages.n.blocks.
 _LISTS = re.compile(r"(.+_)?blocks|layers|stages|layer\d+")
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The innermost repeated blocks in the order of their names, students' and teachers' alike; none in a plain MLP.
+    """The innermost repeated blocks of a module, in module order, including those of teachers.
 
-    They are the members of every Sequential or ModuleList called blocks, …_blocks, layers, stages or layerN, unless
-    they have such a list themselves.
+    Blocks are the members of every Sequential or ModuleList named blocks, …_blocks, layers, stages or layerN that
+    contain no such list themselves. A plain MLP has none.
     """
     found = [
         block
@@ -38,7 +38,7 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 
 
 def _members(part: nn.Module) -> Iterator[nn.Module]:
-    """Its children, where they are lists theirs (EfficientNet); layers without parts of their own are no blocks."""
+    """The children that have children of their own; nested lists (EfficientNet) are flattened."""
     for child in part.children():
         if isinstance(child, (nn.Sequential, nn.ModuleList)):
             yield from _members(child)
@@ -46,26 +46,26 @@ def _members(part: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def need_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
-    """`blocks_of`, for a setting of the strategy that works on them. ValueError where there are none."""
+def require_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
+    """`blocks_of`, for a strategy setting that needs blocks. ValueError if there are none."""
     blocks = blocks_of(module)
     if not blocks:
         raise ValueError(
-            f"strategy.{setting}: got true for a network without repeated blocks, expected one with lists called "
-            f"blocks, layers, stages or layer1 …, as ViT, ResNet, Swin and ConvNeXt have. Set strategy.{setting}=false."
+            f"strategy.{setting}: got true for a network without repeated blocks, expected a network with lists named "
+            f"blocks, layers, stages or layer1 … (ViT, ResNet, Swin, ConvNeXt). Set strategy.{setting}=false."
         )
     return blocks
 
 
-def recompute_(block: nn.Module) -> None:
-    """Keep only the block's input for the backward, and run the block again there, with the same random numbers."""
+def checkpoint_activations_(block: nn.Module) -> None:
+    """Store only the block's input for the backward pass; recompute the block there with the same random numbers."""
     forward, drops = block.forward, keyed_drops(block)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _as_before(block, [(drop, drop.state) for drop in drops])
+        return nullcontext(), _same_state(block, [(drop, drop.state) for drop in drops])
 
     def recomputed(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():  # a teacher's
+        if not torch.is_grad_enabled():  # a teacher
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
@@ -73,46 +73,46 @@ def recompute_(block: nn.Module) -> None:
 
 
 @contextmanager
-def _as_before(block: nn.Module, states: Sequence[tuple[KeyedDropPath, State]]) -> Iterator[None]:
-    with drawn_again(states), _buffers_kept(block):
+def _same_state(block: nn.Module, states: Sequence[tuple[KeyedDropPath, State]]) -> Iterator[None]:
+    with drawn_again(states), _unchanged_buffers(block):
         yield
 
 
 @contextmanager
-def _buffers_kept(block: nn.Module) -> Iterator[None]:
-    """Running statistics see every batch once, however often it is computed."""
-    kept = [(buffer, buffer.clone()) for buffer in block.buffers()]
+def _unchanged_buffers(block: nn.Module) -> Iterator[None]:
+    """Restore buffers afterwards: running statistics must count every batch once."""
+    saved = [(buffer, buffer.clone()) for buffer in block.buffers()]
     try:
         yield
-    finally:  # also where torch stops early, having what it needs
+    finally:  # also if torch stops the recomputation early
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in saved:
                 buffer.copy_(value)
 
 
-def compile_(blocks: list[nn.Module]) -> None:
-    """Let torch.compile fuse each block; blocks that differ in their tensors only are compiled once."""
-    from torch._dynamo import config  # slow
+def compile_blocks_(blocks: list[nn.Module]) -> None:
+    """Compile each block with torch.compile. Blocks that differ only in their tensors are compiled once."""
+    from torch._dynamo import config  # slow import
     from torch._inductor import config as inductor
 
-    inductor.fallback_random = True  # dropout draws what it draws uncompiled
-    # Beyond 8 variants of one piece of code (drop rates, strides, teachers) torch would go on uncompiled.
+    inductor.fallback_random = True  # dropout draws the same numbers as without compilation
+    # By default, torch falls back to eager mode after 8 variants of a block (drop rates, strides, teachers).
     config.recompile_limit = max(config.recompile_limit, 8 * len(blocks))
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * len(blocks))
     for block in blocks:
-        # Sizes are few and fixed. Left to itself torch would see those of a ResNet's stages as one that changes, and
-        # torch 2.13 fails to compile strided convolutions of changing size.
+        # Shapes are few and fixed. With dynamic=None, torch treats the shapes of a ResNet's stages as one dynamic
+        # shape, and torch 2.13 fails to compile strided convolutions with dynamic shapes.
         block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def check_compiler(device: torch.device) -> None:
-    """ValueError where torch.compile has no compiler for this kind of device."""
+    """ValueError if torch.compile has no compiler for the type of the device."""
     if device.type == "cpu":
         needed, found = os.environ.get("CXX", "g++"), shutil.which(os.environ.get("CXX", "g++"))
     else:
         needed, found = "triton", importlib.util.find_spec("triton")  # type: ignore[assignment]
     if found is None:
         raise ValueError(
-            f"strategy.compile: got true on a machine without {needed}, which torch.compile needs for device type "
-            f"{device.type}. Install {needed}, or set strategy.compile=false."
+            f"strategy.compile: got true without {needed}, which torch.compile needs for device type {device.type}. "
+            f"Install {needed}, or set strategy.compile=false."
         )

@@ -1,4 +1,4 @@
-"""Strategies on torch's own optimizers, and the two of them that hold everything on every rank: `Single` and `Ddp`."""
+"""Strategies with torch optimizers, and the two that replicate everything on every rank: `Single` and `Ddp`."""
 
 import warnings
 from abc import abstractmethod
@@ -11,21 +11,21 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from rspretrain.batch import Batch
-from rspretrain.strategies.base import Entry, Strategy, StrategySettings
+from rspretrain.strategies.base import ObjectiveWrapper, Strategy, StrategySettings
 from rspretrain.strategies.optim import OptimSettings, build_optimizer, load_named_state_, named_state
 from rspretrain.world import World
 
 
 class TorchStrategy(Strategy):
-    """Gradients in `.grad`, moved by torch's optimizers under autocast; parameters whole, or DTensors of FSDP2."""
+    """Base of strategies with gradients in `.grad` and torch optimizers; parameters are whole, or DTensors of FSDP2."""
 
     def _setup(self) -> torch.optim.Optimizer:
-        self._model = self._wrap(Entry(self.objective))  # before the optimizer: it may put other parameters in place
+        self._model = self._wrap(ObjectiveWrapper(self.objective))  # first: it may replace parameters
         return build_optimizer(self.optim, self.objective)
 
     @abstractmethod
-    def _wrap(self, entry: Entry) -> nn.Module:
-        """The module whose forward and backward average the gradient over ranks."""
+    def _wrap(self, wrapper: ObjectiveWrapper) -> nn.Module:
+        """The module that averages gradients over ranks."""
 
     def _forward(
         self, batch: Batch, upstream: Tensor | None = None, embed: bool = False
@@ -35,7 +35,7 @@ class TorchStrategy(Strategy):
         return loss, metrics
 
     def _backward(self, loss: Tensor) -> None:
-        # DDP and FSDP2 average every piece's gradient: a mean of means, and with FSDP2 no rank ever holds a whole one.
+        # DDP and FSDP2 average the gradient of every micro-batch, so FSDP2 never holds a whole gradient on one rank.
         loss.backward()
 
     def _update(self) -> float:
@@ -62,7 +62,7 @@ class TorchStrategy(Strategy):
     def _fill_(self, target: Tensor, whole: Tensor) -> None:
         if isinstance(target, DTensor):
             whole = whole.to(target.device)
-            # Every rank has the whole tensor and takes its own part: no rank sends anything.
+            # Every rank has the whole tensor and takes its own part; nothing is sent.
             whole = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=None)
         target.copy_(whole)
 
@@ -75,26 +75,26 @@ class Single(TorchStrategy):
 
     @classmethod
     def check_settings(cls, settings: StrategySettings, world: World, optim: OptimSettings) -> None:
-        """ValueError in a world of several ranks."""
+        """ValueError with several ranks."""
         if world.size > 1:
             raise ValueError(
-                f"strategy.name: got single in a world of {world.size} ranks, each of which would train its own model. "
-                "Use strategy.name=ddp, fsdp or deepspeed, or start one process."
+                f"strategy.name: got single with {world.size} ranks, expected ddp, fsdp or deepspeed: each rank would "
+                "train its own model. Set one of these, or start one process."
             )
 
-    def _wrap(self, entry: Entry) -> nn.Module:
-        return entry
+    def _wrap(self, wrapper: ObjectiveWrapper) -> nn.Module:
+        return wrapper
 
 
 @final
 class Ddp(TorchStrategy):
-    """torch's DistributedDataParallel. Norms are synchronised, so buffers are equal on all ranks and none is sent."""
+    """torch's DistributedDataParallel. Norms are synchronised, so buffers are equal on all ranks and not broadcast."""
 
     is_single_alone = True
     is_sharded = False
 
-    def _wrap(self, entry: Entry) -> nn.Module:
+    def _wrap(self, wrapper: ObjectiveWrapper) -> nn.Module:
         with warnings.catch_warnings():
-            # torch 2.13 has another name for it, which 2.8 does not know.
+            # torch 2.13 renamed the argument; 2.8 does not have the new name.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            return DistributedDataParallel(entry, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(wrapper, broadcast_buffers=False, gradient_as_bucket_view=True)

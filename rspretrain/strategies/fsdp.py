@@ -1,13 +1,13 @@
-"""FSDP2: every rank holds its part of every parameter, gradient and optimizer tensor, students and teachers alike.
+"""FSDP2: shards every parameter, gradient and optimizer tensor over all ranks, of students and teachers.
 
-Each block gathers its parameters when it is entered and frees them after it (blocks.py); all that is in no block is
-gathered once a step, for the whole of it, so an objective may use its own tokens, heads and embeddings anywhere.
+Each block (blocks.py) gathers its parameters before its forward and frees them afterwards. Parameters outside of blocks
+are gathered once per step, so an objective can use its tokens, heads and embeddings anywhere.
 
-bf16 is autocast, as under DDP, and gathers in bf16 what autocast would cast anyway: the weights and biases of a block's
-linear layers and convolutions. Whatever else a block has (norms, layer scales, position biases) is gathered in float32
-with the rest. So the forward is DDP's to the last bit: residuals, norms, losses and batch statistics stay float32,
-where FSDP2's own casting of a block's inputs would make the residual stream bf16. Shards, gradients' sums over ranks
-and optimizer state are float32 always (design.md D6).
+bf16 uses autocast, as DDP does. A block's linear layers and convolutions are gathered in bf16, because autocast would
+cast them anyway. Other parameters of a block (norms, layer scales, position biases) are gathered in
+float32. The forward is therefore bit-equal to DDP's: residuals, norms, losses and batch statistics stay float32,
+whereas FSDP2's casting of block inputs would make the residual stream bf16. Shards, gradient reductions and optimizer
+state are always float32.
 """
 
 from typing import final
@@ -18,26 +18,26 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.conv import _ConvNd
 
-from rspretrain.strategies.base import Entry
+from rspretrain.strategies.base import ObjectiveWrapper
 from rspretrain.strategies.blocks import blocks_of
 from rspretrain.strategies.ddp import TorchStrategy
 
 
 @final
 class Fsdp(TorchStrategy):
-    """torch's `fully_shard` over all ranks, on GPUs and CPUs alike."""
+    """torch's `fully_shard` over all ranks, on GPUs and CPUs."""
 
     is_single_alone = True
     is_sharded = True
 
-    def _wrap(self, entry: Entry) -> nn.Module:
+    def _wrap(self, wrapper: ObjectiveWrapper) -> nn.Module:
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
         bf16 = torch.bfloat16 if self.settings.precision == "bf16" else None
         in_bf16 = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        for block in blocks_of(entry):
+        for block in blocks_of(wrapper):
             rest = [part for part in block.modules() if not isinstance(part, (nn.Linear, _ConvNd))]
             in_float32 = [parameter for part in rest for parameter in part.parameters(recurse=False)]
-            entry.adopt(in_float32)
+            wrapper.register_direct(in_float32)
             fully_shard(block, mesh=mesh, mp_policy=in_bf16, ignored_params=set(in_float32))
-        fully_shard(entry, mesh=mesh)
-        return entry
+        fully_shard(wrapper, mesh=mesh)
+        return wrapper

@@ -1,7 +1,7 @@
-"""Optimizers, their settings and the parameter groups: how one gradient moves the weights.
+"""Optimizers, their settings and parameter groups.
 
-Beside the strategies because a strategy owns the optimizer's step. LARS is written here (methods.md B.4); Adam, AdamW
-and SGD are torch's.
+They belong to the strategies, because a strategy performs the optimizer step. LARS is implemented here
+(docs/methods.md, LARS); Adam, AdamW and SGD are torch's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ Groups = list[dict[str, Any]]
 
 
 class OptimSettings(Settings):
-    """Which optimizer, how fast, and when."""
+    """Optimizer, learning rate, weight decay and their schedules."""
 
     name: Literal["adam", "adamw", "lars", "sgd"] = Field(
         default="adamw", description="Optimizer. adam adds the weight decay to the gradient; adamw decouples it."
@@ -75,45 +75,45 @@ class OptimSettings(Settings):
     def _clip_has_a_norm(self) -> Self:
         if self.clip == "per_tensor" and self.clip_norm is None:
             raise ValueError(
-                "optim.clip: got per_tensor without optim.clip_norm, expected the norm that each tensor is clipped to. "
-                "Set optim.clip_norm (iBOT has 3.0), or leave optim.clip out."
+                "optim.clip: got per_tensor without optim.clip_norm, expected the maximum norm of a tensor. Set "
+                "optim.clip_norm (iBOT: 3.0), or remove optim.clip."
             )
         return self
 
     @model_validator(mode="after")
-    def _schedule_has_what_it_needs(self) -> Self:
+    def _schedule_is_consistent(self) -> Self:
         if self.schedule != "cosine" and self.final_lr > 0:
             raise ValueError(
-                f"optim.final_lr: got {self.final_lr:g} with optim.schedule={self.schedule}, which goes to no end of "
-                "its own; only cosine does. Set optim.schedule=cosine, or leave optim.final_lr out."
+                f"optim.final_lr: got {self.final_lr:g} with optim.schedule={self.schedule}, expected 0: only the "
+                "cosine schedule has a final value. Set optim.schedule=cosine, or remove optim.final_lr."
             )
         if self.schedule != "step" and (self.step_epochs or self.step_factor != 0.1):
             raise ValueError(
                 f"optim.step_epochs: got {list(self.step_epochs)}, optim.step_factor {self.step_factor:g}, with "
-                f"optim.schedule={self.schedule}, which has no steps. Set optim.schedule=step, or leave both out."
+                f"optim.schedule={self.schedule}, which has no steps. Set optim.schedule=step, or remove both."
             )
         if self.schedule == "step" and not self.step_epochs:
             raise ValueError(
-                "optim.step_epochs: got none with optim.schedule=step, expected the epochs where the rate is "
-                "multiplied by optim.step_factor. Set them (optim.step_epochs=[80]), or optim.schedule=constant."
+                "optim.step_epochs: got none with optim.schedule=step, expected the epochs at which the learning rate "
+                "is multiplied by optim.step_factor. Set them (optim.step_epochs=[80]), or optim.schedule=constant."
             )
         if not all(one < next_one for one, next_one in pairwise((self.warmup_epochs, *self.step_epochs))):
             raise ValueError(
                 f"optim.step_epochs: got {list(self.step_epochs)} after a warm-up of {self.warmup_epochs:g} epochs, "
-                "expected epochs that ascend, all after the warm-up. Sort them, or shorten optim.warmup_epochs."
+                "expected ascending epochs after the warm-up. Sort them, or shorten optim.warmup_epochs."
             )
         return self
 
     def peak_lr(self, global_batch: int) -> float:
-        """The learning rate at the end of warm-up: `lr` times global_batch / lr_reference_batch (linear scaling)."""
+        """The learning rate after the warm-up: `lr` times global_batch / lr_reference_batch (linear scaling)."""
         return self.lr * self._scale(global_batch)
 
     def end_lr(self, global_batch: int) -> float:
-        """The learning rate that the cosine goes to, scaled as `peak_lr` is."""
+        """The final learning rate of the cosine schedule, scaled like `peak_lr`."""
         return self.final_lr * self._scale(global_batch)
 
-    def course(self) -> str:
-        """How the learning rate goes on after the warm-up, in words."""
+    def describe_schedule(self) -> str:
+        """The schedule after the warm-up, for display."""
         steps = ", ".join(f"{epoch:g}" for epoch in self.step_epochs)
         return f"times {self.step_factor:g} at epoch {steps}" if self.schedule == "step" else self.schedule
 
@@ -122,9 +122,9 @@ class OptimSettings(Settings):
 
 
 class Lars(torch.optim.Optimizer):
-    """You et al. 2017 as BYOL uses it: weight decay, then the trust ratio, then heavy-ball momentum, then the rate.
+    """LARS (You et al. 2017) as in BYOL: weight decay, trust ratio, heavy-ball momentum, learning rate.
 
-    Group options: lr, weight_decay, momentum, trust (eta), adapt (False leaves the trust ratio at 1).
+    Group options: lr, weight_decay, momentum, trust (eta), adapt (False: the trust ratio is 1).
     """
 
     def __init__(
@@ -142,13 +142,13 @@ class Lars(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None, "Lars evaluates no closure."
         for group in self.param_groups:
             self._move_([weight for weight in group["params"] if weight.grad is not None], group)
 
     def _move_(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """A few kernels for all weights together, where a GPU would wait for six starts of each weight."""
+        """Foreach kernels over all weights instead of six kernel launches per weight."""
         if not weights:
             return
         gradients = [weight.grad for weight in weights]
@@ -165,7 +165,7 @@ class Lars(torch.optim.Optimizer):
 
 
 def _trust_ratios(weights: list[Tensor], updates: list[Tensor], trust: float) -> Tensor:
-    """[layers] trust * |w| / |g|, and 1 where either norm is 0; of whole layers, also where they are shards."""
+    """[layers] trust * |w| / |g|, or 1 if either norm is 0. Uses the norms of whole layers, also of shards."""
     norms = torch.stack(torch._foreach_norm([*weights, *updates]))
     if isinstance(norms, DTensor):
         norms = norms.full_tensor()  # one collective for all layers
@@ -175,13 +175,13 @@ def _trust_ratios(weights: list[Tensor], updates: list[Tensor], trust: float) ->
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
-    """The trainable parameters, one group for every (decay or not, scale of the rate); decay goes with LARS adaptation.
+    """The trainable parameters, one group for every (weight decay or none, learning-rate scale).
 
-    Without: biases, norms and everything of one dimension or none, and what a timm model names in `no_weight_decay()`
-    (position embeddings and class tokens, which have more dimensions but are no weights). `decays` is for a schedule
-    of the decay, `lr_scale` (see `lr_scales`) for the strategy, which sets `lr` for every step.
+    Parameters without weight decay have no LARS adaptation either: biases, norms and others with fewer than two
+    dimensions, and those in `no_weight_decay()` of a timm model (position embeddings, class tokens). The group option
+    `decays` is for a schedule of the weight decay; `lr_scale` (see `lr_scales`) for the strategy, which sets `lr`.
     """
-    exempt, scales = set(_named_exempt(module)), lr_scales(module)
+    exempt, scales = set(_names_without_decay(module)), lr_scales(module)
     found: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -200,15 +200,14 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
 
 
 def lr_scales(module: nn.Module) -> dict[nn.Parameter, float]:
-    """Factors on the learning rate; a parameter that is absent has 1.
+    """Factors on the learning rate; parameters that are not listed have factor 1.
 
-    Any part of `module` may have a method `lr_scales() -> dict[str, float]`: names of its parameters, as its own
-    `named_parameters()` has them, and their factors. Where parts lie in one another their factors multiply. ValueError
-    for a factor that is not positive.
+    Any submodule may have a method `lr_scales() -> dict[str, float]` from its parameter names, as in its
+    `named_parameters()`, to factors. Factors of nested modules multiply. ValueError if a factor is not positive.
     """
     scales: dict[nn.Parameter, float] = {}
     for prefix, part in module.named_modules():
-        own = getattr(part, "lr_scales", None)  # our protocol, as timm's below: most modules have none
+        own = getattr(part, "lr_scales", None)  # optional method, as no_weight_decay below
         if not callable(own):
             continue
         parameters = dict(part.named_parameters(remove_duplicate=False))
@@ -218,22 +217,22 @@ def lr_scales(module: nn.Module) -> dict[nn.Parameter, float]:
             if not factor > 0:
                 raise ValueError(
                     f"The learning rate of {prefix + '.' if prefix else ''}{name} is scaled by {factor:g}, expected a "
-                    "factor above 0. Freeze what shall not move (requires_grad_(False)): it costs no memory then."
+                    "factor above 0. Freeze the parameter (requires_grad_(False)), which also saves memory."
                 )
             scales[parameters[name]] = scales.get(parameters[name], 1.0) * factor
     return scales
 
 
-def _named_exempt(module: nn.Module) -> Iterator[str]:
+def _names_without_decay(module: nn.Module) -> Iterator[str]:
     for prefix, part in module.named_modules():
-        # timm's protocol: a method of the model, absent from the models that have nothing to exempt.
+        # timm's optional method of a model.
         names = getattr(part, "no_weight_decay", None)
         if callable(names):
             yield from (f"{prefix}.{name}" if prefix else name for name in names())
 
 
 def build_optimizer(settings: OptimSettings, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over the trainable parameters of `module`; the learning rate is set anew for every step."""
+    """The optimizer of the trainable parameters of `module`. The strategy sets the learning rate in every step."""
     groups = parameter_groups(module, settings.weight_decay)
     if settings.name == "lars":
         return Lars(groups, settings.lr, settings.momentum, trust=settings.trust)
@@ -242,14 +241,14 @@ def build_optimizer(settings: OptimSettings, module: nn.Module) -> torch.optim.O
     if settings.name == "sgd":
         return torch.optim.SGD(groups, settings.lr, settings.momentum)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    # fused: one pass over the memory instead of ten; 22 M parameters in 40 ms instead of 110 on two cores.
+    # fused: one pass over memory instead of ten; 22 M parameters take 40 ms instead of 110 on two cores.
     return kind(groups, settings.lr, settings.betas, settings.eps, fused=True)
 
 
 def clip_each_(gradients: list[Tensor], limit: float) -> None:
-    """Scale every gradient whose own norm is above `limit` to it (iBOT's clip_gradients): whole, or shards of DTensors.
+    """Clip the norm of every gradient to `limit` separately, as iBOT's clip_gradients; also for DTensor shards.
 
-    A norm that is not finite must have been refused before.
+    All norms must be finite.
     """
     norms = torch.stack(torch._foreach_norm(gradients))
     if isinstance(norms, DTensor):
@@ -257,7 +256,7 @@ def clip_each_(gradients: list[Tensor], limit: float) -> None:
     torch._foreach_mul_(gradients, (limit / (norms + 1e-6)).clamp(max=1.0).unbind())
 
 
-# The tensors of an optimizer's state that have the shape of their parameter, and so go into a checkpoint by its name.
+# State tensors of the optimizers with the shape of their parameter; checkpoints store them by parameter name.
 STATE_TENSORS: dict[str, tuple[str, ...]] = {
     "adam": ("exp_avg", "exp_avg_sq"),
     "adamw": ("exp_avg", "exp_avg_sq"),
@@ -265,18 +264,18 @@ STATE_TENSORS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum_buffer",),
 }
 
-Named = list[tuple[str, nn.Parameter]]
+NamedParameters = list[tuple[str, nn.Parameter]]
 
 
 def update_count(settings: OptimSettings, updates: int, device: torch.device) -> dict[str, Tensor]:
-    """What an optimizer's state holds beside `STATE_TENSORS`: Adam and AdamW count their updates, to correct a bias."""
+    """The state besides `STATE_TENSORS`: the update count of Adam and AdamW, for their bias correction."""
     return {"step": torch.tensor(float(updates), device=device)} if settings.name in ("adam", "adamw") else {}
 
 
 def named_state(
-    optimizer: torch.optim.Optimizer, settings: OptimSettings, named: Named
+    optimizer: torch.optim.Optimizer, settings: OptimSettings, named: NamedParameters
 ) -> Iterator[tuple[str, Tensor]]:
-    """The state as ("exp_avg/<parameter>", tensor), laid out as parameters are; nothing before the first update."""
+    """The state as ("exp_avg/<parameter>", tensor), sharded as the parameters; empty before the first update."""
     for key in STATE_TENSORS[settings.name]:
         for name, parameter in named:
             if parameter in optimizer.state:
@@ -286,14 +285,14 @@ def named_state(
 def load_named_state_(
     optimizer: torch.optim.Optimizer,
     settings: OptimSettings,
-    named: Named,
+    named: NamedParameters,
     tensors: Mapping[str, Tensor],
     updates: int,
     fill_: Callable[[Tensor, Tensor], object] = Tensor.copy_,
 ) -> None:
-    """The reverse of `named_state`. No tensors at all is the state of an optimizer that never moved.
+    """The inverse of `named_state`. An empty mapping is the state before the first update.
 
-    `fill_(target, whole)` writes a rank's part of a whole tensor into one that is laid out as its parameter.
+    `fill_(target, whole)` writes this rank's part of a whole tensor into a target that is sharded as its parameter.
     """
     optimizer.state.clear()
     if not tensors:

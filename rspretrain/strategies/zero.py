@@ -1,7 +1,8 @@
-"""How each ZeRO stage of DeepSpeed lays out parameters and optimizer state, seen as whole tensors by name.
+"""Access to DeepSpeed's parameters and optimizer state as whole tensors by name, for every ZeRO stage.
 
-0: everything is whole. 1 and 2: parameters are whole; their float32 masters and the optimizer's state are this rank's
-part of one flat vector for every parameter group. 3: parameters, too, are pieces: flattened, cut into equal parts.
+Stage 0: everything is whole. Stages 1 and 2: parameters are whole; their float32 masters and the optimizer state are
+this rank's part of one flat vector per parameter group. Stage 3: parameters are also flattened and split into equal
+partitions.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from rspretrain import world
 from rspretrain.strategies.optim import (
     STATE_TENSORS,
-    Named,
+    NamedParameters,
     OptimSettings,
     load_named_state_,
     named_state,
@@ -23,11 +24,11 @@ from rspretrain.strategies.optim import (
 
 
 class Layout(ABC):
-    """One stage's. `zero` is the engine's optimizer, `named` the parameters that it moves."""
+    """The layout of a ZeRO stage. `zero` is the engine's optimizer, `named` its parameters."""
 
     is_sharded: bool  # see Strategy
 
-    def __init__(self, zero: Any, optim: OptimSettings, named: Named) -> None:
+    def __init__(self, zero: Any, optim: OptimSettings, named: NamedParameters) -> None:
         self.zero, self.optim, self.named = zero, optim, named
 
     @abstractmethod
@@ -44,14 +45,14 @@ class Layout(ABC):
 
     @abstractmethod
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """The optimizer's tensors, where there was an update."""
+        """The optimizer's tensors, after at least one update."""
 
     @abstractmethod
     def load_state_(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """See Strategy._load_optimizer_; parameters have been filled before."""
+        """See Strategy._load_optimizer_. Parameters must be loaded first."""
 
     def _empty_state_(self, flats: list[Tensor], updates: int) -> None:
-        """The state of an optimizer that has moved these flat pieces `updates` times, with zeros for its tensors."""
+        """Create the optimizer state of these flat partitions after `updates` updates, with zero tensors."""
         for flat in flats:
             state = update_count(self.optim, updates, flat.device)
             state |= {key: torch.zeros_like(flat) for key in STATE_TENSORS[self.optim.name]}
@@ -67,18 +68,18 @@ class _WholeParameters(Layout):
     is_sharded = False
 
     def local(self, parameter: nn.Parameter) -> Tensor:
-        return parameter.detach()  # gathered from the masters by the time of the teachers' update
+        return parameter.detach()  # already updated from the masters when teachers are updated
 
     def whole(self, tensor: Tensor) -> Tensor:
         return tensor.detach()
 
     def fill_(self, target: Tensor, whole: Tensor) -> None:
-        target.copy_(whole)  # in place: flat buffers are made of these
+        target.copy_(whole)  # in place: they are views of flat buffers
 
 
 @final
 class Stage0(_WholeParameters):
-    """Here `zero` is our optimizer itself."""
+    """`zero` is the torch optimizer itself."""
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """See Layout."""
@@ -97,8 +98,8 @@ class Stage12(_WholeParameters):
         """See Layout."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        # DeepSpeed 0.19 links all parameters to their states after the step of the first group only, when those of the
-        # other groups do not exist yet ("exp_avg not found in optimizer state fragment"): link again.
+        # DeepSpeed 0.19 links parameters to their states after the first group's step, before the states of the other
+        # groups exist ("exp_avg not found in optimizer state fragment"). Link them again.
         self.zero._hp_optimizer_states_linked = False
         self.zero._lazy_init_hp_params_optimizer_state()
         for key, name, parameter in self._state_names():
@@ -117,30 +118,30 @@ class Stage12(_WholeParameters):
         self._empty_state_(flats, updates)
         for key, name, parameter in self._state_names():
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-            if mapping is not None:  # None: another rank's piece
-                here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
-                piece = tensors[name].flatten().narrow(0, there.start, there.numel)
+            if mapping is not None:  # None: in another rank's partition
+                target, source = mapping.hp_fragment_address, mapping.lp_fragment_address
+                piece = tensors[name].flatten().narrow(0, source.start, source.numel)
                 state = self.zero.optimizer.state[flats[mapping.param_group_index]][key]
-                state.narrow(0, here.start, here.numel).copy_(piece)
+                state.narrow(0, target.start, target.numel).copy_(piece)
 
 
 @final
 class Stage3(Layout):
-    """A parameter's `ds_tensor` is this rank's piece; `data` is empty but while a module is entered that needs it."""
+    """A parameter's `ds_tensor` is this rank's partition; `data` is empty unless a running module needs it."""
 
     is_sharded = True
 
-    def __init__(self, zero: Any, optim: OptimSettings, named: Named) -> None:
+    def __init__(self, zero: Any, optim: OptimSettings, named: NamedParameters) -> None:
         super().__init__(zero, optim, named)
-        # Small parameters stay gathered between steps. Those of teachers must not: they move by their pieces, and the
-        # gathered copy would stay behind.
+        # Small parameters stay gathered between steps, except those of teachers: their partitions are updated directly,
+        # which would leave the gathered copy outdated.
         for parameter in zero.persistent_parameters:
             parameter.ds_persist = parameter.requires_grad
         zero.persistent_parameters[:] = [one for one in zero.persistent_parameters if one.ds_persist]
 
     def whole(self, tensor: Tensor) -> Tensor:
         """See Layout."""
-        return _joined(tensor, _partition(tensor)) if isinstance(tensor, nn.Parameter) else tensor.detach()
+        return _gather(tensor, _partition(tensor)) if isinstance(tensor, nn.Parameter) else tensor.detach()
 
     def fill_(self, target: Tensor, whole: Tensor) -> None:
         """See Layout."""
@@ -151,10 +152,10 @@ class Stage3(Layout):
             return
         piece = _piece(target, whole)
         _partition(target).copy_(piece)
-        safe_set_local_fp32_param(target, piece)  # the master; does nothing for a frozen parameter
+        safe_set_local_fp32_param(target, piece)  # the float32 master; no effect for a frozen parameter
 
     def local(self, parameter: Any) -> Tensor:
-        """See Layout. The last ranks' pieces end in padding, so that all are equally long."""
+        """See Layout. Partitions have equal lengths; those of the last ranks may end in padding, which is removed."""
         piece = _partition(parameter)
         start = world.rank() * piece.numel()
         return piece[: max(0, min(piece.numel(), parameter.ds_numel - start))]
@@ -164,13 +165,13 @@ class Stage3(Layout):
         from deepspeed.utils import safe_get_local_optimizer_state
 
         for key, name, parameter in self._state_names():
-            yield name, _joined(parameter, safe_get_local_optimizer_state(parameter, key))
+            yield name, _gather(parameter, safe_get_local_optimizer_state(parameter, key))
 
     def load_state_(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """See Layout."""
         from deepspeed.utils import safe_set_local_optimizer_state
 
-        self.zero.empty_partition_cache()  # what is gathered is from before
+        self.zero.empty_partition_cache()  # gathered parameters are outdated
         self.zero.optimizer.state.clear()
         if not tensors:
             return
@@ -184,13 +185,13 @@ def _partition(parameter: Any) -> Tensor:
     return piece
 
 
-def _joined(parameter: Any, piece: Tensor) -> Tensor:
-    """The pieces of all ranks as one tensor of the parameter's shape; collective."""
+def _gather(parameter: Any, piece: Tensor) -> Tensor:
+    """The partitions of all ranks as one tensor with the parameter's shape. Collective."""
     return world.gather_stack(piece).flatten()[: parameter.ds_numel].view(parameter.ds_shape)
 
 
 def _piece(parameter: Any, whole: Tensor) -> Tensor:
-    """This rank's piece of a whole tensor, zeros where it is padding."""
+    """This rank's partition of a whole tensor, padded with zeros."""
     piece = torch.zeros_like(_partition(parameter))
     start = world.rank() * piece.numel()
     own = whole.flatten()[start : start + piece.numel()]

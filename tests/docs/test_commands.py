@@ -14,7 +14,7 @@ import torch
 from docs.pages import PAGES, ROOT, blocks
 from rspretrain.archives import _value, parameters_of
 from rspretrain.config import load, load_active, load_finetune
-from rspretrain.strategies import resolve
+from rspretrain.strategies import resolve_strategy
 from rspretrain.world import World
 
 
@@ -73,7 +73,7 @@ def test_every_run_could_start(command):
     launcher = before.split()[0]
     path, *overrides = shlex.split(given.removeprefix("--config ").replace(" --resume", ""))
     settings = load(ROOT / path, ["run.dir=unused", *overrides])
-    resolve(settings.strategy, World(0, 8, 0, torch.device("cpu")), settings.optim, launcher == "deepspeed")
+    resolve_strategy(settings.strategy, World(0, 8, 0, torch.device("cpu")), settings.optim, launcher == "deepspeed")
 
 
 # Launcher -> how it reads a configuration, and one that stands for the … of the documents.

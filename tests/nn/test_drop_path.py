@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.drop_path import KeyedDropPath, drawn_again, key_drops_, keyed_drops
 from rspretrain.rng import sample_seeds
-from rspretrain.strategies.blocks import blocks_of, recompute_
+from rspretrain.strategies.blocks import blocks_of, checkpoint_activations_
 
 SEEDS = torch.from_numpy(sample_seeds(3, 0, np.arange(4000)))
 
@@ -104,6 +104,6 @@ def test_halves_of_a_batch_are_the_batch(name: str) -> None:
     fix_norms_(backbone.train())
     plain = torch.autograd.grad(features(slice(8)).square().sum(), list(backbone.parameters()), allow_unused=True)
     for block in blocks_of(backbone):
-        recompute_(block)
+        checkpoint_activations_(block)
     again = torch.autograd.grad(features(slice(8)).square().sum(), list(backbone.parameters()), allow_unused=True)
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(plain, again, strict=True))

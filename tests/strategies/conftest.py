@@ -7,31 +7,31 @@ from strategies.toys import strategy, take, tensors
 
 @pytest.fixture(scope="session")
 def found():
-    """What each of two ranks found."""
+    """The results of each of two ranks (ranks.on_two_ranks)."""
     return run_ranks(2, on_two_ranks, timeout_s=280)
 
 
 @pytest.fixture(scope="session")
 def alone():
-    """Losses, weights, optimizer state and updates of one process that sees the same global batches."""
+    """Losses, weights, optimizer state and updates of one process with the same global batches."""
     single = strategy("single")
     return take(single, range(20), bad=(BAD[0], 0)), *tensors(single), single.updates
 
 
 @pytest.fixture(scope="session")
 def alone_sgd():
-    """Losses, gradient norms and weights of one process under SGD."""
+    """Losses, gradient norms and weights of one process with SGD."""
     return with_sgd("single")
 
 
 @pytest.fixture(scope="session")
 def alone_adam():
-    """Losses, weights and optimizer state of one process under Adam."""
+    """Losses, weights and optimizer state of one process with Adam."""
     single = strategy("single", optimizer="adam")
     return take(single, HALF), *tensors(single)
 
 
 @pytest.fixture(scope="session")
 def alone_frozen():
-    """What one process found when all but one part was frozen."""
+    """Results of one process with all parts but one frozen."""
     return {only: frozen_but(only, "single") for only in PARTS}

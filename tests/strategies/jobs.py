@@ -1,14 +1,14 @@
-"""Every objective as a small job on shards that look like land: what strategies are tried on beside the toy.
+"""Every objective as a small job on generated land shards, for tests of strategies.
 
-Float32 on other numbers of ranks rounds otherwise, and four things make more of it than 1e-6 of a tensor's norm. None
-is a strategy's doing (in float64 ranks agree to 1e-9, which tests/objectives shows), so these jobs do without:
+In float32, rounding depends on the number of ranks. Four things amplify the differences beyond 1e-6 of a tensor's norm.
+None is caused by a strategy (in float64, ranks agree to 1e-9, see tests/objectives), so these jobs avoid them:
 
-- ReLU, max pooling: an input within rounding of a kink has either gradient; BYOL parted by up to 1e-2, MMA by 1e-4.
-- BatchNorm over features that hardly differ, as an untrained ViT's class tokens do, divides by nearly nothing: 1e-4.
-  Under BatchNorm ViTs pool by the mean; CNNs have group norms (BatchNorm in a ResNet-18: 0.2 % in loss).
-- Adam makes steps out of the rounding of a gradient of 0 (a key's bias, a bias before BatchNorm): eps is far above it.
-- What starts at 0 is after 20 steps as long as these steps, and is off by as much as its gradient: 7e-5. In backbones
-  nothing starts there.
+- ReLU and max pooling: close to a kink, rounding selects the gradient; BYOL differed by up to 1e-2, MMA by 1e-4.
+- BatchNorm over nearly constant features, such as the class tokens of an untrained ViT, divides by almost zero: 1e-4.
+  ViTs with BatchNorm heads use mean pooling; CNNs have group norms (BatchNorm in a ResNet-18: 0.2 % in loss).
+- Adam turns rounding errors of a zero gradient (a key's bias, a bias before BatchNorm) into steps: eps is much larger.
+- A parameter that starts at 0 has, after 20 steps, the relative error of its gradients: 7e-5. No parameter of the
+  backbones starts at 0.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ SENSORS = {
 
 
 def vit(**args: object) -> dict[str, Any]:
-    """16 patches of a view of 24 pixels."""
+    """A ViT with 16 patches for a view of 24 pixels."""
     return {"name": "vit_sct", "args": {"depth": 2, "embed_dim": 32, "num_heads": 4, "patch_size": 6, **args}}
 
 
@@ -52,8 +52,8 @@ CNN = {
     "name": "test_resnet",
     "args": {"norm_layer": "groupnorm1", "act_layer": "gelu", "replace_stem_pool": True, "output_stride": 8},
 }
-TAUGHT = {"px": 24, "fusion": "early", "momentum": 0.9}
-PROTOTYPES = {**TAUGHT, "hidden": 64, "bottleneck": 16, "outputs": 64, "temperature_epochs": 3}  # an epoch is 4 steps
+EMA = {"px": 24, "fusion": "early", "momentum": 0.9}
+PROTOTYPES = {**EMA, "hidden": 64, "bottleneck": 16, "outputs": 64, "temperature_epochs": 3}  # an epoch is 4 steps
 NORMED = {"lr": 3e-4, "eps": 1e-3}
 
 
@@ -68,7 +68,7 @@ class Case:
 
 
 PAINTER = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4}
-HEADS = {**TAUGHT, "hidden": 64, "projection": 16}
+HEADS = {**EMA, "hidden": 64, "projection": 16}
 GSC = {"name": "gsc_mim", **PROTOTYPES}
 CASES: dict[str, Case] = {
     "simclr": Case({"name": "simclr", "sensor": "s2", "px": 24}, 4e-6, vit(global_pool="avg"), NORMED, ("s2",)),
@@ -121,24 +121,24 @@ def settings(shards: Path, case: Case, name: str = "single", stage: int = 0, **s
 
 
 def smooth_(module: nn.Module) -> None:
-    """GELU for every ReLU."""
+    """Replace every ReLU by GELU."""
     for name, child in module.named_children():
         setattr(module, name, nn.GELU()) if isinstance(child, nn.ReLU) else smooth_(child)
 
 
 @torch.no_grad()
 def stir_(module: nn.Module) -> None:
-    """In backbones, normal numbers of 0.02 for what starts within 1e-4 of 0: biases, scales of norms, class tokens."""
+    """In backbones, initialise parameters within 1e-4 of 0 (biases, norm scales, class tokens) with std 0.02 noise."""
     for part in module.modules():
         if isinstance(part, Backbone):
-            generator = torch.Generator().manual_seed(0)  # a teacher's are those of its student
+            generator = torch.Generator().manual_seed(0)  # equal for teacher and student
             for parameter in part.parameters():
                 if parameter.abs().max() < 1e-4:
                     parameter.normal_(0.0, 0.02, generator=generator)
 
 
 def start(shards: Path, case: str, name: str, stage: int, **strategy: object) -> tuple[Job, Strategy]:
-    """A job and the strategy that trains its objective, which is the same on all ranks under every strategy."""
+    """A job and its strategy; the initial objective is the same on all ranks and for all strategies."""
     job = prepare(settings(shards, CASES[case], name, stage, **strategy), here(), deepspeed_launcher=False)
     smooth_(job.objective)
     stir_(job.objective)
@@ -149,7 +149,7 @@ def start(shards: Path, case: str, name: str, stage: int, **strategy: object) ->
 def steps(
     job: Job, strategy: Strategy, span: range, lr: float | None = None, momentum: float | None = None
 ) -> Iterator[StepReport]:
-    """Train these steps, with the job's own rate and the objective's own momentum unless others are given."""
+    """Train these steps, by default with the job's learning rate and the objective's momentum."""
     with closing(job.loader.batches(span.start)) as batches:
         for step in span:
             job.objective.prepare(job.progress(step))
@@ -167,16 +167,17 @@ def tensors(strategy: Strategy) -> dict[str, Tensor]:
 
 
 def train(shards: Path, case: str, name: str, stage: int) -> tuple[list[float], dict[str, Tensor], float | None]:
-    """Losses of 20 steps, what they end in, and the teachers' drift."""
+    """Losses of 20 steps, the final weights, and the teacher drift."""
     job, strategy = start(shards, case, name, stage)
     losses = take(job, strategy, range(STEPS))
     return losses, tensors(strategy), strategy.teacher_drift()
 
 
 def apart(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, float]:
-    """Name -> distance relative to our tensor's norm; a running mean's relative to the root mean square that it is of.
+    """Name -> distance relative to our tensor's norm.
 
-    A mean of what a norm made is 0 but for rounding.
+    For a running mean, relative to the root mean square of its activations: the mean of normalised values is only
+    rounding error.
     """
     assert theirs.keys() == ours.keys()
     found = {}

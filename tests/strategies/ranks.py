@@ -1,4 +1,4 @@
-"""What real ranks find out about the strategies, each for itself; everything in one start of the processes."""
+"""Everything that the strategy tests run on real ranks, in one start of the processes."""
 
 import math
 from typing import Any
@@ -12,18 +12,18 @@ from rspretrain.strategies import Strategy
 from strategies.toys import ALL, MOMENTUM, here, samples, strategy, take, tensors
 
 HALF, REST, NEXT = range(10), range(10, 20), range(20, 23)
-BAD = (5, 1)  # step and rank that see a NaN; with one rank it is that one
+BAD = (5, 1)  # step and rank with a NaN in a sample; with one rank, on that rank
 
-PARTS = ("body.blocks.1", "sharpness")  # a block between frozen ones; a head of one number, after all blocks
+PARTS = ("body.blocks.1", "sharpness")  # a block between frozen blocks; a head with one parameter, after all blocks
 
 Found = dict[str, Any]
 
 
 def on_two_ranks() -> dict[str, Found]:
-    """Label of a strategy -> what was found; and "fsdp", what only FSDP2 can show."""
-    found = {label(*which): law_5(*which) for which in ALL}
+    """Label of a strategy -> its results; "options": results with other settings."""
+    found = {label(*which): twenty_steps(*which) for which in ALL}
     for which in ALL:
-        found[label(*which)] |= moves(*which, found["ddp0"]["half"], found[label(*which)]["half"])
+        found[label(*which)] |= handover(*which, found["ddp0"]["half"], found[label(*which)]["half"])
         found[label(*which)] |= {"adam": with_adam(*which), **{only: frozen_but(only, *which) for only in PARTS}}
     return found | {"options": with_options()}
 
@@ -32,8 +32,8 @@ def label(name: str, stage: int) -> str:
     return f"{name}{stage}"
 
 
-def law_5(name: str, stage: int) -> Found:
-    """Twenty steps, of which one is refused, and what can be done after them."""
+def twenty_steps(name: str, stage: int) -> Found:
+    """Results of twenty steps, of which one is refused, and of loading their states."""
     trained = strategy(name, stage)
     losses = take(trained, HALF, bad=BAD)
     half = (*tensors(trained), trained.updates)
@@ -44,8 +44,8 @@ def law_5(name: str, stage: int) -> Found:
         "half": half,
         "whole": whole,
         "held": held(trained),
-        "goes on": goes_on(trained, strategy(name, stage, seed=9), whole),
-        "goes back": goes_back(trained, half, losses[10:]),
+        "resumed": resumes(trained, strategy(name, stage, seed=9), whole),
+        "reset": resets(trained, half, losses[10:]),
         "refused": refused(trained),
         "sgd": with_sgd(name, stage),
         "drift": trained.teacher_drift(),
@@ -53,7 +53,7 @@ def law_5(name: str, stage: int) -> Found:
 
 
 def with_sgd(name: str, stage: int = 0) -> tuple[list[float], list[float], dict[str, Tensor]]:
-    """Losses, gradient norms and weights; AdamW would hide another scale of gradients, or of their clipping."""
+    """Losses, gradient norms and weights. AdamW would hide a wrong scale of gradients or of their clipping."""
     trained = strategy(name, stage, optimizer="sgd", clip_norm=2.0)
     reports = [trained.train_step(samples(step), 0.05, MOMENTUM) for step in HALF]
     losses = [world.mean_over_ranks(report.loss).item() for report in reports]
@@ -61,7 +61,7 @@ def with_sgd(name: str, stage: int = 0) -> tuple[list[float], list[float], dict[
 
 
 def with_adam(name: str, stage: int) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:
-    """Five steps under the strategy before this one, five more under this one; losses, weights and state."""
+    """Five steps with the previous strategy in ALL, five more with this one; losses, weights and state."""
     first = strategy(*ALL[ALL.index((name, stage)) - 1], optimizer="adam")
     second = strategy(name, stage, seed=9, optimizer="adam")
     losses = take(first, HALF[:5])
@@ -70,28 +70,28 @@ def with_adam(name: str, stage: int) -> tuple[list[float], dict[str, Tensor], di
 
 
 def frozen_but(only: str, name: str, stage: int = 0) -> Found:
-    """Five steps of one part, everything before and after it frozen."""
+    """Five steps in which only one part is trained."""
     trained, other = (strategy(name, stage, seed, only=only) for seed in (0, 9))
     before = tensors(trained)[0]
     losses = take(trained, HALF[:5])
     whole = (*tensors(trained), trained.updates)
-    return {"losses": losses, "before": before, "whole": whole, "goes on": goes_on(trained, other, whole)}
+    return {"losses": losses, "before": before, "whole": whole, "resumed": resumes(trained, other, whole)}
 
 
-def goes_on(trained: Strategy, other: Strategy, whole: tuple[Any, ...]) -> bool:
-    """Whether the next steps after loading into another object are those of going on, bit for bit."""
+def resumes(trained: Strategy, other: Strategy, whole: tuple[Any, ...]) -> bool:
+    """Whether another object, after loading, continues bit for bit like the first one."""
     other.load(*whole)
     return take(trained, NEXT) == take(other, NEXT) and all(map(torch.equal, flat(trained), flat(other)))
 
 
-def goes_back(trained: Strategy, half: tuple[Any, ...], losses: list[float]) -> bool:
-    """Whether an object that has gone on may be set back: nothing of later steps is left in it."""
+def resets(trained: Strategy, half: tuple[Any, ...], losses: list[float]) -> bool:
+    """Whether loading an earlier state removes every effect of later steps."""
     trained.load(*half)
     return take(trained, REST) == losses
 
 
 def refused(trained: Strategy) -> bool:
-    """Whether a refused step leaves every weight, teacher, buffer and optimizer tensor as it was."""
+    """Whether a refused step leaves weights, teachers, buffers and optimizer state unchanged."""
     before, updates = flat(trained), trained.updates
     batch = samples(3)
     if here().rank == here().size - 1:
@@ -107,7 +107,7 @@ def flat(trained: Strategy) -> list[Tensor]:
 
 
 def held(trained: Strategy) -> dict[str, int]:
-    """How many numbers this rank holds after a step: of parameters, gathered ones, and the optimizer's state."""
+    """Numbers of elements that this rank holds after a step: parameters, gathered parameters, optimizer state."""
     parameters = list(trained.objective.parameters())
     storages = [trained._local(parameter).untyped_storage() for parameter in parameters]
     states = [value for state in trained.optimizer.state.values() for value in state.values() if value.ndim > 0]
@@ -119,8 +119,8 @@ def held(trained: Strategy) -> dict[str, int]:
     }
 
 
-def moves(name: str, stage: int, ddp: tuple[Any, ...], own: tuple[Any, ...]) -> Found:
-    """The second ten steps of DDP under this strategy, and the other way around."""
+def handover(name: str, stage: int, ddp: tuple[Any, ...], own: tuple[Any, ...]) -> Found:
+    """The second ten steps with this strategy after DDP, and with DDP after this strategy."""
     onto, back = strategy(name, stage, seed=9), strategy("ddp", seed=9)
     onto.load(*ddp)
     back.load(*own)
@@ -128,7 +128,7 @@ def moves(name: str, stage: int, ddp: tuple[Any, ...], own: tuple[Any, ...]) -> 
 
 
 def with_options() -> Found:
-    """The first losses under every option that changes how but not what is computed."""
+    """The first losses with options that change only how results are computed."""
     found: Found = {}
     for name, stage in ALL:
         found[f"{name}{stage} bf16"] = take(strategy(name, stage, precision="bf16"), range(4))
@@ -145,7 +145,7 @@ def with_options() -> Found:
 
 
 def on_any_rank() -> dict[str, Found]:
-    """The short form, for other numbers of ranks."""
+    """A subset for other numbers of ranks."""
     found = {}
     for which in ALL[1:]:
         trained = strategy(*which)

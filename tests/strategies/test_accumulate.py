@@ -1,4 +1,4 @@
-"""A batch in pieces gives the whole batch's losses and weights: contrastive losses by cached gradients."""
+"""Micro-batches give the losses and weights of the whole batch; contrastive losses use cached gradients."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from strategies.jobs import CASES, GROUPS, settings
 
 STEPS = 5
 PAIR = {"name": "dual_simclr", "crop_px": 18}
-PAINTED = CASES["mae"].objective  # a mean over samples
+MEAN = CASES["mae"].objective  # its loss is a mean over samples
 ONE = {"name": "simclr", "sensor": "s2", "px": 24, "norm": False, "temperature": 1.0, "colour": {"jitter": 0.5}}
 
 
@@ -32,7 +32,7 @@ def train(shards, objective, accumulate, dtype=torch.float64, **strategy):
     made = build_strategy(job.settings.strategy, here, job.objective.to(dtype), job.settings.optim)
     losses, norms = [], []
     batches = job.loader.batches()
-    for step in range(STEPS if dtype == torch.float64 else 1):  # Adam makes full steps out of roundings of zero
+    for step in range(STEPS if dtype == torch.float64 else 1):  # Adam turns rounding errors of zero into full steps
         torch.manual_seed(step)
         report = made.train_step(next(batches), 1e-3)
         losses.append(world.mean_over_ranks(report.loss).item())
@@ -43,7 +43,7 @@ def train(shards, objective, accumulate, dtype=torch.float64, **strategy):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pieces")
+    folder = tmp_path_factory.mktemp("accumulate")
     memory_shards(folder, samples=64, samples_per_shard=16, groups=GROUPS)
     return folder
 
@@ -53,36 +53,35 @@ def same(one, other, tolerance=1e-12):
     assert one[1] == pytest.approx(other[1], rel=100 * tolerance, abs=100 * tolerance * max(other[1]))
     for name, value in one[2].items():
         norm = other[2][name].norm().clamp(min=1e-5)
-        assert (value - other[2][name]).norm() / norm < max(1e-6, 1000 * tolerance), (
-            name
-        )  # Adam makes full steps out of roundings of zero
+        # The bound is wide because Adam turns rounding errors of zero into full steps.
+        assert (value - other[2][name]).norm() / norm < max(1e-6, 1000 * tolerance), name
 
 
-@pytest.mark.parametrize("objective", [PAIR, ONE, PAINTED], ids=lambda objective: objective["name"])
-def test_pieces_are_the_whole_batch(shards, objective):
+@pytest.mark.parametrize("objective", [PAIR, ONE, MEAN], ids=lambda objective: objective["name"])
+def test_micro_batches_equal_the_whole_batch(shards, objective):
     dtype, tolerance = (torch.float64, 1e-12) if objective is not ONE else (torch.float32, 1e-5)  # jitter is float32
     whole = train(shards, objective, 1, dtype)
-    for pieces in (2, 8):
-        same(train(shards, objective, pieces, dtype), whole, tolerance)
+    for accumulate in (2, 8):
+        same(train(shards, objective, accumulate, dtype), whole, tolerance)
 
 
 def on_ranks(shards):
     return {
         (objective["name"], name): train(shards, objective, 4, name=name)
-        for objective in (PAIR, PAINTED)
+        for objective in (PAIR, MEAN)
         for name in ("ddp", "fsdp")
     }
 
 
 @pytest.mark.slow
 def test_on_two_ranks(shards):
-    whole = {objective["name"]: train(shards, objective, 1) for objective in (PAIR, PAINTED)}
+    whole = {objective["name"]: train(shards, objective, 1) for objective in (PAIR, MEAN)}
     for rank in run_ranks(2, on_ranks, shards):
         for (objective, name), found in rank.items():
             same(found, whole[objective], 1e-10 if name == "ddp" else 1e-7)  # FSDP2 sums over ranks in float32
 
 
-def test_a_loss_that_is_not_finite_moves_nothing(shards):
+def test_a_nonfinite_loss_updates_nothing(shards):
     job = prepare(tree(shards, PAIR, 4), world.World(0, 1, 0, torch.device("cpu")), False)
     made = build_strategy(job.settings.strategy, job.world, job.objective, job.settings.optim)
     batch = next(job.loader.batches())
@@ -96,7 +95,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(shards):
 
 
 def test_drop_path_is_the_same_in_both_passes(shards):
-    """The cached gradient belongs to the embeddings of the second pass only if both drop the same paths."""
+    """The cached gradient is correct for the second pass only if both passes drop the same paths."""
     made = tree(shards, PAIR, 4)
     made = made.model_copy(update={"backbone": made.backbone.model_copy(update={"drop_path": 0.5})})
     job = prepare(made, world.World(0, 1, 0, torch.device("cpu")), False)
@@ -110,29 +109,28 @@ def test_drop_path_is_the_same_in_both_passes(shards):
         assert torch.equal(first, second.detach())
 
 
-def test_what_cannot_be_cut_is_refused(shards):
-    with pytest.raises(ValueError, match=r"has 1 batch norms \(head.1, …\), whose statistics are of the whole batch"):
+def test_unsupported_accumulation_is_refused(shards):
+    with pytest.raises(ValueError, match=r"has 1 batch norms \(head.1, …\), expected none: their statistics"):
         prepare(tree(shards, {**ONE, "norm": True}, 2), world.World(0, 1, 0, torch.device("cpu")), False)
     with pytest.raises(ValueError, match=r"got 3 for the 16 samples of a rank, expected a divisor. Set train.global"):
         prepare(tree(shards, PAIR, 3), world.World(0, 1, 0, torch.device("cpu")), False)
-    with pytest.raises(ValueError, match=r"got 2 under deepspeed, which averages gradients at every backward by a cou"):
+    with pytest.raises(ValueError, match=r"got 2 with strategy.name=deepspeed, expected 1: DeepSpeed scales"):
         prepare(tree(shards, PAIR, 2, name="deepspeed"), world.World(0, 1, 0, torch.device("cpu")), False)
-    with pytest.raises(ValueError, match=r"the loss of Linear depends on all samples of a step together, not through"):
+    with pytest.raises(ValueError, match=r"the loss of Linear couples the samples of a step other than through their"):
         check_network(tree(shards, PAIR, 2).strategy, torch.nn.Linear(1, 1), couples_samples=True)
 
 
-def test_a_mean_over_samples_is_summed_up(shards):
-    """A loss of single samples: no cache, one pass."""
+def test_a_mean_over_samples_needs_one_pass(shards):
     made = tree(shards, PAIR, 4).strategy
     optim = tree(shards, PAIR, 4).optim
     job = prepare(tree(shards, PAIR, 1), world.World(0, 1, 0, torch.device("cpu")), False)
     batch = next(job.loader.batches())
     found = []
-    for pieces in (1, 4):
+    for accumulate in (1, 4):
         torch.manual_seed(0)
         module = MeanSquare()
-        cut = made.model_copy(update={"name": "single", "accumulate": pieces})
-        strategy = build_strategy(cut, job.world, module, optim)
+        own = made.model_copy(update={"name": "single", "accumulate": accumulate})
+        strategy = build_strategy(own, job.world, module, optim)
         found.append((strategy.train_step(batch, 0.1), module.weight.clone()))
     assert found[0][0].loss == pytest.approx(found[1][0].loss.item())
     assert found[0][0].metrics["health/x"] == pytest.approx(found[1][0].metrics["health/x"].item())

@@ -5,24 +5,24 @@ import torch
 
 from rspretrain.nn.ema import follow_, matched_parameters
 from rspretrain.strategies import build_strategy
-from rspretrain.strategies.base import StrategySettings, poison
+from rspretrain.strategies.base import StrategySettings, propagate_nonfinite
 from rspretrain.strategies.optim import OptimSettings, lr_scales
 from strategies.toys import MOMENTUM, Contrast, here, samples, strategy, take, tensors
 
 
-def test_poison_is_the_identity_where_the_loss_is_finite():
+def test_a_finite_loss_keeps_its_gradient():
     x = torch.tensor(3.0, requires_grad=True)
-    (gradient,) = torch.autograd.grad(poison(x * 2), x)
+    (gradient,) = torch.autograd.grad(propagate_nonfinite(x * 2), x)
     assert gradient == 2.0
 
 
-def test_an_infinite_loss_with_a_finite_gradient_is_told_by_the_gradient():
+def test_an_infinite_loss_makes_the_gradient_nan():
     x = torch.tensor(3.0, requires_grad=True)
-    (gradient,) = torch.autograd.grad(poison(x * 2 + torch.inf), x)
+    (gradient,) = torch.autograd.grad(propagate_nonfinite(x * 2 + torch.inf), x)
     assert gradient.isnan()
 
 
-def test_a_refused_step_moves_nothing_not_even_norm_statistics():
+def test_a_refused_step_updates_neither_weights_nor_norm_statistics():
     single = strategy("single")
     take(single, range(2))
     before = tensors(single)
@@ -35,7 +35,7 @@ def test_a_refused_step_moves_nothing_not_even_norm_statistics():
         assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-def test_clipping_is_by_the_norm_before_it():
+def test_clipping_by_the_total_norm():
     free, clipped = (strategy("single", optimizer="sgd", clip_norm=norm, weight_decay=0.0) for norm in (None, 0.01))
     start = tensors(free)[0]["body.head.1.weight"]
     moved = []
@@ -48,22 +48,18 @@ def test_clipping_is_by_the_norm_before_it():
 def test_weights_of_another_objective_are_refused():
     single = strategy("single")
     weights, state = tensors(single)
-    with pytest.raises(
-        ValueError, match=r"0 tensors are missing \[\], 1 are unknown \['x'\]. Load what this objective"
-    ):
+    with pytest.raises(ValueError, match=r"0 tensors are missing \[\], 1 are unknown \['x'\]. Load weights that"):
         single.load(weights | {"x": weights["body.token"]}, state, 0)
-    with pytest.raises(
-        ValueError, match=r"body.token has shape \[1\], expected \[16\]. Load what this objective wrote"
-    ):
+    with pytest.raises(ValueError, match=r"body.token has shape \[1\], expected \[16\]. Load weights that this"):
         single.load(weights | {"body.token": weights["body.token"][:1]}, state, 0)
 
 
-def test_clipping_per_tensor_is_by_each_tensors_own_norm():
+def test_clipping_per_tensor_uses_each_tensors_norm():
     free = strategy("single", optimizer="sgd", clip_norm=None, weight_decay=0.0)
     clipped = strategy("single", optimizer="sgd", clip_norm=2.0, clip="per_tensor", weight_decay=0.0)
     start = tensors(free)[0]
     norms = [one.train_step(samples(0), 1.0, MOMENTUM).grad_norm for one in (free, clipped)]
-    assert norms[0] == norms[1]  # what is told is the norm before clipping
+    assert norms[0] == norms[1]  # the reported norm is that before clipping
     lengths, scales = [], lr_scales(free.objective)
     for name, parameter in free.trainable():
         steps = [(tensors(one)[0][name] - start[name]) / scales.get(parameter, 1.0) for one in (free, clipped)]
@@ -73,18 +69,18 @@ def test_clipping_per_tensor_is_by_each_tensors_own_norm():
     assert min(lengths) < 2.0 < max(lengths)  # some are clipped, some are not
 
 
-def test_the_length_of_the_weights_is_that_of_all_trainable_ones():
+def test_weight_norm_is_that_of_all_trainable_parameters():
     single = strategy("single")
     squares = [p.detach().double().square().sum() for p in single.objective.parameters() if p.requires_grad]
     assert single.weight_norm() == pytest.approx(math.sqrt(sum(squares)), rel=1e-6)
 
 
 def pairs(weights):
-    """Names of the toy's teacher parameters and of those that they follow."""
+    """Names of the toy's teacher parameters and of their student parameters."""
     return [(name, name.replace("teacher.", "body.")) for name in weights if name.startswith("teacher.")]
 
 
-def test_teachers_move_by_their_share_of_the_way():
+def test_teachers_are_moving_averages_of_students():
     single = strategy("single")
     before = tensors(single)[0]
     single.train_step(samples(0), 1e-3, 0.75)
@@ -96,7 +92,7 @@ def test_teachers_move_by_their_share_of_the_way():
 
 
 @pytest.mark.parametrize(("optimizer", "reference"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
-def test_scaled_rates_are_those_of_groups_made_by_hand(optimizer, reference):
+def test_scaled_rates_equal_manual_parameter_groups(optimizer, reference):
     single = strategy("single", optimizer=optimizer, clip_norm=None, weight_decay=0.05)
     toy = strategy("single", clip_norm=None).objective
     exempt = {"body.token", "sharpness"}
@@ -112,19 +108,19 @@ def test_scaled_rates_are_those_of_groups_made_by_hand(optimizer, reference):
         for name, parameter in toy.named_parameters()
         if parameter.requires_grad
     ]
-    by_hand = reference(groups, **({"momentum": 0.9} if optimizer == "sgd" else {}))
+    manual = reference(groups, **({"momentum": 0.9} if optimizer == "sgd" else {}))
     pair = matched_parameters(toy.teachers())
     for step in range(4):
-        by_hand.zero_grad()
+        manual.zero_grad()
         toy(samples(step)).loss.backward()
-        by_hand.step()
+        manual.step()
         follow_([one for _, one in pair], [one for one, _ in pair], MOMENTUM)
         single.train_step(samples(step), 1e-3, MOMENTUM)
     for name, value in toy.state_dict().items():
         torch.testing.assert_close(single.objective.state_dict()[name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_decay_of_a_step_replaces_that_of_the_settings():
+def test_weight_decay_of_a_step_overrides_the_settings():
     found = []
     for own, given in ((0.5, None), (0.0, 0.5), (0.5, 0.0), (0.0, None)):
         one = strategy("single", optimizer="sgd", weight_decay=own)
@@ -137,7 +133,7 @@ def test_decay_of_a_step_replaces_that_of_the_settings():
     assert not any(name.endswith("bias") and name.startswith("body") for name in changed)
 
 
-def test_drift_is_the_distance_relative_to_the_student():
+def test_teacher_drift_is_relative_to_the_student():
     single = strategy("single")
     assert single.teacher_drift() == 0.0
     take(single, range(3))
@@ -148,7 +144,7 @@ def test_drift_is_the_distance_relative_to_the_student():
     assert single.teacher_drift() == pytest.approx(((teacher - student).norm() / student.norm()).item(), rel=1e-6)
 
 
-def test_teachers_and_their_momentum_come_together():
+def test_momentum_is_given_exactly_with_teachers():
     with pytest.raises(AssertionError, match="momentum=None with 1 teachers"):
         strategy("single").train_step(samples(0), 1e-3)
     toy = Contrast()

@@ -1,9 +1,9 @@
-"""What is left to try of torch's own strategies; `test_every_strategy.py` compares all of them with each other."""
+"""Tests of the single strategy and of `auto`; `test_every_strategy.py` compares all strategies."""
 
 import pytest
 import torch
 
-from rspretrain.strategies import resolve
+from rspretrain.strategies import resolve_strategy
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.optim import OptimSettings
 from rspretrain.world import World
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "lars", "sgd"])
-def test_loaded_state_goes_on_bit_for_bit(optimizer):
+def test_loaded_state_continues_bit_for_bit(optimizer):
     whole = strategy("single", optimizer=optimizer)
     take(whole, range(4))
     other = strategy("single", optimizer=optimizer)
@@ -21,7 +21,7 @@ def test_loaded_state_goes_on_bit_for_bit(optimizer):
     assert take(whole, range(4, 8)) == take(other, range(4, 8))
 
 
-def test_state_of_an_optimizer_that_never_moved():
+def test_state_before_the_first_update():
     whole, other = strategy("single"), strategy("single")
     take(other, range(2))
     other.load(*tensors(whole), whole.updates)
@@ -41,9 +41,9 @@ def test_state_of_an_optimizer_that_never_moved():
 )
 def test_auto(name, ranks, launcher, expected):
     world = World(0, ranks, 0, CPU)
-    assert resolve(StrategySettings(name=name), world, OptimSettings(), launcher).name == expected
+    assert resolve_strategy(StrategySettings(name=name), world, OptimSettings(), launcher).name == expected
 
 
-def test_single_is_for_one():
-    with pytest.raises(ValueError, match="got single in a world of 2 ranks.*Use strategy.name=ddp, fsdp or"):
-        resolve(StrategySettings(name="single"), World(0, 2, 0, CPU), OptimSettings(), False)
+def test_single_needs_one_process():
+    with pytest.raises(ValueError, match="got single with 2 ranks, expected ddp, fsdp or"):
+        resolve_strategy(StrategySettings(name="single"), World(0, 2, 0, CPU), OptimSettings(), False)

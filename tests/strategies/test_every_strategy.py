@@ -1,4 +1,4 @@
-"""Law 5 for every strategy at once on a toy that has all that is hard: see toys.Contrast. Two real ranks, one start."""
+"""Every strategy equals one process, on a toy objective with all difficult features (toys.Contrast). Two real ranks."""
 
 import math
 
@@ -29,21 +29,21 @@ class TestTwoRanks:
         assert difference(weights, alone[1]) < 1e-5
         assert difference(state, alone[2]) < 1e-4  # second moments: squares of gradients
 
-    def test_clip_by_the_norm_of_the_whole_gradient(self, found, alone_sgd, name):
+    def test_clip_by_the_total_norm(self, found, alone_sgd, name):
         for losses, norms, weights in (rank[name]["sgd"] for rank in found):
             assert losses == pytest.approx(alone_sgd[0], rel=1e-5)
             assert norms == pytest.approx(alone_sgd[1], rel=1e-4)
-            assert min(norms) < 2.0 < max(norms)  # so some were clipped
+            assert min(norms) < 2.0 < max(norms)  # some steps were clipped
             assert difference(weights, alone_sgd[2]) < 1e-5
 
-    def test_take_over_adam_from_one_another(self, found, alone_adam, name):
+    def test_load_adam_state_of_another_strategy(self, found, alone_adam, name):
         losses, weights, state = found[0][name]["adam"]
         assert losses == pytest.approx(alone_adam[0], rel=1e-5)
         assert difference(weights, alone_adam[1]) < 1e-5
         assert difference(state, alone_adam[2]) < 1e-4
 
     @pytest.mark.parametrize("only", PARTS)
-    def test_train_a_part_and_leave_the_rest_alone(self, found, alone_frozen, name, only):
+    def test_train_only_unfrozen_parts(self, found, alone_frozen, name, only):
         own, one = found[0][name][only], alone_frozen[only]
         weights, state, _ = own["whole"]
         assert own["losses"] == pytest.approx(one["losses"], rel=1e-5)
@@ -52,42 +52,42 @@ class TestTwoRanks:
         part = {key for key in weights if key.startswith(only)}
         changed = {key for key, value in weights.items() if not torch.equal(value, own["before"][key])}
         assert part <= changed
-        assert all(key.startswith(("teacher.", "conv.1.")) for key in changed - part)  # followers, and statistics
+        assert all(key.startswith(("teacher.", "conv.1.")) for key in changed - part)  # teachers and statistics
         assert not {"conv.1.weight", "conv.1.bias"} & changed
         assert state.keys() == {f"{key}/{parameter}" for key in ("exp_avg", "exp_avg_sq") for parameter in part}
-        assert all(rank[name][only]["goes on"] for rank in found)
+        assert all(rank[name][only]["resumed"] for rank in found)
 
-    def test_hold_the_same_weights(self, found, name):
+    def test_weights_are_equal_on_all_ranks(self, found, name):
         one, two = (rank[name]["whole"][0] for rank in found)
         assert all(torch.equal(one[key], value) for key, value in two.items())
 
-    def test_move_their_teachers(self, found, name):
+    def test_teacher_drift(self, found, name):
         assert 0 < found[0][name]["drift"] < 0.1
         assert found[0][name]["drift"] == pytest.approx(found[0]["ddp0"]["drift"], rel=1e-4)
         assert found[1][name]["drift"] == found[0][name]["drift"]
 
-    def test_go_on_bit_for_bit_after_loading(self, found, name):
-        assert all(rank[name]["goes on"] for rank in found)
-        assert all(rank[name]["goes back"] for rank in found)
+    def test_continue_bit_for_bit_after_loading(self, found, name):
+        assert all(rank[name]["resumed"] for rank in found)
+        assert all(rank[name]["reset"] for rank in found)
 
-    def test_refuse_a_step_that_failed_on_one(self, found, name):
+    def test_all_ranks_refuse_a_step_that_fails_on_one(self, found, name):
         assert all(rank[name]["refused"] for rank in found)
 
-    def test_take_over_from_ddp_and_hand_over_to_it(self, found, name):
+    def test_load_from_ddp_and_into_ddp(self, found, name):
         expected = found[0]["ddp0"]
-        for way in ("from ddp", "to ddp"):
-            losses, weights, state = found[0][name][way]
+        for direction in ("from ddp", "to ddp"):
+            losses, weights, state = found[0][name][direction]
             assert losses[0] == pytest.approx(expected["losses"][10], rel=1e-6)  # the first after loading
             assert losses == pytest.approx(expected["losses"][10:], rel=1e-5)
             assert difference(weights, expected["whole"][0]) < 1e-5
             assert difference(state, expected["whole"][1]) < 1e-4
 
-    def test_compute_in_bf16_what_ddp_computes(self, found, name):
+    def test_bf16_losses_equal_those_of_ddp(self, found, name):
         losses = found[0]["options"]
         assert losses[f"{name} bf16"] == pytest.approx(losses["ddp0 bf16"], rel=1e-6)
         assert losses[f"{name} bf16"] != pytest.approx(found[0]["ddp0"]["losses"][:4], rel=1e-6)
 
-    def test_compute_the_same_when_activations_are_recomputed(self, found, name):
+    def test_activation_checkpointing_does_not_change_losses(self, found, name):
         losses = found[0]["options"][f"{name} checkpoint"]
         assert losses == pytest.approx(found[0][name]["losses"][:4], rel=1e-6)
 

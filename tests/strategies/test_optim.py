@@ -19,7 +19,7 @@ from rspretrain.strategies.optim import (
 
 
 def slow_lars(w, gradients, *, lr, momentum, decay, trust):
-    """methods.md B.4, line by line, in float64."""
+    """The equations in docs/methods.md, LARS, in float64."""
     w, velocity = w.double(), torch.zeros_like(w).double()
     for gradient in gradients:
         g = gradient.double() + decay * w
@@ -46,8 +46,8 @@ def test_lars_equals_its_formula(start):
     torch.testing.assert_close(run(optimizer, weight, gradients).double(), expected, rtol=1e-5, atol=1e-8)
 
 
-def test_lars_equals_lightly_with_hardly_any_decay():
-    # lightly's ratio has |g| + decay * |w| where B.4 has |g + decay * w|, and it scales nothing where decay is 0.
+def test_lars_equals_lightly_with_negligible_decay():
+    # lightly's ratio uses |g| + decay * |w| instead of |g + decay * w|, and does not adapt if the decay is 0.
     gradients = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
     ours, theirs = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(4, 3))
     expected = run(LARS([theirs], 0.2, momentum=0.9, weight_decay=1e-12), theirs, gradients)
@@ -61,7 +61,7 @@ def test_lars_leaves_exempt_groups_unscaled():
 
 
 def slow_adam(w, gradients, *, lr, betas, eps, decay):
-    """Kingma and Ba 2015, algorithm 1, with the decay in the gradient, in float64."""
+    """Kingma and Ba 2015, algorithm 1, with L2 regularisation, in float64."""
     w = w.double()
     first, second = torch.zeros_like(w), torch.zeros_like(w)
     for step, gradient in enumerate(gradients, 1):
@@ -71,7 +71,7 @@ def slow_adam(w, gradients, *, lr, betas, eps, decay):
     return w
 
 
-def test_adam_has_its_decay_in_the_gradient_and_adamw_beside_it():
+def test_adam_adds_the_decay_to_the_gradient_and_adamw_decouples_it():
     gradients = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
     own = {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-6}
     moved = {}
@@ -115,12 +115,12 @@ def test_one_group_for_every_decay_and_scale():
     ]
 
 
-def test_scales_of_parts_in_one_another_multiply():
+def test_scales_of_nested_modules_multiply():
     whole = nn.ModuleDict({"part": Scaled(inner_0_weight=0.5, outer_weight=0.25)})
     whole.lr_scales = lambda: {"part.outer.weight": 0.1, "part.inner.1.bias": 2.0}
     part = whole["part"]
     assert lr_scales(whole) == {part.inner[0].weight: 0.5, part.outer.weight: 0.025, part.inner[1].bias: 2.0}
-    part.inner[1].weight = part.outer.weight  # tied: known under either name
+    part.inner[1].weight = part.outer.weight  # tied: has two names
     part.factors = {"inner_1_weight": 0.5}
     assert lr_scales(whole)[part.outer.weight] == 0.05
 
@@ -134,12 +134,12 @@ def test_scales_are_positive(factor):
         parameter_groups(whole, 0.1)
 
 
-def test_scales_are_of_parameters_that_exist():
+def test_scales_of_unknown_parameters():
     with pytest.raises(AssertionError, match=r"part: no parameters \['inner.7.weight'\]"):
         lr_scales(nn.ModuleDict({"part": Scaled(inner_7_weight=0.5)}))
 
 
-def test_no_decay_for_biases_norms_and_what_timm_names():
+def test_no_decay_for_biases_norms_and_timms_exemptions():
     model = nn.ModuleDict(
         {"vit": create_backbone(BackboneSettings(name="vit_tiny_patch16_224"), "rgb", ("R", "G", "B"), 32)}
     )
@@ -182,7 +182,7 @@ def clip_shards():
     return [shard.full_tensor() for shard in shards]
 
 
-def test_shards_are_clipped_as_the_whole():
+def test_shards_are_clipped_like_whole_tensors():
     whole = gradients()
     clip_each_(whole, 2.0)
     kept = [torch.equal(after, before) for after, before in zip(whole, gradients(), strict=True)]
@@ -193,12 +193,12 @@ def test_shards_are_clipped_as_the_whole():
 
 
 def test_per_tensor_needs_a_norm():
-    with pytest.raises(ValidationError, match=r"got per_tensor without optim.clip_norm, expected.*iBOT has 3.0"):
+    with pytest.raises(ValidationError, match=r"got per_tensor without optim.clip_norm, expected.*iBOT: 3.0"):
         OptimSettings(clip="per_tensor")
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (
             {"schedule": "constant", "final_lr": 1e-6},
@@ -211,16 +211,16 @@ def test_per_tensor_needs_a_norm():
             r"got \[80.0\], .*with optim.schedule=cosine, which has no steps. Set optim.schedule=step",
         ),
         ({"schedule": "constant", "step_factor": 0.5}, r"step_factor 0.5, with optim.schedule=constant, which has no"),
-        ({"schedule": "step", "step_epochs": [80, 60]}, r"got \[80.0, 60.0\] after .* that ascend, .*Sort them"),
-        ({"schedule": "step", "step_epochs": [80, 80]}, r"got \[80.0, 80.0\] after .* that ascend"),
+        ({"schedule": "step", "step_epochs": [80, 60]}, r"got \[80.0, 60.0\] after .*expected ascending .*Sort them"),
+        ({"schedule": "step", "step_epochs": [80, 80]}, r"got \[80.0, 80.0\] after .*expected ascending"),
         ({"schedule": "step", "step_epochs": [5]}, r"got \[5.0\] after a warm-up of 10 epochs, expected .*shorten"),
     ],
 )
-def test_schedules_that_contradict_themselves(given, told):
-    with pytest.raises(ValidationError, match=told):
+def test_inconsistent_schedules(given, message):
+    with pytest.raises(ValidationError, match=message):
         OptimSettings(**given)
 
 
-def test_schedules_that_do_not():
+def test_consistent_schedules():
     assert OptimSettings(schedule="step", step_epochs=[80, 90.5], warmup_epochs=0).step_epochs == (80, 90.5)
-    assert OptimSettings(schedule="constant", step_factor=0.1, final_lr=0.0).schedule == "constant"  # as a run saves it
+    assert OptimSettings(schedule="constant", step_factor=0.1, final_lr=0.0).schedule == "constant"  # a saved config

@@ -1,4 +1,4 @@
-"""A small contrastive module and keyed samples: what strategies are tried on."""
+"""A small contrastive objective and seeded samples, for tests of strategies."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +46,7 @@ class Residual(nn.Module):
 
 
 class Body(nn.Module):
-    """Blocks, and a parameter of its own and one (35 numbers) that no number of ranks divides."""
+    """Blocks, a direct parameter, and a parameter with 35 elements, which is not divisible by the number of ranks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Body(nn.Module):
         self.token = nn.Parameter(torch.linspace(0.9, 1.1, 16))
 
     def lr_scales(self) -> dict[str, float]:
-        """Groups of one tensor and of several."""
+        """Factors that give groups of one tensor and of several."""
         return {name: 1 - 0.1 * (place % 7) for place, name in enumerate(dict(self.named_parameters()))}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,10 +66,10 @@ class Body(nn.Module):
 
 
 class Contrast(nn.Module):
-    """Two flips of an image against those of all ranks, one after the other through the same network, and a teacher's.
+    """Contrasts an image and its flip over all ranks, with two passes through the same network, and with a teacher.
 
-    Convolutions, a norm with statistics, blocks, biases, frozen layers and blocks before and after what trains, a
-    parameter used from outside of the module that owns it, a single number, twelve groups of rates.
+    It has convolutions, a norm with statistics, blocks, biases, frozen layers and blocks before and after trained ones,
+    a parameter that is used outside of its module, a scalar parameter, and twelve parameter groups.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ def here() -> world.World:
 def strategy(
     name: str, stage: int = 0, seed: int = 0, optimizer: str = "adamw", only: str = "", **options: object
 ) -> Strategy:
-    """Trains the toy, or `only` a part of it; `options` are settings of the strategy or else of the optimizer."""
+    """A strategy that trains the toy, or `only` a part of it. `options`: settings of strategy or optimizer."""
     torch.manual_seed(seed)
     own = {key: options.pop(key) for key in StrategySettings.model_fields.keys() & options.keys()}
     settings = StrategySettings(name=name, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"), **own)
@@ -125,7 +125,7 @@ def strategy(
 
 
 def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -> list[float]:
-    """Losses of global batches at a fixed rate and a growing decay; `bad` = (step, rank) sees a NaN in one pixel."""
+    """Losses with a constant rate and an increasing weight decay; `bad` = (step, rank) that gets a NaN pixel."""
     losses = []
     for step in steps:
         batch = samples(step)
@@ -142,7 +142,7 @@ def tensors(strategy: Strategy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
-    """The largest difference of any two tensors of one name, relative to that tensor's norm."""
+    """The largest difference between tensors of the same name, relative to the tensor's norm."""
     assert one.keys() == two.keys()
     scale = {name: max(value.double().norm().item(), 1e-12) for name, value in two.items()}
     return max((one[name].double() - two[name].double()).norm().item() / scale[name] for name in two)
