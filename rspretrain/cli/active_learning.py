@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safetensors import SafetensorError
 
     from rspretrain import config, world
-    from rspretrain.cli.training import refuse, share_cores
+    from rspretrain.cli.training import print_precision, refuse, share_cores
     from rspretrain.engine.active_learning import prepare_active
     from rspretrain.engine.run_dir import check_run_dir
 
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
     except (ValueError, OSError, SafetensorError) as error:
         return refuse(NAME, error, here)
+    print_precision(loop.settings, here)
     try:
         standing = loop.run(lambda line: print(line, flush=True))
     except config.ConfigError as error:  # of run.dir and of labels; anything else is a failure, with a traceback

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from rspretrain.output_paths import check_file
 
@@ -33,6 +34,9 @@ def config_parser(command: str, description: str | None) -> argparse.ArgumentPar
     parser.add_argument(
         "--config", type=Path, required=True, metavar="NAME", help="YAML file, or a name from `rspretrain configs`"
     )
+    parser.add_argument(
+        "--explain", action=Explain, command=command, metavar="KEY", help="explain a key or section, as in optim.lr"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print configuration, parameters, plan; write nothing")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in optim.lr=3e-4")
@@ -44,6 +48,31 @@ def training_parser(command: str, description: str | None) -> argparse.ArgumentP
     parser = config_parser(command, description)
     parser.add_argument("--resume", action="store_true", help="continue the run in run.dir")
     return parser
+
+
+class Explain(argparse.Action):
+    """`--explain KEY`: print the meaning of a setting of `command` and exit; no other argument is needed."""
+
+    def __init__(self, command: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.command = command
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> NoReturn:
+        """Print the entry of docs/configuration.md."""
+        from rspretrain import config  # imports torch
+        from rspretrain.config.reference import explain
+
+        kinds: dict[str, type[config.CommonSettings]] = {
+            "pretrain": config.RunSettings,
+            "active-learning": config.ActiveSettings,
+        }
+        try:
+            print(explain(str(values), kinds.get(self.command, config.FinetuneSettings)))
+        except config.ConfigError as error:
+            raise SystemExit(fail(self.command, error)) from None
+        raise SystemExit(0)
 
 
 def announce(text: str) -> None:

@@ -17,6 +17,7 @@ from rspretrain.engine.job import Job, describe
 from rspretrain.engine.run_dir import check_run_dir
 from rspretrain.engine.trainer import Finish, train
 from rspretrain.shipped_configs import find_config
+from rspretrain.strategies.precision import precision_text
 
 Kind = TypeVar("Kind", bound=CommonSettings)
 
@@ -42,6 +43,7 @@ def run_training(
             return 0
     except (ValueError, OSError, SafetensorError) as error:
         return refuse(command, error, here)
+    print_precision(job.settings, here)
     try:
         finish = train(job, resume=arguments.resume, say=lambda line: print(line, flush=True))
     except ConfigError as error:  # of run.dir; anything else is a failure, with a traceback
@@ -50,6 +52,12 @@ def run_training(
     if here.is_first:
         report(finish, settings)
     return 0
+
+
+def print_precision(settings: CommonSettings, here: world.World) -> None:
+    """Print the precision of a run with settings resolved, with a warning where bf16 is emulated."""
+    if here.is_first:
+        print(precision_text(settings.strategy.precision, here.device), flush=True)
 
 
 def refuse(command: str, error: Exception, here: world.World) -> int:

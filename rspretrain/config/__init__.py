@@ -11,6 +11,7 @@ from rspretrain.config.loading import (
     load_finetune,
     parse,
     parse_as,
+    saved_value,
 )
 from rspretrain.config.settings_tree import (
     ActiveSettings,
@@ -39,4 +40,5 @@ __all__ = [
     "load_finetune",
     "parse",
     "parse_as",
+    "saved_value",
 ]

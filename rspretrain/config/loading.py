@@ -92,6 +92,11 @@ def check_same(saved: Path, settings: CommonSettings) -> None:
         )
 
 
+def saved_value(saved: Path, section: str, key: str) -> Any:
+    """A value of the configuration that a run saved; None if there is no such file or key."""
+    return _read_tree(saved).get(section, {}).get(key) if saved.is_file() else None
+
+
 def _read_tree(path: Path) -> Tree:
     try:
         tree = yaml.load(path.read_text(), Loader=_Loader)

@@ -30,7 +30,7 @@ from rspretrain.active_learning.queries import choose
 from rspretrain.active_learning.queries.candidates import candidates_of
 from rspretrain.config import ActiveSettings, ConfigError
 from rspretrain.engine.finetune import check_data, prepare_finetune
-from rspretrain.engine.job import Job, describe
+from rspretrain.engine.job import Job, describe, with_precision
 from rspretrain.engine.rounds import Rounds
 from rspretrain.engine.run_dir import claim_run_dir
 from rspretrain.engine.stop_request import StopRequest
@@ -60,6 +60,7 @@ def prepare_active(settings: ActiveSettings, here: World, deepspeed_launcher: bo
     """Build the loop and check the settings; nothing is written. ValueError, in one paragraph, for invalid settings."""
     check_data(settings)
     _check_sections(settings)
+    settings = with_precision(settings, here)
     (shards,) = open_sources(settings.data).sets.values()
     task = open_labelling_task(shards, settings.labels, settings.oracle)
     path = settings.run.dir / POOL

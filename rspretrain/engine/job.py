@@ -17,6 +17,7 @@ from rspretrain.schedules import cosine, warmup_cosine, warmup_steps
 from rspretrain.sensors import MEASURED
 from rspretrain.shardset.inspection.quick_check import quick_check
 from rspretrain.strategies import check_network, resolve_strategy
+from rspretrain.strategies.precision import precision_text, resolve_precision
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.sources import Sources, open_sources
 from rspretrain.transforms.inputs import SensorSettings
@@ -66,6 +67,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
 def resolved(settings: Kind, world: World, deepspeed_launcher: bool) -> tuple[Kind, Sources]:
     """Settings with nothing left open, and the shards; seeds torch for initial weights. ValueError as in prepare."""
     check_batch(settings, world)
+    settings = with_precision(settings, world)
     settings = settings.model_copy(
         update={"strategy": resolve_strategy(settings.strategy, world, settings.optim, deepspeed_launcher)}
     )
@@ -101,6 +103,15 @@ def ready(
         quick_check(shards, needed, forgiving=data.on_corrupt == "quarantine")
     total = train.steps or train.epochs * loader.steps_per_epoch
     return Job(settings, world, sources, objective, loader, total, evaluator)
+
+
+def with_precision(settings: Kind, world: World) -> Kind:
+    """The settings with precision `auto` resolved: as the run in run.dir began, for --resume, else by the devices."""
+    asked = settings.strategy.precision
+    if asked == "auto":
+        asked = config.saved_value(settings.run.dir / "config.yaml", "strategy", "precision") or asked
+    precision = resolve_precision(asked, world.device)
+    return settings.model_copy(update={"strategy": settings.strategy.model_copy(update={"precision": precision})})
 
 
 def _measured(name: str, settings: SensorSettings, sources: Sources) -> SensorSettings:
@@ -152,6 +163,7 @@ def describe(job: Job) -> str:
         "plan",
         f"  world                       {job.world.size} ranks on {nodes} nodes, {job.world.device.type}, "
         f"strategy {settings.strategy.name}, {settings.strategy.precision}",
+        f"  {precision_text(settings.strategy.precision, job.world.device)}",
         f"  samples per epoch           {plan['samples'] - plan['dropped_per_epoch']:,} of {plan['samples']:,}; "
         f"{plan['dropped_per_epoch']:,} dropped (the last, short batch)",
         *_describe_sources(job),

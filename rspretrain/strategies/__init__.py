@@ -64,4 +64,5 @@ def build_strategy(
 
     `teachers`: the EMA teachers in `objective` and their students.
     """
+    assert settings.precision != "auto", "resolve_precision comes first"
     return STRATEGIES.find(settings.name)(settings, world, objective, optim, teachers)

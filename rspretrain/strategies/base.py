@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import Field
@@ -27,9 +27,8 @@ from rspretrain.registry import NamedSettings
 from rspretrain.strategies.accumulate import accumulate
 from rspretrain.strategies.blocks import checkpoint_activations_, compile_blocks_, require_blocks
 from rspretrain.strategies.optim import NamedParameters, OptimSettings, clip_each_
+from rspretrain.strategies.precision import Precision
 from rspretrain.world import World
-
-Precision = Literal["fp32", "bf16"]
 
 
 class ForwardOutput(Protocol):
@@ -50,8 +49,9 @@ class StrategySettings(NamedSettings):
         description="auto: deepspeed under the deepspeed launcher, else ddp with several ranks, else single.",
     )
     precision: Precision = Field(
-        default="fp32",
-        description="Precision of forward and backward. Parameters and optimizer state are float32 always.",
+        default="auto",
+        description="Precision of forward and backward; parameters and optimizer state are float32 always. auto: bf16 "
+        "on GPUs with bf16 and on CPUs with AMX or AVX512-BF16, else fp32.",
     )
     deepspeed: Path = Field(
         default=Path("zero1"),

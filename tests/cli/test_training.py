@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from rspretrain.cli.common import training_parser
 from rspretrain.cli.training import refuse
 from rspretrain.world import World
 
@@ -12,3 +14,25 @@ def test_every_machine_reports_its_error(capsys):
     ):
         assert refuse("probe", ValueError("full"), World(rank, 16, local_rank, torch.device("cpu"))) == 2
         assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "meaning"),
+    [
+        ("pretrain", "objective.momentum", "objective.momentum  (moco_v3)"),
+        ("finetune", "tune.mode", "Trainable parameters."),
+        ("active-learning", "budget.rounds", "Number of queries."),
+    ],
+)
+def test_explain_needs_no_configuration(command, key, meaning, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        training_parser(command, None).parse_args(["--explain", key])
+    assert stopped.value.code == 0
+    assert meaning in capsys.readouterr().out
+
+
+def test_explain_an_unknown_key(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        training_parser("pretrain", None).parse_args(["--explain", "optim.lrr"])
+    assert stopped.value.code == 2
+    assert "error: --explain: unknown key 'optim.lrr'. Did you mean 'optim.lr'?" in capsys.readouterr().err

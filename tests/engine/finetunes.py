@@ -21,6 +21,7 @@ data: {window: 2, ledger: true}
 sensors: {s1: {bands: [VV, VH], normalise: bigearthnet}, s2: {bands: [B02, B03, B04, B08], normalise: bigearthnet}}
 network: {name: vit_tiny_patch16_224, px: 12, args: {patch_size: 4, embed_dim: 24, depth: 2, num_heads: 2}}
 labels: {nomenclature: all}
+strategy: {precision: fp32}
 optim: {lr: 3e-3, lr_reference_batch: null, warmup_epochs: 0}
 train: {global_batch: 8, epochs: 3}
 watch: {every: 2, wandb: off}

@@ -25,6 +25,7 @@ data: {window: 2, ledger: true}
 sensors: {s1: {bands: [VV, VH], normalise: bigearthnet}, s2: {bands: [B02, B03, B04], normalise: bigearthnet}}
 backbone: {name: test_resnet, drop_path: 0.1}
 objective: {name: dual_simclr, crop_px: 8}
+strategy: {precision: fp32}
 optim: {lr: 1e-2, lr_reference_batch: null, warmup_epochs: 1}
 train: {global_batch: 8, epochs: 3, checkpoint_every: 7}
 watch: {every: 1, wandb: off}

@@ -84,7 +84,7 @@ def test_measured_statistics_are_those_of_the_shard_set(tmp_path):
     assert made.settings.sensors["s1"].statistics["VH"] == (found["VH"].mean, found["VH"].std)  # saved with the run
     given = job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5], VH: [-19, 6]}")
     assert [s.std for s in given.objective.inputs()["s1"].normalisations()["s1"].scalings] == [5, 6]
-    with pytest.raises(ValueError, match=r"there are no statistics of bands \['VH'\], only of \['VV'\]. Give them"):
+    with pytest.raises(ValueError, match=r"bands \['VH'\] have no statistics: got \['VV'\]. Give them"):
         job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5]}")
 
 
@@ -116,3 +116,13 @@ def test_a_cache_that_cannot_be_used_is_told_before_training(tmp_path):
         with pytest.raises(ValueError, match=r"data.cache_gb is 1e-05, expected at least"):
             job(path, far[0], f"data.cache_dir={tmp_path}/cache", "data.cache_gb=1e-5")
         assert not server.shards()
+
+
+def test_auto_precision_is_resolved_once_and_kept_on_resume(tmp_path, monkeypatch):
+    path = write_config(tmp_path)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert job(path, "strategy.precision=auto").settings.strategy.precision == "bf16"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("strategy: {precision: fp32}\n")  # of a run on another machine
+    assert job(path, "strategy.precision=auto").settings.strategy.precision == "fp32"
+    assert job(path, "strategy.precision=bf16").settings.strategy.precision == "bf16"

@@ -328,7 +328,9 @@ def test_30_steps_lower_the_loss_without_collapse() -> None:
 def test_a_refused_step_leaves_the_centers_as_they_were() -> None:
     objective = make("s1", frozen_epochs=0)
     world = World(0, 1, 0, torch.device("cpu"))
-    strategy = build_strategy(StrategySettings(name="single"), world, objective, OptimSettings(), objective.teachers())
+    strategy = build_strategy(
+        StrategySettings(name="single", precision="fp32"), world, objective, OptimSettings(), objective.teachers()
+    )
     batch = batch_of(np.arange(4))
     strategy.train_step(batch, 1e-3, 0.9)
     kept = [buffer.clone() for buffer in objective.centers.buffers()]

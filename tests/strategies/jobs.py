@@ -113,7 +113,7 @@ def settings(shards: Path, case: Case, name: str = "single", stage: int = 0, **s
         "sensors": {sensor: SENSORS[sensor] for sensor in case.sensors},
         "backbone": case.backbone,
         "objective": case.objective,
-        "strategy": {"name": name, "deepspeed": f"configs/deepspeed/zero{stage}.json", **strategy},
+        "strategy": {"name": name, "precision": "fp32", "deepspeed": f"configs/deepspeed/zero{stage}.json", **strategy},
         "optim": {"lr_reference_batch": None, "warmup_epochs": 1, "clip_norm": 1.0, **case.optim},
         "train": {"global_batch": 16, "steps": STEPS},
     }

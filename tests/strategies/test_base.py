@@ -148,7 +148,7 @@ def test_momentum_is_given_exactly_with_teachers():
     with pytest.raises(AssertionError, match="momentum=None with 1 teachers"):
         strategy("single").train_step(samples(0), 1e-3)
     toy = Contrast()
-    plain = build_strategy(StrategySettings(name="single"), here(), toy, OptimSettings())
+    plain = build_strategy(StrategySettings(name="single", precision="fp32"), here(), toy, OptimSettings())
     assert plain.teacher_drift() is None
     before = [parameter.clone() for parameter in toy.teacher.parameters()]
     plain.train_step(samples(0), 1e-3)

@@ -115,7 +115,9 @@ def strategy(
 ) -> Strategy:
     """A strategy that trains the toy, or `only` a part of it. `options`: settings of strategy or optimizer."""
     torch.manual_seed(seed)
-    own = {key: options.pop(key) for key in StrategySettings.model_fields.keys() & options.keys()}
+    own = {"precision": "fp32"} | {
+        key: options.pop(key) for key in StrategySettings.model_fields.keys() & options.keys()
+    }
     settings = StrategySettings(name=name, deepspeed=Path(f"configs/deepspeed/zero{stage}.json"), **own)
     options = {"lr_reference_batch": None, "clip_norm": 0.5, "weight_decay": 0.05, "name": optimizer} | options
     toy = Contrast()
