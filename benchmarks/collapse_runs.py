@@ -46,8 +46,8 @@ class Land(Archive):
         land, _ = simulate.draw_land(rng, landscapes[number % len(landscapes)])
         textures = simulate.draw_textures(rng)
         cover = simulate.cover_of(land, textures)
-        s2 = simulate.see_s2(rng, cover, textures, simulate.draw_sky(rng, int(rng.integers(365))))
-        s1 = simulate.see_s1(rng, cover, textures, simulate.draw_radar(rng))
+        s2 = simulate.render_s2(rng, cover, textures, simulate.draw_sky(rng, int(rng.integers(365))))
+        s1 = simulate.render_s1(rng, cover, textures, simulate.draw_radar(rng))
         cut = {band: pixels[:, :SIDE, :SIDE] for band, pixels in {**s1, **s2}.items() if pixels.shape[-1] == 120}
         picture = np.concatenate([cut[band] for band in ("B04", "B03", "B02")])
         images = {

@@ -98,7 +98,7 @@ def see_s1(seed: int, number: int, labels: Collection[str]) -> dict[str, NDArray
     """Group -> [2 120 120] dB of a patch with these classes."""
     rng = _rng(seed, number, _S1)
     cover = _paint(seed, number, [name for name in labels if "s1" in SEEN_BY[name]])
-    bands = simulate.see_s1(rng, cover, _textures(seed, number), simulate.draw_radar(rng))
+    bands = simulate.render_s1(rng, cover, _textures(seed, number), simulate.draw_radar(rng))
     return {"s1_10m": np.concatenate([bands["VV"], bands["VH"]])}
 
 
@@ -107,7 +107,7 @@ def see_s2(seed: int, number: int, labels: Collection[str]) -> dict[str, NDArray
     rng = _rng(seed, number, _S2)
     cover = _paint(seed, number, [name for name in labels if "s2" in SEEN_BY[name]])
     sky = simulate.draw_sky(rng, int(rng.integers(*DAYS)))
-    seen = simulate.see_s2(rng, cover, _textures(seed, number), sky)
+    seen = simulate.render_s2(rng, cover, _textures(seed, number), sky)
     return {group: np.concatenate([seen[band] for band in bands]) for group, bands in BANDS.items()}
 
 

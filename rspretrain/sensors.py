@@ -1,37 +1,37 @@
-"""What the sensors are: bands in one canonical order, their units, and the fixed scalings that the field uses.
+"""Sensors: canonical band order, units, and fixed normalisations.
 
-Bands are addressed by name everywhere and by position nowhere (methods.md G.2 lists the traps). On disk the bands of a
-sensor lie in *groups*: one array for each pixel grid, because Sentinel-2 has 10, 20 and 60 m bands and nothing is
-resampled at build time.
+Bands are always addressed by name, never by position (docs/methods.md, Sensors and normalisation). On disk the bands of
+a sensor form *groups*, one array per pixel grid, because Sentinel-2 has 10, 20 and 60 m bands and nothing is resampled
+at build time.
 """
 
 from dataclasses import dataclass
 
-# Canonical order of every band the package knows; a group or a configuration may hold any subset, in any order.
+# Canonical order of all known bands. A group or a configuration may use any subset, in any order.
 BAND_ORDER: dict[str, tuple[str, ...]] = {
     "s1": ("VV", "VH"),
     "s2": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"),
     "rgb": ("R", "G", "B"),
-    # Rasters of class codes that lie on the pixels: CORINE (BigEarthNet v2), MODIS land cover (SEN12MS), DFC2020.
+    # Maps of class codes per pixel: CORINE (BigEarthNet v2), MODIS land cover (SEN12MS), DFC2020.
     "map": ("clc", "igbp", "lccs_cover", "lccs_use", "lccs_hydrology", "dfc"),
 }
-ANY_SENSOR = "other"  # an instrument that the package does not know: its bands have whatever names the archive gives
-# Bands that show the scene as the eye would see it (true colour), or as SAR people do (VV, VH in dB).
+ANY_SENSOR = "other"  # an unknown instrument; its band names are those of the archive
+# Bands for previews: true colour, or VV and VH in dB.
 PREVIEW_BANDS: dict[str, tuple[str, ...]] = {"s1": ("VV", "VH"), "s2": ("B04", "B03", "B02"), "rgb": ("R", "G", "B")}
 
 
 @dataclass(frozen=True)
 class Group:
-    """The bands of one sensor that share a pixel grid: one array [C H W] a sample, one `.npy` member in the shard."""
+    """The bands of one sensor on one pixel grid: one array [C H W] per sample, one `.npy` member in the shard."""
 
     name: str  # member name without ".npy": [a-z0-9_]+, no dots
     sensor: str  # key of BAND_ORDER, or ANY_SENSOR
     bands: tuple[str, ...]
     dtype: str  # numpy name of the archive's own dtype: "uint16", "float32", "uint8"
-    shape: tuple[int, int] | None  # (height, width) in pixels, None where images of one archive differ in size
-    gsd_m: float | None  # ground sampling distance in metres, None where unknown or mixed
+    shape: tuple[int, int] | None  # (height, width) in pixels, None if the images of the archive differ in size
+    gsd_m: float | None  # ground sampling distance in metres, None if unknown or mixed
     units: str  # "dn" (reflectance x 10,000), "db" (sigma nought), "grey" (0..255), "class" (codes of a map)
-    nodata: float | None = None  # the number that stands for "not measured" in the archive's files
+    nodata: float | None = None  # value of missing pixels in the files of the archive
 
     def __post_init__(self) -> None:
         if self.sensor == ANY_SENSOR:
@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How numbers of one band become network input: (clip(x, low, high) - mean) / std."""
+    """Normalisation of one band: (clip(x, low, high) - mean) / std."""
 
     low: float
     high: float
@@ -58,11 +58,11 @@ _INF = float("inf")
 
 
 def standard(statistics: dict[str, tuple[float, float]]) -> dict[str, Scaling]:
-    """Band -> (mean, std) as scalings that clip nothing."""
+    """Scalings from band -> (mean, std), without clipping."""
     return {band: Scaling(-_INF, _INF, mean, std) for band, (mean, std) in statistics.items()}
 
 
-# BigEarthNet v1 statistics over the whole archive, S2 in DN and S1 in dB (methods.md G.2).
+# BigEarthNet v1 statistics over the whole archive, S2 in DN and S1 in dB (docs/methods.md, Sensors and normalisation).
 _BIGEARTHNET = {
     "B01": (340.76769064, 554.81258967),
     "B02": (429.9430203, 572.41639287),
@@ -81,8 +81,8 @@ _BIGEARTHNET = {
 }
 _IMAGENET = {"R": (0.485, 0.229), "G": (0.456, 0.224), "B": (0.406, 0.225)}
 
-# name -> band -> Scaling. `fixed` maps physical ranges to [0, 1]; `hsg` is `fixed`'s clipping without its division,
-# because it divides by the maximum of each crop instead (methods.md A.2).
+# name -> band -> Scaling. `fixed` maps physical ranges to [0, 1]. `hsg` clips like `fixed` but does not divide: it
+# divides by the maximum of each crop instead (docs/methods.md, Sensors and normalisation).
 SCALINGS: dict[str, dict[str, Scaling]] = {
     "fixed": {
         **{band: Scaling(-25.0, 0.0, -25.0, 25.0) for band in BAND_ORDER["s1"]},
@@ -98,11 +98,11 @@ SCALINGS: dict[str, dict[str, Scaling]] = {
 }
 
 
-MEASURED = "measured"  # not a table: the means and deviations of the shard set that a run trains on
+MEASURED = "measured"  # not a table: means and standard deviations of the shard set of the run
 
 
 def scalings_for(name: str, bands: tuple[str, ...]) -> tuple[Scaling, ...]:
-    """The scaling of every band in `bands`, in that order. ValueError where `name` does not cover them all."""
+    """The scalings of `bands`, in that order. ValueError if `name` does not cover all of them."""
     if name not in SCALINGS:
         raise ValueError(f"Unknown normalisation {name!r}; known are {[*sorted(SCALINGS), MEASURED]}.")
     table = SCALINGS[name]

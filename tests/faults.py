@@ -270,7 +270,7 @@ def stale_index(folder: Path, rng: Rng) -> list[str]:
 def changed_index(folder: Path, rng: Rng) -> list[str]:
     path = folder / "index.parquet"
     flip(path, int(rng.integers(path.stat().st_size)), int(rng.integers(8)))
-    return ["index.parquet: is not the manifest's"]
+    return ["index.parquet: does not match the manifest"]
 
 
 def missing_index(folder: Path, rng: Rng) -> list[str]:
@@ -282,7 +282,7 @@ def foreign_manifest(folder: Path, rng: Rng) -> list[str]:
     other = folder.parent / "other"
     memory_shards(other, samples=len(open_shards(folder)), seed=1)
     (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
-    return ["index.parquet: is not the manifest's", ".tar"]
+    return ["index.parquet: does not match the manifest", ".tar"]
 
 
 def changed_manifest(folder: Path, rng: Rng) -> list[str]:

@@ -1,4 +1,7 @@
-"""Original layouts in, patches out: one file an archive, and the only code that knows rasterio."""
+"""Readers of raw archives: one module per archive turns the original layout into patches.
+
+Only this package uses rasterio.
+"""
 
 import difflib
 import inspect
@@ -34,23 +37,23 @@ ARCHIVES: dict[str, type[Archive]] = {
 
 
 Parameters = Mapping[str, inspect.Parameter]
-_NONE = "…"  # a default that is no value
+_NONE = "…"  # shown for an option without a default
 GUIDE = "docs/archives.md"  # layouts, sources and options of every archive
 
 
 def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ()) -> Archive:
-    """The archive `name` from `NAME=PATH` sources (or one bare PATH where it needs only one) and `NAME=VALUE` options.
+    """Open the archive `name` from `NAME=PATH` sources (a bare PATH if it needs only one) and `NAME=VALUE` options.
 
-    Both are parameters of the archive's constructor: paths are sources, everything else is an option. ValueError where
-    the archive, a source, an option or its value is not understood, or a folder does not exist.
+    Both are parameters of the archive's constructor: paths are sources, all others are options. ValueError if the
+    archive, a source, an option or a value is unknown, or a folder does not exist.
     """
     if name not in ARCHIVES:
         nearest = difflib.get_close_matches(name, ARCHIVES, n=1, cutoff=0.0)[0]
         raise ValueError(f"Unknown archive {name!r}; known are {sorted(ARCHIVES)}. Did you mean {nearest!r}?")
     paths, choices = parameters_of(name)
     needed = [each for each, parameter in paths.items() if parameter.default is inspect.Parameter.empty]
-    usual = needed[0] if len(needed or paths) == 1 else None
-    folders = _split(name, "source", sources, paths, usual)
+    only_source = needed[0] if len(needed or paths) == 1 else None
+    folders = _split(name, "source", sources, paths, only_source)
     if missing := [each for each in needed if each not in folders]:
         usage = _usage("source", paths)
         raise ValueError(f"{name} got no source {missing[0]!r}, expected {usage}. Add {missing[0]}=PATH; see {GUIDE}.")
@@ -64,19 +67,19 @@ def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ())
 
 
 def parameters_of(name: str) -> tuple[Parameters, Parameters]:
-    """Sources and options of an archive, by name."""
+    """The sources and the options of an archive, by name."""
     parameters = inspect.signature(ARCHIVES[name], eval_str=True).parameters
     paths = {key: parameter for key, parameter in parameters.items() if "Path" in str(parameter.annotation)}
     return paths, {key: parameter for key, parameter in parameters.items() if key not in paths}
 
 
 def usages() -> str:
-    """Sources and options of every archive, a line or two each: for the command line's help."""
+    """Sources and options of every archive, for the help of the command line."""
     lines = []
     for name in ARCHIVES:
         paths, choices = parameters_of(name)
-        told = [_usage("source", paths), _usage("option", choices) if choices else ""]
-        for head, text in zip((name, ""), filter(None, told), strict=False):
+        usage_lines = [_usage("source", paths), _usage("option", choices) if choices else ""]
+        for head, text in zip((name, ""), filter(None, usage_lines), strict=False):
             start = f"  {head:<15} "
             lines.append(
                 textwrap.fill(text, 112, initial_indent=start, subsequent_indent=" " * 27, break_on_hyphens=False)
@@ -87,7 +90,7 @@ def usages() -> str:
 def _usage(kind: str, known: Parameters) -> str:
     """`--source metadata=PATH [s2=PATH]`, or options with their defaults."""
     if not known:
-        return f"no --{kind} at all"
+        return f"no --{kind}"
     return f"--{kind} " + " ".join(_example(kind, parameter) for parameter in known.values())
 
 
@@ -99,7 +102,7 @@ def _example(kind: str, parameter: inspect.Parameter) -> str:
 
 
 def _text(default: Any) -> str:
-    """A default as one would type it; … where there is none."""
+    """A default value as typed on the command line; … if there is none."""
     if default is None or default == ():
         return _NONE
     text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
@@ -107,7 +110,7 @@ def _text(default: Any) -> str:
 
 
 def _split(name: str, kind: str, arguments: Sequence[str], known: Parameters, default: str | None) -> dict[str, str]:
-    """`KEY=TEXT` arguments as a dictionary; a bare TEXT is that of the key `default`."""
+    """Parse `KEY=TEXT` arguments; a bare TEXT belongs to the key `default`."""
     found: dict[str, str] = {}
     for argument in arguments:
         head, separator, text = argument.partition("=")
@@ -116,9 +119,7 @@ def _split(name: str, kind: str, arguments: Sequence[str], known: Parameters, de
             if default is None or (separator and "/" not in head):
                 near = difflib.get_close_matches(key, known, n=1) if separator else []
                 remedy = f"Did you mean {near[0]!r}?" if near else f"See {GUIDE}."
-                raise ValueError(
-                    f"{name} does not understand the {kind} {argument!r}; expected {_usage(kind, known)}. {remedy}"
-                )
+                raise ValueError(f"{name} has no {kind} {argument!r}; expected {_usage(kind, known)}. {remedy}")
             key, text = default, argument
         if key in found:
             raise ValueError(f"{name} got the {kind} {key!r} twice, expected it once: {_usage(kind, known)}. Drop one.")
@@ -129,7 +130,7 @@ def _split(name: str, kind: str, arguments: Sequence[str], known: Parameters, de
 
 
 def _value(name: str, text: str, parameter: inspect.Parameter) -> Any:
-    """The option's text as the type of its parameter; tuples are comma-separated."""
+    """Convert the text of an option to the type of its parameter; tuples are comma-separated."""
     several = "tuple" in str(parameter.annotation)
     try:
         return TypeAdapter(parameter.annotation).validate_python(
@@ -147,10 +148,10 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def _kind(annotation: Any) -> str:
-    """What a value may be, in words."""
+    """The allowed values of an option, in words."""
     inner = [each for each in get_args(annotation) if each not in (type(None), Ellipsis)]
     if get_origin(annotation) is Literal:
         return " or ".join(map(str, inner))
     if get_origin(annotation) is tuple:
-        return f"{_kind(inner[0])}, several with commas between"
+        return f"{_kind(inner[0])} (several separated by commas)"
     return _kind(inner[0]) if inner else _KINDS[annotation]

@@ -1,4 +1,4 @@
-"""What every archive offers: a cheap, ordered list of entries, and a reader that turns one entry into one patch."""
+"""The interface of an archive: a cheap, ordered list of entries, and a reader that turns one entry into one patch."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -14,7 +14,7 @@ from rspretrain.sensors import Group
 
 @dataclass(frozen=True)
 class Nomenclature:
-    """A list of class names that the labels of an archive are taken from. `multi` says if an image may have several."""
+    """The class names of an archive's labels. `multi`: whether an image may have several."""
 
     names: tuple[str, ...]
     multi: bool
@@ -22,50 +22,52 @@ class Nomenclature:
 
 @dataclass(frozen=True)
 class Entry:
-    """One patch that can be read: its future key, its name in the archive, and what `read` needs to find it."""
+    """One patch of an archive: its key, its name in the archive, and its location for `read`."""
 
     key: str
     name: str
-    # The archive's own; picklable. Its repr is part of a build's fingerprint, so paths are relative to the sources.
+    # Private to the archive; picklable. Its repr is part of the plan's checksum: paths are relative to the sources, and
+    # renaming a class or a field of it changes the manifest of a rebuilt set.
     source: Any
 
 
 class Archive(ABC):
-    """One raw download. Listing is cheap and reads no pixels; reading is independent for every entry (and parallel)."""
+    """One raw download. Listing is cheap and reads no pixels. Entries are read independently, in parallel."""
 
     name: str  # "bigearthnet"
     groups: tuple[Group, ...]
     nomenclatures: dict[str, Nomenclature]
-    # JSON members are padded with spaces to this size, so that all records of a shard have one stride (design.md D3).
+    # JSON members are padded with spaces to this size, so that all records of a shard have one stride and can be read
+    # as one strided array.
     metadata_bytes: int
-    # What `open_archive` was told beside the folders; it goes into the manifest.
+    # The options given to `open_archive`; the manifest records them.
     options: Mapping[str, str] = {}
 
     @abstractmethod
     def entries(self) -> tuple[list[Entry], list[Fault]]:
-        """All patches in a fixed order (the same on every machine), and what is left out already here.
+        """All patches in a fixed order (the same on every machine), and the faults found while listing.
 
-        Among the faults, an Exclusion is what the user's options leave out.
+        A patch that the user's options exclude is an Exclusion among the faults.
         """
 
     @abstractmethod
     def read(self, entry: Entry) -> Patch:
-        """The patch, pixels equal to rasterio's. PatchError, naming the file, where it cannot be had whole."""
+        """Read the patch; its pixels equal rasterio's. PatchError, naming the file, if any part cannot be read."""
 
 
 def is_text(name: str) -> bool:
-    """Whether a file's name is UTF-8, not bytes of another encoding: no JSON can hold these."""
+    """Whether the name of a file is valid UTF-8. JSON cannot hold other names."""
     return name == name.encode(errors="replace").decode()
 
 
-def shown(name: str) -> str:
-    """A file's name as it can be printed and stored: a byte that is no UTF-8 as `\\udce9`."""
+def display_name(name: str) -> str:
+    """The name of a file for printing and JSON: bytes that are not UTF-8 are escaped, as `\\udce9`."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def unique_keys(wanted: Mapping[str, str], limit: int) -> dict[str, str]:
-    """Name -> key, from the text that each name wants as its key; with a hash of the name where keys would be equal or
-    longer than `limit` bytes. Names outside ASCII become dashes, so equal keys are common in some languages.
+    """Name -> key, from the wanted text of each key. A hash of the name is added to keys that are equal or longer than
+    `limit` bytes. Characters outside ASCII become dashes, so equal keys are common in some languages.
     """
     keys = {name: key_of(text) for name, text in wanted.items()}
     count = Counter(keys.values())
@@ -76,4 +78,4 @@ def unique_keys(wanted: Mapping[str, str], limit: int) -> dict[str, str]:
 
 def _hashed(name: str, key: str, limit: int) -> str:
     digest = xxhash.xxh3_64_hexdigest(name.encode())[:10]
-    return f"{key[-(limit - len(digest) - 1) :]}-{digest}"  # the end of a path tells more than its start
+    return f"{key[-(limit - len(digest) - 1) :]}-{digest}"  # the end of a path is more specific than its start

@@ -1,13 +1,12 @@
-"""BigEarthNet v1, Sentinel-2 alone, Sentinel-1 alone, or BigEarthNet-MM's true pairs of both.
+"""BigEarthNet v1: Sentinel-2 alone, Sentinel-1 alone, or the pairs of BigEarthNet-MM.
 
-Sumbul et al. 2019 and 2021; layout, traps and counts in methods.md G.1. Sentinel-1 stays float32 decibels: readers that
-ask for int32 truncate it. A patch name may hold a one-digit hour (`T93020`), so names are matched, never sliced.
+Sumbul et al. 2019 and 2021; docs/methods.md, BigEarthNet v1. Sentinel-1 stays float32 decibels: readers that convert to
+int32 truncate it. A patch name may hold a one-digit hour (`T93020`), so names are matched by pattern, never sliced.
 """
 
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from rspretrain.archives.base import Archive, Entry
 from rspretrain.archives.bigearthnet_lists import FLAG_FILES, Flag, Lists, random_splits, read_lists
 from rspretrain.archives.corine import NOMENCLATURES, label_sets
 from rspretrain.archives.raster import crs_of_wkt
-from rspretrain.archives.sentinel import S1_GROUPS, S2_GROUPS, existing, folders_in, read_sides, season_of
+from rspretrain.archives.sentinel import S1_GROUPS, S2_GROUPS, find_folder, folders_in, read_patch_folders, season_of
 from rspretrain.patch import Exclusion, Fault, Patch, PatchError, key_of
 
 _S2_NAME = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{5,6}_\d{1,3}_\d{1,3}")
@@ -27,12 +26,12 @@ _S1_NAME = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{5,6}_[0-9A-Z]{5}_\d{1,3}_\d
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Folder names of one patch (None for a sensor that is not used), its split, and whether a list names it."""
+    """Folder names of one patch (None for an unused sensor), its split, and its snow and cloud flags."""
 
     s2: str | None
     s1: str | None
     split: str | None
-    snow: bool | None = None  # None where there is no list
+    snow: bool | None = None  # None without a list
     cloud: bool | None = None
 
 
@@ -40,15 +39,15 @@ class Source:
 class BigEarthNet(Archive):
     """Patches of 1.2 km in ten European countries with 43 and 19 CORINE classes.
 
-    `s2` and `s1` are the folders `BigEarthNet-v1.0` and `BigEarthNet-S1-v1.0` (or what holds them); with both, only
-    true pairs are patches. `splits` holds `train.csv`, `val.csv`, `test.csv`, and optionally `s1_s2_mapping.csv`,
-    `patches_with_seasonal_snow.csv` and `patches_with_cloud_and_shadow.csv` (all of them may be `.csv.bz2`).
+    `s2` and `s1` are the folders `BigEarthNet-v1.0` and `BigEarthNet-S1-v1.0`, or their parent folders. With both, only
+    complete pairs are patches. `splits` holds `train.csv`, `val.csv`, `test.csv`, and optionally `s1_s2_mapping.csv`,
+    `patches_with_seasonal_snow.csv` and `patches_with_cloud_and_shadow.csv` (each may be `.csv.bz2`).
 
-    `exclude` leaves out patches that the snow or the cloud list names (without a fault: nobody wants them); where a
-    list is there, patches carry the attribute `snow` or `cloud`, 0 or 1. `split`: `official` takes the CSVs', and a
-    patch in none of them has none; `official-only` leaves such patches out; `random` draws 60/20/20 with `seed` from
-    the patches that are left, K-Branch CNN's protocol, and needs no split files. All lists go by the Sentinel-2 name,
-    for Sentinel-1 alone, too.
+    `exclude` leaves out the patches in the snow or the cloud list, as exclusions, not as faults. If a list exists,
+    patches have the attribute `snow` or `cloud`, 0 or 1. `split`: `official` reads the CSV files, and a patch in none
+    of them has no split; `official-only` leaves such patches out; `random` draws 60/20/20 with `seed` from the
+    remaining patches (K-Branch CNN's protocol) and needs no split files. All lists use the Sentinel-2 name, also for
+    Sentinel-1 alone.
     """
 
     def __init__(
@@ -64,35 +63,39 @@ class BigEarthNet(Archive):
             raise ValueError("BigEarthNet got no source, expected S2, S1 or both. Give S2=<folder>, S1=<folder>.")
         if splits is None and (exclude or split == "official-only"):
             asked = f"exclude={','.join(exclude)}" if exclude else f"split={split}"
-            raise ValueError(f"{asked} got no lists to go by, expected their folder. Give splits=<folder>.")
+            raise ValueError(f"{asked} got no lists, expected their folder. Give splits=<folder>.")
         if seed and split != "random":
-            raise ValueError(f"seed={seed} has no effect on split={split}, expected none. Drop it or ask for random.")
+            raise ValueError(
+                f"seed={seed} has no effect on split={split}, expected none. Drop it, or set split=random."
+            )
         self.name = "bigearthnet"
-        self.s2 = None if s2 is None else existing(Path(s2), "BigEarthNet-v1.0")
-        self.s1 = None if s1 is None else existing(Path(s1), "BigEarthNet-S1-v1.0")
-        self.splits = None if splits is None else existing(Path(splits), "splits")
+        self.s2 = None if s2 is None else find_folder(Path(s2), "BigEarthNet-v1.0")
+        self.s1 = None if s1 is None else find_folder(Path(s1), "BigEarthNet-S1-v1.0")
+        self.splits = None if splits is None else find_folder(Path(splits), "splits")
         self.exclude, self.split, self.seed = exclude, split, seed
         self.groups = (S1_GROUPS if self.s1 else ()) + (S2_GROUPS if self.s2 else ())
         self.nomenclatures = NOMENCLATURES
         self.metadata_bytes = 2048
 
     def entries(self) -> tuple[list[Entry], list[Fault]]:
-        """Patches (true pairs, given both sensors) by key; names that fit no pattern and lonely patches are faults.
+        """Patches (complete pairs, given both sensors), sorted by key.
 
-        ValueError where a split file or the list of an excluded flag is missing.
+        Unexpected names and unpaired patches are faults.
+
+        ValueError if a split file or the list of an excluded flag is missing.
         """
         faults: list[Fault] = []
         lists = read_lists(self.splits, splits=self.split != "random", partners=self.s1 is not None)
-        # Before pairing: a patch that nobody wants is not a lonely one.
-        why_not = self._wish(lists)
-        there = dict.fromkeys(_folders(self.s2, _S2_NAME, faults))
-        s2 = [name for name in there if why_not(name) is None]
+        # Before pairing: an excluded patch is not an unpaired one.
+        exclusion_reason = self._exclusion_rule(lists)
+        on_disk = dict.fromkeys(_folders(self.s2, _S2_NAME, faults))
+        s2 = [name for name in on_disk if exclusion_reason(name) is None]
         partners = self._partners(lists, faults)
-        excluded = {name: why_not(name) for name in there} | {
-            s1: why_not(name) for s1, name in partners.items() if name not in there
+        excluded = {name: exclusion_reason(name) for name in on_disk} | {
+            s1: exclusion_reason(name) for s1, name in partners.items() if name not in on_disk
         }
         faults += [Exclusion(name, reason) for name, reason in excluded.items() if reason is not None]
-        partners = {s1: name for s1, name in partners.items() if why_not(name) is None}
+        partners = {s1: name for s1, name in partners.items() if exclusion_reason(name) is None}
         patches: list[tuple[str | None, str | None, str | None]]  # S2 folder, S1 folder, S2 name for the lists
         if self.s2 is None:
             patches = [(None, s1, name) for s1, name in partners.items()]
@@ -107,20 +110,23 @@ class BigEarthNet(Archive):
             Source(s2_folder, s1, split_of.get(name or ""), lists.flag("snow", name), lists.flag("cloud", name))
             for s2_folder, s1, name in patches
         ]
-        return _keyed(sources, faults), faults
+        return _unique_entries(sources, faults), faults
 
     def read(self, entry: Entry) -> Patch:
-        """One patch. PatchError for a missing, cut or odd band file, a strange label, or sensors that do not meet."""
+        """Read one patch.
+
+        PatchError for a missing or damaged band file, an unknown label, or sensors at different places.
+        """
         source: Source = entry.source
         used = [(self.s2, source.s2, S2_GROUPS), (self.s1, source.s1, S1_GROUPS)]
-        sides = [(root / name, groups) for root, name, groups in used if root is not None and name is not None]
-        jsons = [_metadata(folder) for folder, _ in sides]
-        if source.s2 and source.s1 and (said := jsons[1].get("corresponding_s2_patch")) != source.s2:
+        parts = [(root / name, groups) for root, name, groups in used if root is not None and name is not None]
+        jsons = [_metadata(folder) for folder, _ in parts]
+        if source.s2 and source.s1 and (partner := jsons[1].get("corresponding_s2_patch")) != source.s2:
             raise PatchError(
-                f"{source.s1}: its JSON names the partner {said!r}, expected {source.s2!r}. Check the CSVs."
+                f"{source.s1}: its JSON names the partner {partner!r}, expected {source.s2!r}. Check the CSVs."
             )
-        images, places = read_sides(sides)
-        folder, metadata = sides[0][0], jsons[0]
+        images, places = read_patch_folders(parts)
+        folder, metadata = parts[0][0], jsons[0]
         crs, bounds = places[0].crs, places[0].bounds
         flags = {"snow": source.snow, "cloud": source.cloud}
         return Patch(
@@ -130,36 +136,28 @@ class BigEarthNet(Archive):
             source.split,
             crs or crs_of_wkt(str(metadata.get("projection", ""))),
             bounds or _json_bounds(folder, metadata),
-            _attributes({folder.name: json for (folder, _), json in zip(sides, jsons, strict=True)})
+            _attributes({folder.name: json for (folder, _), json in zip(parts, jsons, strict=True)})
             | {name: int(flag) for name, flag in flags.items() if flag is not None},
         )
 
-    def num_absent(self) -> dict[str, int]:
-        """How many patches of every split file are not on disk: information about a subset, not a fault."""
-        if self.s2 is None or self.splits is None:
-            return {}
-        present = set(_folders(self.s2, _S2_NAME, []))
-        split_of = read_lists(self.splits, splits=self.split != "random", partners=False).split_of
-        return dict(Counter(split for name, split in split_of.items() if name not in present))
-
-    def _wish(self, lists: Lists) -> Callable[[str | None], str | None]:
-        """Why the options leave a patch out, by its S2 name; None where they do not."""
+    def _exclusion_rule(self, lists: Lists) -> Callable[[str | None], str | None]:
+        """A function that returns why the options exclude a patch, by its S2 name; None if they do not."""
         if missing := [flag for flag in self.exclude if flag not in lists.flagged]:
             raise ValueError(
                 f"exclude={missing[0]} got no list: {self.splits} holds no {FLAG_FILES[missing[0]]}.csv (or .csv.bz2), "
-                "expected one Sentinel-2 name a line. Add the file, or drop the option."
+                "expected one Sentinel-2 name per line. Add the file, or drop the option."
             )
         flagged = [(flag, lists.flagged[flag]) for flag in self.exclude]
         listed = lists.split_of if self.split == "official-only" else None
 
-        def why_not(name: str | None) -> str | None:
+        def exclusion_reason(name: str | None) -> str | None:
             reason = next((f"is in the list of {flag}" for flag, names in flagged if name in names), None)
             return reason or (None if listed is None or name in listed else "is in no official split")
 
-        return why_not
+        return exclusion_reason
 
     def _partners(self, lists: Lists, faults: list[Fault]) -> dict[str, str | None]:
-        """S2 name of every S1 name, from the CSVs or else from the S1 JSON; None where nobody asks for it."""
+        """S2 name of every S1 name, from the CSV files or else from the S1 JSON; None if no option needs it."""
         names = _folders(self.s1, _S1_NAME, faults)
         if self.s1 is None or (self.s2 is None and self.splits is None and self.split != "random"):
             return dict.fromkeys(names)
@@ -178,22 +176,22 @@ class BigEarthNet(Archive):
 
 
 def _folders(root: Path | None, pattern: re.Pattern[str], faults: list[Fault]) -> list[str]:
-    """Sorted folder names that are patch names; other folders are faults."""
+    """Sorted names of patch folders; other folders are faults."""
     names = [] if root is None else folders_in(root)
     for name in names:
         if not pattern.fullmatch(name):
-            faults.append(Fault(name, f"the folder name is no patch name, expected {pattern.pattern}"))
+            faults.append(Fault(name, f"the folder name is not a patch name, expected {pattern.pattern}"))
     return [name for name in names if pattern.fullmatch(name)]
 
 
 def _pairs(s2: list[str], partners: dict[str, str | None], faults: list[Fault]) -> list[tuple[str, str]]:
-    """(S1 name, S2 name) of all true pairs; what is left over on either side is a fault."""
+    """(S1 name, S2 name) of all pairs; unpaired patches of either sensor are faults."""
     waiting = set(s2)
     pairs: list[tuple[str, str]] = []
     taken: dict[str, str] = {}
     for s1, name in partners.items():
         if name in taken:
-            faults.append(Fault(s1, f"its Sentinel-2 partner {name} belongs to {taken[name]} already"))
+            faults.append(Fault(s1, f"its Sentinel-2 partner {name} is already the partner of {taken[name]}"))
         elif name is None or name not in waiting:
             faults.append(Fault(s1, f"Sentinel-1 patch without its Sentinel-2 partner {name}"))
         else:
@@ -203,7 +201,7 @@ def _pairs(s2: list[str], partners: dict[str, str | None], faults: list[Fault]) 
     return pairs
 
 
-def _keyed(sources: list[Source], faults: list[Fault]) -> list[Entry]:
+def _unique_entries(sources: list[Source], faults: list[Fault]) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for source in sources:
         name = source.s2 or source.s1 or ""
@@ -222,7 +220,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise PatchError(f"{path}: the file is missing. Unpack or download the archive again.") from error
     except (ValueError, OSError) as error:
-        raise PatchError(f"{path}: no JSON ({error}). Unpack or download the file again.") from error
+        raise PatchError(f"{path}: not JSON ({error}). Unpack or download the file again.") from error
     if not isinstance(metadata, dict):
         raise PatchError(f"{path}: {type(metadata).__name__}, expected a JSON object. Download the file again.")
     return metadata
@@ -239,7 +237,7 @@ def _labels(folder: Path, metadata: dict[str, Any]) -> dict[str, tuple[str, ...]
 
 
 def _json_bounds(folder: Path, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Left, bottom, right, top of a patch whose rasters carry no place. Sentinel-1 files spell `lry` as `lly`."""
+    """Left, bottom, right, top of a patch without georeferenced rasters. Sentinel-1 files spell `lry` as `lly`."""
     corners = metadata.get("coordinates")
     try:
         bottom = corners.get("lry", corners.get("lly"))  # type: ignore[union-attr]
@@ -252,7 +250,7 @@ def _json_bounds(folder: Path, metadata: dict[str, Any]) -> tuple[float, float, 
 
 
 def _attributes(jsons: dict[str, dict[str, Any]]) -> dict[str, str | int | float | None]:
-    """Names, dates, origins and the season, from the JSON of every sensor by its patch name."""
+    """Names, dates, source products and the season, from the JSON of every sensor by patch name."""
     attributes: dict[str, str | int | float | None] = {}
     for name, metadata in jsons.items():
         sensor = name[:2].lower()

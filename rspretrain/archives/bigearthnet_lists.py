@@ -1,7 +1,7 @@
-"""The CSV files of BigEarthNet v1: official splits, pairs, snow and cloud; and the random split of K-Branch CNN.
+"""The CSV files of BigEarthNet v1 (official splits, pairs, snow, cloud), and the random split of K-Branch CNN.
 
-Layout and counts in methods.md G.1. Files may be plain or bzip2; rows name a Sentinel-2 patch and may name its
-Sentinel-1 partner, before or after it, so that one-column and two-column files both work.
+docs/methods.md, BigEarthNet v1. Files may be plain or bzip2. A row names a Sentinel-2 patch, and optionally its
+Sentinel-1 partner in either order, so files with one and with two columns both work.
 """
 
 import bz2
@@ -19,24 +19,24 @@ SPLITS = ("train", "val", "test")
 Flag = Literal["snow", "cloud"]
 FLAG_FILES: dict[Flag, str] = {"snow": "patches_with_seasonal_snow", "cloud": "patches_with_cloud_and_shadow"}
 
-_NO_PART_OF_NAMES = str.maketrans("", "", ' \t"')
+_STRIPPED = str.maketrans("", "", ' \t"')
 
 
 @dataclass(frozen=True)
 class Lists:
-    """What the CSV files say of patches, by Sentinel-2 name: split, flags, and the partner of a Sentinel-1 name."""
+    """The content of the CSV files: split and flags by Sentinel-2 name, and Sentinel-2 partner by Sentinel-1 name."""
 
     split_of: dict[str, str] = field(default_factory=dict)
     partner_of: dict[str, str] = field(default_factory=dict)
-    flagged: dict[Flag, frozenset[str]] = field(default_factory=dict)  # only flags whose list is there
+    flagged: dict[Flag, frozenset[str]] = field(default_factory=dict)  # only flags whose list exists
 
     def flag(self, flag: Flag, s2_name: str | None) -> bool | None:
-        """Whether a patch is in the list of a flag; None where there is no list or no name."""
+        """Whether a patch is in the list of a flag; None without a list or a name."""
         return s2_name in self.flagged[flag] if flag in self.flagged and s2_name else None
 
 
 def read_lists(folder: Path | None, *, splits: bool = True, partners: bool = True) -> Lists:
-    """All lists in `folder`. ValueError where a split file is missing (unless `splits` is off) or they overlap."""
+    """Read all lists in `folder`. ValueError if a split file is missing (unless `splits` is off) or splits overlap."""
     lists = Lists()
     if folder is None:
         return lists
@@ -45,7 +45,9 @@ def read_lists(folder: Path | None, *, splits: bool = True, partners: bool = Tru
         if path is None:
             if not splits:
                 continue
-            raise ValueError(f"{folder} holds no {split}.csv (or .csv.bz2), expected one for each of {SPLITS}. Add it.")
+            raise ValueError(
+                f"{folder} holds no {split}.csv (or .csv.bz2), expected a file for each of {SPLITS}. Add it."
+            )
         for s2, s1 in _rows(path):
             earlier = lists.split_of.setdefault(s2, split)
             if earlier != split:
@@ -61,10 +63,11 @@ def read_lists(folder: Path | None, *, splits: bool = True, partners: bool = Tru
 
 
 def random_splits(names: Iterable[str], seed: int) -> dict[str, str]:
-    """A 60/20/20 split of a set of patches: name -> split, a pure function of the set and the seed (methods.md E.7).
+    """A 60/20/20 split of a set of patches: name -> split, a pure function of the set and the seed.
 
     Patches are ranked by a hash of seed and name; of N, the first 3N//5 train, those up to 4N//5 validate, the rest
-    test. So counts are exact, and neither the order of the names nor the machine matters; another set is split anew.
+    test. Counts are exact, and independent of the order of the names and of the machine. docs/methods.md, BigEarthNet
+    v1.
     """
     ordered = sorted(set(names))
     digests = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in ordered], dtype=np.uint64)
@@ -78,13 +81,13 @@ def _csv(folder: Path, stem: str) -> Path | None:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str | None]]:
-    """(S2 name, S1 name or None) of each row, in whichever columns; a header has neither and is passed over."""
+    """(S2 name, S1 name or None) of each row, in any columns. A header has neither and is skipped."""
     try:
         raw = path.read_bytes()
         text = (bz2.decompress(raw) if path.suffix == ".bz2" else raw).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error}), expected CSV or bzip2. Download it again.") from None
-    for number, line in enumerate(text.translate(_NO_PART_OF_NAMES).splitlines(), 1):
+    for number, line in enumerate(text.translate(_STRIPPED).splitlines(), 1):
         s2 = s1 = None
         for cell in line.split(","):
             s2, s1 = (cell if cell.startswith("S2") else s2), (cell if cell.startswith("S1") else s1)

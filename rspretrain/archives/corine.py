@@ -1,4 +1,4 @@
-"""CORINE land-cover names of BigEarthNet: 43 classes, and the 19 that BigEarthNet-MM recommends (methods.md G.1).
+"""CORINE land-cover names of BigEarthNet: 43 classes, and the 19 of BigEarthNet-MM.
 
 Sumbul et al. 2021, table 1. Both lists are ordered by CLC code, which is torchgeo's order; ConfigILM sorts the 19 names
 alphabetically instead, so class numbers must never be compared between code bases without their names.
@@ -56,7 +56,7 @@ CLC43: dict[int, str] = {
     523: "Sea and ocean",
 }
 
-# 19-class name -> CLC codes that it joins. Codes in no row (122-142, 332, 334, 423) have no class among the 19.
+# 19-class name -> its CLC codes. Codes in no row (122-142, 332, 334, 423) have no class among the 19.
 CLC19: dict[str, tuple[int, ...]] = {
     "Urban fabric": (111, 112),
     "Industrial or commercial units": (121,),
@@ -86,16 +86,19 @@ NOMENCLATURES: dict[str, Nomenclature] = {
 TO_19: dict[str, str] = {CLC43[code]: name for name, codes in CLC19.items() for code in codes}
 
 
-def in_order(names: Iterable[str], nomenclature: str) -> tuple[str, ...]:
-    """Labels of one patch, each once, in the nomenclature's order. ValueError for a name that is not in it."""
+def sort_labels(names: Iterable[str], nomenclature: str) -> tuple[str, ...]:
+    """Sort the labels of one patch into the order of the nomenclature, without duplicates.
+
+    ValueError for an unknown name.
+    """
     known, given = NOMENCLATURES[nomenclature].names, set(names)
     for name in sorted(given.difference(known)):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"label {name!r} is none of the {nomenclature} CORINE classes (nearest: {nearest!r})")
+        raise ValueError(f"label {name!r} is not one of the {nomenclature} CORINE classes (nearest: {nearest!r})")
     return tuple(name for name in known if name in given)
 
 
 def label_sets(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Labels of one patch in both nomenclatures, from its 43-class names. ValueError for a name that is not of them."""
-    labels = in_order(names, "43")
-    return {"43": labels, "19": in_order((TO_19[name] for name in labels if name in TO_19), "19")}
+    """The labels of one patch in both nomenclatures, from its 43-class names. ValueError for an unknown name."""
+    labels = sort_labels(names, "43")
+    return {"43": labels, "19": sort_labels((TO_19[name] for name in labels if name in TO_19), "19")}

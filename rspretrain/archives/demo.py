@@ -1,8 +1,8 @@
-"""Writes an archive of simulated pairs in the exact layout of BigEarthNet-MM v1 (methods.md G.1), from a seed.
+"""An archive of simulated pairs in the exact layout of BigEarthNet-MM v1, generated from a seed.
 
-Real GeoTIFFs in real UTM zones and MGRS tiles, both kinds of JSON with exactly the keys of the originals (`lly` in
-Sentinel-1's, too), one-digit hours where an overflight is before ten, and three split files. Splits go by tile, so no
-two neighbouring patches and no two patches of one scene are in different ones.
+GeoTIFFs in real UTM zones and MGRS tiles, both kinds of JSON with the keys of the originals (including `lly` in those
+of Sentinel-1), one-digit hours before ten o'clock, and three split files. Splits go by tile, so neighbouring patches
+and patches of one scene are always in the same split. The layout: docs/archives.md.
 """
 
 import functools
@@ -35,11 +35,11 @@ _WKT = (
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair before its pixels: everything that names and places it. Its pixels follow from `seed` and `number`."""
+    """Names, place and dates of one pair. Its pixels follow from `seed` and `number`."""
 
     seed: int
     number: int
-    scene: int  # tile number: patches of one share sky, radar, landscape and split
+    scene: int  # tile number: the patches of a tile share sky, radar, landscape and split
     landscape: str
     split: str
     s2_name: str
@@ -53,7 +53,7 @@ class Pair:
 
 
 def write_demo(out: Path, pairs: int = 640, seed: int = 0, workers: int = 1) -> None:
-    """Writes `pairs` pairs and three split files under `out`: the same bytes for any number of workers."""
+    """Write `pairs` pairs and three split files to `out`. The bytes do not depend on the number of workers."""
     if pairs < 5:
         raise ValueError(f"{pairs} pairs, expected at least 5: one for each landscape. Raise --pairs.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -73,7 +73,7 @@ def write_demo(out: Path, pairs: int = 640, seed: int = 0, workers: int = 1) -> 
 
 
 def plan_pairs(pairs: int, seed: int) -> list[Pair]:
-    """Names, places and dates of all pairs; four patches a tile in a large archive, one in a small one."""
+    """Names, places and dates of all pairs; up to four patches per tile, fewer in a small archive."""
     rng = np.random.default_rng([seed, 0])
     per_scene = max(1, min(4, pairs // 10))
     tiles: set[tuple[int, int, int]] = set()
@@ -95,7 +95,7 @@ def plan_pairs(pairs: int, seed: int) -> list[Pair]:
 
 
 def write_pair(out: Path, pair: Pair) -> None:
-    """Simulates one pair and writes its fourteen GeoTIFFs and two JSON files."""
+    """Simulate one pair and write its fourteen GeoTIFFs and two JSON files."""
     of_scene = np.random.default_rng([pair.seed, 1, pair.scene])
     sky = simulate.draw_sky(of_scene, pair.s2_time.timetuple().tm_yday)
     radar = simulate.draw_radar(of_scene)
@@ -104,8 +104,8 @@ def write_pair(out: Path, pair: Pair) -> None:
     textures = simulate.draw_textures(rng)
     cover = simulate.cover_of(land, textures)
     sides = (
-        (out / S2_FOLDER / pair.s2_name, simulate.see_s2(rng, cover, textures, sky), _s2_metadata(pair, labels)),
-        (out / S1_FOLDER / pair.s1_name, simulate.see_s1(rng, cover, textures, radar), _s1_metadata(pair, labels)),
+        (out / S2_FOLDER / pair.s2_name, simulate.render_s2(rng, cover, textures, sky), _s2_metadata(pair, labels)),
+        (out / S1_FOLDER / pair.s1_name, simulate.render_s1(rng, cover, textures, radar), _s1_metadata(pair, labels)),
     )
     for folder, bands, metadata in sides:
         folder.mkdir()
@@ -116,7 +116,7 @@ def write_pair(out: Path, pair: Pair) -> None:
 
 
 def _new_tile(rng: np.random.Generator, landscape: str, taken: set[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """(UTM zone, column, row) of a 100 km square that is not taken yet; the taiga lies north of 60 degrees."""
+    """(UTM zone, column, row) of a 100 km square that is not in `taken`; the taiga is north of 60 degrees."""
     rows = (67, 73) if landscape == "taiga" else (41, 63)
     while True:
         tile = (int(rng.choice(_ZONES)), int(rng.integers(3, 8)), int(rng.integers(*rows)))
@@ -146,7 +146,7 @@ def _pair(
 ) -> Pair:
     zone, column, row = tile
     h, v = cell % 83, cell // 83  # 83 x 1,200 m stay inside the square, so tiles do not overlap
-    hour = f"{s2_time.hour}{s2_time:%M%S}"  # one digit before ten, as in the original
+    hour = f"{s2_time.hour}{s2_time:%M%S}"  # one digit before ten o'clock, as in the original
     mgrs = _mgrs(zone, column, row)
     return Pair(
         seed,

@@ -1,6 +1,6 @@
-"""DFC2020: 6,114 patches like SEN12MS's with semi-manual land cover at 10 m, the evaluation set of Dual-SimCLR.
+"""DFC2020: 6,114 patches in the format of SEN12MS with semi-manual land cover at 10 m, used to evaluate Dual-SimCLR.
 
-Yokoya et al. 2020; layout and remapping in methods.md G.5 and A.7. The folder `validation` is the training set of the
+Yokoya et al. 2020; docs/methods.md, DFC2020 and DFC2020 protocol. The folder `validation` is the training set of the
 papers (986 patches), `test` their test set (5,128).
 """
 
@@ -16,7 +16,7 @@ from rspretrain.archives.raster import Raster
 from rspretrain.archives.rois import DFC2020_FILE, Kind, Rois, Source, image_kinds
 from rspretrain.patch import type_of_attribute
 
-# Code on disk of every class. Savanna (3) and snow and ice (8) are invalid as 0 is, in both public code bases.
+# Class -> code on disk. Savanna (3) and snow and ice (8) are invalid, like 0, in both public code bases.
 CODES = {
     "Forest": 1, "Shrubland": 2, "Grassland": 4, "Wetlands": 5, "Croplands": 6, "Urban": 7, "Barren": 9, "Water": 10,
 }  # fmt: skip
@@ -27,8 +27,8 @@ MULTI_THRESHOLD = 0.1  # of all pixels of a patch, invalid ones included
 class Dfc2020(Rois):
     """Patches of 256 x 256 px at 10 m with a map of land cover codes 0 to 10 and the nomenclatures `dfc`, `dfc_multi`.
 
-    `root` is the folder above `ROIs0000_validation` and `ROIs0000_test`, or one of them. `maps=false` leaves the map
-    out and keeps its labels; `lc` stores the coarse MODIS map too.
+    `root` is the folder above `ROIs0000_validation` and `ROIs0000_test`, or one of them. `maps=false` omits the map but
+    keeps its labels; `lc` also stores the coarse MODIS map.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Dfc2020(Rois):
         self.nomenclatures = {"dfc": Nomenclature(names, False), "dfc_multi": Nomenclature(names, True)}
 
     def name_of(self, match: re.Match[str]) -> str:
-        """Set and patch: `ROIs0000_validation_p12`, however the scene is spelled."""
+        """Set and patch: `ROIs0000_validation_p12`, for either spelling of the scene."""
         return f"{match['roi']}_p{match['patch']}"
 
     def split_of(self, source: Source) -> str:
@@ -55,18 +55,19 @@ class Dfc2020(Rois):
         return "train" if source.part == "validation" else "test"
 
     def labels(self, rasters: Mapping[Kind, Raster]) -> dict[str, tuple[str, ...]]:
-        """From the counts of the map's codes; a patch that is mostly invalid has no `dfc` label."""
+        """Labels from the code counts of the map; a mostly invalid patch has no `dfc` label."""
         return dfc_labels(rasters["dfc"].pixels[0])
 
     def attributes(self, source: Source) -> dict[str, type_of_attribute]:
-        """Patch number."""
+        """The patch number."""
         return {"patch": source.patch}
 
 
 def dfc_labels(codes: np.ndarray) -> dict[str, tuple[str, ...]]:
-    """Both nomenclatures of a map of DFC codes [H W].
+    """The labels of a map of DFC codes [H W] in both nomenclatures.
 
-    Single: the most frequent value after remapping, all invalid codes counting as one; the earlier class wins a tie.
+    Single: the most frequent value after remapping, with all invalid codes counted as one; ties go to the earlier
+    class.
     """
     values, counts = np.unique(codes, return_counts=True)
     count_of = {name: int(counts[values == code].sum()) for name, code in CODES.items()}

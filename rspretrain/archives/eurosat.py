@@ -1,6 +1,6 @@
-"""EuroSAT: 27,000 Sentinel-2 (L1C) patches of 64 x 64 px in ten classes, with all 13 bands or as RGB pictures.
+"""EuroSAT: 27,000 Sentinel-2 (L1C) patches of 64 x 64 px in ten classes, with all 13 bands or as RGB images.
 
-Helber et al. 2019; layouts and the band order on disk, B8A last, in methods.md G.2 and G.6.
+Helber et al. 2019; docs/methods.md, RGB scenes and EuroSAT. On disk, B8A is the last band.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Literal, final
 
 import numpy as np
 
-from rspretrain.archives.class_folders import ClassFolders, listed, load_rgb
+from rspretrain.archives.class_folders import ClassFolders, load_rgb, visible_items
 from rspretrain.archives.headers import common_dtype, common_shape
 from rspretrain.archives.raster import Raster, read_raster
 from rspretrain.archives.tables import read_splits
@@ -21,7 +21,7 @@ CLASSES = (
 )  # fmt: skip
 BANDS_ON_DISK = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
 _CANONICAL = [BANDS_ON_DISK.index(band) for band in BAND_ORDER["s2"]]
-# Where the downloads put the class folders, below the folder that they were unpacked into or any on the way.
+# Parents of the class folders in the known downloads, relative to the unpacked folder or any folder below it.
 _DEEP = ("ds", "images", "remote_sensing", "otherDatasets", "sentinel_2", "tif")
 PLACES = (
     "", "EuroSAT_MS", "EuroSAT_RGB", "2750", "EuroSAT", "EuroSATallBands", "EuroSAT/2750", "EuroSAT/allBands",
@@ -32,10 +32,11 @@ _SUFFIXES = {".tif": "ms", ".tiff": "ms", ".jpg": "rgb", ".jpeg": "rgb", ".png":
 
 @final
 class EuroSat(ClassFolders):
-    """Thirteen bands where `root` holds TIFFs, RGB where it holds JPEGs; `bands` chooses where it holds both.
+    """Thirteen bands if `root` holds TIFFs, RGB if it holds JPEGs; `bands` chooses if it holds both.
 
-    `root` is a class folders' parent or what its download was unpacked into. `splits` holds `eurosat-train.txt`,
-    `-val`, `-test`, whose `.jpg` mean the TIFFs too; with `spatial` the lists `eurosat-spatial-…` by longitude.
+    `root` is the parent of the class folders, or the unpacked download. `splits` holds `eurosat-train.txt`, `-val` and
+    `-test` (their `.jpg` names also stand for the TIFFs); `spatial` uses the lists `eurosat-spatial-…`, split by
+    longitude.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class EuroSat(ClassFolders):
 
 
 def load_ms(path: Path) -> Raster:
-    """All bands in canonical order. PatchError where the file is broken or has not 13."""
+    """Read all bands in canonical order. PatchError if the file is damaged or does not have 13 bands."""
     raster = read_raster(path)
     if len(raster.pixels) != len(BANDS_ON_DISK):
         raise PatchError(f"{path}: {len(raster.pixels)} bands, expected {len(BANDS_ON_DISK)}. Download the file again.")
@@ -73,10 +74,10 @@ def load_ms(path: Path) -> Raster:
 
 
 def _choose(root: Path, bands: Literal["ms", "rgb"] | None) -> tuple[str, Path]:
-    """Which pictures are meant, and the folder of their classes. ValueError where it is none or several."""
+    """The kind of images (ms or rgb) and the parent of their class folders. ValueError unless exactly one is found."""
     found = {root / place: kind for place in PLACES if (kind := _kind_of(root / place)) and bands in (None, kind)}
     if len(found) != 1:
-        there = ", ".join(f"{folder} ({kind})" for folder, kind in found.items()) or "nothing of the sort"
+        there = ", ".join(f"{folder} ({kind})" for folder, kind in found.items()) or "no class folders"
         raise ValueError(
             f"{root} holds {there}, expected one folder with {CLASSES[0]} and the other classes"
             f"{' of ' + bands if bands else ''}. Give that folder, or choose with --option bands=ms or bands=rgb."
@@ -86,9 +87,9 @@ def _choose(root: Path, bands: Literal["ms", "rgb"] | None) -> tuple[str, Path]:
 
 
 def _kind_of(folder: Path) -> str | None:
-    """What the first picture in a class folder is, if there is one."""
+    """The kind of the first image in a class folder, if there is one."""
     for name in CLASSES:
-        for item in listed(folder / name) if (folder / name).is_dir() else ():
+        for item in visible_items(folder / name) if (folder / name).is_dir() else ():
             if kind := _SUFFIXES.get(Path(item.name).suffix.lower()):
                 return kind
     return None

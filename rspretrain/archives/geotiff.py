@@ -1,9 +1,9 @@
-"""Any folder of large scenes (GeoTIFF, COG, VRT, JP2), tiled by window: Sentinel-2, Sentinel-1, RGB or any instrument.
+"""Windows of large scenes (GeoTIFF, COG, VRT, JP2) in a folder: Sentinel-2, Sentinel-1, RGB or any other instrument.
 
-A scene is one file with many bands, or one file a band at mixed resolutions (Major TOM, SSL4EO-S12, SAFE). No pixel is
-resampled: a window is cut from each grid by itself, and where two grids do not meet, `max_offset` says how far they may
-be apart. Windows of one scene share pixels with `overlap`, and with `edge=shift` (the default: nothing is lost) at the
-right and bottom, so hold scenes out, not tiles. Date and season come from the scene's name.
+A scene is one file with many bands, or one file per band at mixed resolutions (Major TOM, SSL4EO-S12, SAFE). No pixel
+is resampled: each grid is cut separately, and `max_offset` limits the offset between grids that are not aligned.
+Windows of one scene share pixels with `overlap`, and at the right and bottom edges with `edge=shift` (the default,
+which covers all pixels), so hold out scenes, not windows. Date and season come from the name of the scene.
 """
 
 import math
@@ -15,22 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rspretrain.archives.base import Archive, Entry, Nomenclature
-from rspretrain.archives.pairing import Footprints, Misfit
+from rspretrain.archives.pairing import Footprints, NoPartner
 from rspretrain.archives.scene_files import UNUSED, Layer, Scene, Source, band_name, find_scenes
-from rspretrain.archives.scene_groups import even, groups_of, ratios_to, scene_ids
+from rspretrain.archives.scene_groups import consistent_scenes, groups_of, ratios_to, scene_ids
 from rspretrain.archives.tiling import Edge, cut, offsets, ratio, stride_of
 from rspretrain.archives.windows import read_mask, read_window
 from rspretrain.patch import Fault, Patch, PatchError, PatchExcluded, type_of_attribute
 from rspretrain.sensors import BAND_ORDER, Group
 
 _GROUP_ORDER = ("s1", "s2", "rgb", "other")
-_PRIMARY_ORDER = ("s2", "s1", "rgb", "other")  # the first that is there is tiled, the others are its partners
-_ALIGNED_PX = 0.01  # nearer than this, grids are one; farther, the offset is noted in the patch
+_PRIMARY_ORDER = ("s2", "s1", "rgb", "other")  # the first sensor given is tiled, the others are paired with it
+_ALIGNED_PX = 0.01  # grids within this offset count as aligned; larger offsets are recorded in the patch
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One window of a scene, in pixels of its finest grid, and the scenes that are cut at the same place."""
+    """One window of a scene, in pixels of its finest grid, and the scenes of other sensors cut at the same place."""
 
     scene: Scene
     row: int
@@ -40,13 +40,13 @@ class Tile:
 
 @final
 class GeoTiff(Archive):
-    """Windows of `window` x `window` pixels of the finest grid of s2 (else s1, rgb, other), the others by footprint.
+    """Windows of `window` x `window` pixels of the finest grid of s2 (else s1, rgb, other), paired by footprint.
 
-    Sources are folders or patterns (`folder/*_s2_*`). `max_nodata` and `max_cloud` are the shares of pixels (0 to 1)
-    that a tile may have without data (of any band: the nodata number, or not finite) and under clouds; `cloud_values`
-    are the mask's codes of clouds, none for all but 0. `nodata` counts where files have no tag. `fill` replaces what is
-    missing in float bands, for NaN cannot be stored. `<sensor>_bands` names or chooses bands. ValueError for an option
-    out of range, a window that the coarse grids do not divide, or a source without any usable scene.
+    Sources are folders or patterns (`folder/*_s2_*`). `max_nodata` and `max_cloud` are the largest shares (0 to 1) of
+    pixels without data (in any band: nodata, or not finite) and under clouds. `cloud_values` are the cloud codes of the
+    mask; empty: all codes but 0. `nodata` applies to files without a nodata tag. `fill` replaces missing pixels of
+    float bands, because NaN cannot be stored. `<sensor>_bands` names or selects bands. ValueError for an option out of
+    range, a window that is not a multiple of the coarsest pixels, or a source without a usable scene.
     """
 
     def __init__(
@@ -95,8 +95,11 @@ class GeoTiff(Archive):
         self._set_groups(fill)
 
     def entries(self) -> tuple[list[Entry], list[Fault]]:
-        """All windows by scene, row and column; files and scenes that do not fit, and windows without a partner."""
-        scenes, faults = self._scanned()
+        """All windows by scene, row and column.
+
+        Unusable files and scenes, and windows without a partner, are faults.
+        """
+        scenes, faults = self._find_scenes()
         faults = list(faults)
         ids = scene_ids(scenes[self.primary])
         footprints = [
@@ -112,25 +115,25 @@ class GeoTiff(Archive):
                 key = f"{ids[scene.name]}_{tile.row}_{tile.col}"
                 entries.append(Entry(key, _tile_name(scene, tile.row, tile.col), tile))
         for each in footprints:
-            alone = [scene.name for scene in scenes[each.sensor] if scene.name not in each.touched]
+            unpaired = [scene.name for scene in scenes[each.sensor] if scene.name not in each.matched]
             faults += [
-                Fault(name, f"meets no scene of {self.primary}. Remove it, or add its partner.") for name in alone
+                Fault(name, f"overlaps no scene of {self.primary}. Remove it, or add its partner.") for name in unpaired
             ]
         return entries, faults
 
     def read(self, entry: Entry) -> Patch:
-        """One tile. PatchExcluded where the filters leave it out, PatchError for a broken file or NaN that stays."""
+        """Read one window. PatchExcluded if a filter excludes it, PatchError for a damaged file or remaining NaN."""
         tile: Tile = entry.source
         scene = tile.scene
         cloud = self._cloud(tile)
         images: dict[str, NDArray[np.generic]] = {}
-        missing, attributes = 0.0, _about(tile)
+        missing, attributes = 0.0, _attributes(tile)
         for each in (scene, *tile.partners):
             for layer, size, group in zip(each.layers, self._sizes[each.sensor], self._of[each.sensor], strict=True):
                 place = cut(scene.grid, tile.row, tile.col, self.window, layer.grid, size)
                 if place is None or place.offset_px > self.max_offset:
                     raise PatchError(
-                        f"{layer.files[0][0]}: does not cover the window. Its files have changed; rebuild."
+                        f"{layer.files[0][0]}: does not cover the window. The file has changed; build again."
                     )
                 if place.offset_px > _ALIGNED_PX:
                     attributes[f"{group.name}_offset_px"] = round(place.offset_px, 4)
@@ -139,7 +142,7 @@ class GeoTiff(Archive):
                 if missing > self.max_nodata:
                     share = f"{missing:.4f} of the pixels of {group.name} without data"
                     raise PatchExcluded(f"has {share}, more than max_nodata={self.max_nodata:g}")
-                images[group.name] = self._filled(images[group.name], empty, group)
+                images[group.name] = self._fill_missing(images[group.name], empty, group)
         return Patch(
             entry.key,
             {group.name: images[group.name] for group in self.groups},
@@ -150,20 +153,20 @@ class GeoTiff(Archive):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Entries carry their scenes; workers need no list of all of them."""
+        """Drop the list of all scenes: entries carry their own, and workers need no more."""
         return self.__dict__ | {"_scan": None}
 
-    def _scanned(self) -> tuple[dict[str, list[Scene]], list[Fault]]:
-        """Scenes by sensor, all of the usual make-up of their sensor, and the faults of everything else."""
+    def _find_scenes(self) -> tuple[dict[str, list[Scene]], list[Fault]]:
+        """Scenes by sensor, with consistent bands and grids per sensor, and the faults of all other files."""
         if self._scan is None:
             scenes: dict[str, list[Scene]] = {}
             faults: list[Fault] = []
             for sensor, source in self.sources.items():
                 found, bad = find_scenes(source)
-                found, uneven = even(found, self.max_offset)
-                faults += bad + uneven
+                found, inconsistent = consistent_scenes(found, self.max_offset)
+                faults += bad + inconsistent
                 if not found:
-                    first = next((f"; {fault.name}: {fault.reason}" for fault in bad + uneven), ".")
+                    first = next((f"; {fault.name}: {fault.reason}" for fault in bad + inconsistent), ".")
                     raise ValueError(
                         f"{source.path} holds no scene of {sensor}, expected GeoTIFF, COG, VRT or JP2{first}"
                     )
@@ -172,7 +175,7 @@ class GeoTiff(Archive):
         return self._scan
 
     def _set_groups(self, fill: float | None) -> None:
-        scenes, _ = self._scanned()
+        scenes, _ = self._find_scenes()
         base = scenes[self.primary][0]
         ratios = {sensor: ratios_to(base, scenes[sensor]) for sensor in self.sources}
         unit = math.lcm(*(each.numerator for times in ratios.values() for each in times))
@@ -180,8 +183,8 @@ class GeoTiff(Archive):
             lower = self.window // unit * unit
             near = f"{lower} or {lower + unit}" if lower else str(unit)
             raise ValueError(
-                f"geotiff got window={self.window}, expected a multiple of {unit}: the coarsest pixels are {unit} of "
-                f"the finest wide. Take --option window={near}."
+                f"geotiff got window={self.window}, expected a multiple of {unit}: the coarsest pixel is {unit} "
+                f"times as wide as the finest. Set --option window={near}."
             )
         self._stride = stride_of(self.window, self.overlap, unit)
         self._sizes = {sensor: tuple(int(self.window / each) for each in times) for sensor, times in ratios.items()}
@@ -192,9 +195,9 @@ class GeoTiff(Archive):
         self.metadata_bytes = math.ceil(content / 1024) * 1024
 
     def _tiles(self, scene: Scene, footprints: list[Footprints]) -> tuple[list[Tile], list[Fault]]:
-        """The windows of one scene; one fault for all of them where none has a partner."""
+        """The windows of one scene; a single fault if none of them has a partner."""
         height, width = scene.grid.height, scene.grid.width
-        near = [each.around(scene) for each in footprints]
+        near = [each.overlapping(scene) for each in footprints]
         rows = offsets(height, self.window, self._stride, self.edge)
         cols = offsets(width, self.window, self._stride, self.edge)
         if not rows or not cols:
@@ -202,17 +205,17 @@ class GeoTiff(Archive):
             return [], [Fault(scene.name, reason)]
         if self.max_cloud < 1 and scene.mask is None:
             return [], [Fault(scene.name, "has no cloud mask for max_cloud. Add it, or correct --option cloud_mask.")]
-        if misfit := next((each for each in near if isinstance(each, Misfit)), None):
-            return [], [Fault(scene.name, misfit.reason)]
+        if no_partner := next((each for each in near if isinstance(each, NoPartner)), None):
+            return [], [Fault(scene.name, no_partner.reason)]
         tiles, faults = [], []
         for row, col in ((row, col) for row in rows for col in cols):
             partners = [
-                each.partner(scene.grid, row, col, self.window, scenes)
+                each.find_partner(scene.grid, row, col, self.window, scenes)
                 for each, scenes in zip(footprints, near, strict=True)
-                if not isinstance(scenes, Misfit)
+                if not isinstance(scenes, NoPartner)
             ]
-            if misfit := next((each for each in partners if isinstance(each, Misfit)), None):
-                faults.append(Fault(_tile_name(scene, row, col), misfit.reason))
+            if no_partner := next((each for each in partners if isinstance(each, NoPartner)), None):
+                faults.append(Fault(_tile_name(scene, row, col), no_partner.reason))
             else:
                 tiles.append(Tile(scene, row, col, tuple(each for each in partners if isinstance(each, Scene))))
         if not tiles:
@@ -220,7 +223,7 @@ class GeoTiff(Archive):
         return tiles, faults
 
     def _cloud(self, tile: Tile) -> float | None:
-        """Share of the window under clouds; None without a mask. PatchExcluded where it is more than `max_cloud`."""
+        """Share of the window under clouds; None without a mask. PatchExcluded if it exceeds `max_cloud`."""
         if tile.scene.mask is None:
             return None
         path, grid = tile.scene.mask
@@ -237,7 +240,7 @@ class GeoTiff(Archive):
             raise PatchExcluded(f"has {share:.4f} of its pixels under clouds, more than max_cloud={self.max_cloud:g}")
         return round(share, 6)
 
-    def _filled(self, image: NDArray[Any], empty: NDArray[np.bool_], group: Group) -> NDArray[Any]:
+    def _fill_missing(self, image: NDArray[Any], empty: NDArray[np.bool_], group: Group) -> NDArray[Any]:
         if image.dtype.kind != "f" or not empty.any():
             return image
         if self.fill is not None:
@@ -251,7 +254,7 @@ class GeoTiff(Archive):
 
 
 def _pixels(root: Path, layer: Layer, row: int, col: int, size: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """[C H W] of a layer, and where in it there is no data: its nodata number, not finite, or masked by the file."""
+    """A window [C H W] of a layer, and a mask of its missing pixels: nodata, not finite, or masked by the file."""
     image = np.concatenate([read_window(root / path, bands, row, col, size, size) for path, bands in layer.files])
     empty = np.zeros(image.shape, dtype=np.bool_)
     if layer.nodata is not None:
@@ -268,14 +271,14 @@ def _pixels(root: Path, layer: Layer, row: int, col: int, size: int) -> tuple[ND
     return image, empty
 
 
-def _about(tile: Tile) -> dict[str, type_of_attribute]:
-    """Scene, window, dates and season of a tile."""
-    about: dict[str, type_of_attribute] = {"scene": tile.scene.name, "row": tile.row, "col": tile.col}
+def _attributes(tile: Tile) -> dict[str, type_of_attribute]:
+    """Scene, window, dates and season of a window."""
+    attributes: dict[str, type_of_attribute] = {"scene": tile.scene.name, "row": tile.row, "col": tile.col}
     for scene in (tile.scene, *tile.partners):
         if scene is not tile.scene:
-            about[f"{scene.sensor}_scene"] = scene.name
-        about[f"{scene.sensor}_date"] = None if scene.when is None else scene.when.isoformat()
-    return about | {"season": tile.scene.season}
+            attributes[f"{scene.sensor}_scene"] = scene.name
+        attributes[f"{scene.sensor}_date"] = None if scene.when is None else scene.when.isoformat()
+    return attributes | {"season": tile.scene.season}
 
 
 def _tile_name(scene: Scene, row: int, col: int) -> str:
@@ -283,14 +286,14 @@ def _tile_name(scene: Scene, row: int, col: int) -> str:
 
 
 def _bands(sensor: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Canonical names of the option's bands. ValueError where one is unknown or named twice."""
+    """Canonical names of the bands of an option. ValueError for unknown or repeated bands."""
     bands = tuple(band_name(sensor, name) for name in names)
     known = BAND_ORDER.get(sensor, bands)
     wrong = [name for name in bands if name != UNUSED and (name not in known or bands.count(name) > 1)]
     if wrong:
         raise ValueError(
-            f"geotiff got {sensor}_bands={','.join(names)}, expected each of {','.join(known)} once at most ({UNUSED} "
-            f"for a band that is left out). Correct {wrong[0]!r}."
+            f"geotiff got {sensor}_bands={','.join(names)}, expected each of {','.join(known)} at most once ({UNUSED} "
+            f"for an unused band). Correct {wrong[0]!r}."
         )
     return bands
 

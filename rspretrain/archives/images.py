@@ -1,7 +1,7 @@
-"""Images of one sensor as they lie in a folder, each whole and of its own size, without labels: what gets predicted.
+"""Whole images of one sensor in a folder, without labels: the input of predictions.
 
-Pictures (8-bit RGB of any kind, also grey and palettes) for the sensor rgb; scenes for all others, as in `geotiff`: one
-file with many bands, or one file a band at mixed resolutions. Bands go by their names, never by their number alone.
+For the sensor rgb: 8-bit RGB, grey and palette images. For other sensors: scenes as in `geotiff`, with one file for all
+bands or one file per band at mixed resolutions. Bands are identified by name, never by position alone.
 """
 
 from collections.abc import Sequence
@@ -13,33 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rspretrain.archives import open_archive
-from rspretrain.archives.base import Archive, Entry, Nomenclature, is_text, shown, unique_keys
-from rspretrain.archives.class_folders import IMAGE_SUFFIXES, LONGEST_KEY
+from rspretrain.archives.base import Archive, Entry, Nomenclature, display_name, is_text, unique_keys
+from rspretrain.archives.class_folders import IMAGE_SUFFIXES, MAX_KEY_BYTES
 from rspretrain.archives.raster import read_rgb
 from rspretrain.archives.scene_files import SUFFIXES, Scene, Source, band_name, find_scenes
-from rspretrain.archives.scene_groups import even, groups_of
+from rspretrain.archives.scene_groups import consistent_scenes, groups_of
 from rspretrain.archives.windows import close_files, read_profile, read_window
 from rspretrain.patch import Fault, Patch, PatchError
 from rspretrain.sensors import BAND_ORDER, Group
 
 _RGB = Group("rgb", "rgb", BAND_ORDER["rgb"], "uint8", None, None, "grey")
 SENSORS = ("s1", "s2", "rgb", "other")
-_LARGEST = 1 << 31  # bytes of one grid of an image; whoever gives whole scenes has probably forgotten the windows
-_ANY_OFFSET = float("inf")  # grids of one scene need not meet: whole images are resampled anyway
+_MAX_BYTES = 1 << 31  # bytes of one grid of an image; larger scenes should be read in windows
+_ANY_OFFSET = float("inf")  # the grids of a scene need not align: whole images are resampled later
 
 
 @final
 class Images(Archive):
-    """Every image below the folder `path` is a patch whose key is its path in there, without the suffix.
+    """Every image below the folder `path` is a patch. Its key is the relative path without suffix.
 
-    `bands` names a file's bands in its order where it does not describe them. ValueError for a folder without images.
+    `bands` names the bands of files without descriptions, in file order. ValueError for a folder without images.
     """
 
     def __init__(self, sensor: str, path: Path, bands: tuple[str, ...] = ()) -> None:
         self.name, self.nomenclatures, self.metadata_bytes = "images", dict[str, Nomenclature](), 1024
         named = tuple(band_name(sensor, name) for name in bands)
         self.source = Source(sensor, Path(path), named, cloud_mask="*cloud_mask*")
-        self._entries, self._faults = _pictures(self.source) if sensor == "rgb" else _scenes(self.source)
+        self._entries, self._faults = _list_images(self.source) if sensor == "rgb" else _list_scenes(self.source)
         if not self._entries:
             first = next((f"; {fault.name}: {fault.reason}" for fault in self._faults), ".")
             kinds = IMAGE_SUFFIXES if sensor == "rgb" else SUFFIXES
@@ -48,25 +48,25 @@ class Images(Archive):
         self.groups = (_RGB,) if sensor == "rgb" else tuple(_group(one) for one in _groups(first_scene))
 
     def entries(self) -> tuple[list[Entry], list[Fault]]:
-        """All images by name, and what cannot be used."""
+        """All images by name, and the faults of unusable files."""
         return list(self._entries), list(self._faults)
 
     def read(self, entry: Entry) -> Patch:
-        """One image. PatchError, naming the file, where it is broken, no 8-bit RGB picture, or has NaN in it."""
+        """Read one image. PatchError, naming the file, if it is damaged, has NaN, or is not 8-bit RGB (sensor rgb)."""
         if self.source.sensor == "rgb":
             pixels, profile = read_rgb(self.source.root / entry.source), read_profile(self.source.root / entry.source)
             return _patch(entry, {"rgb": pixels}, profile.grid.crs, profile.grid.extent)
         scene: Scene = entry.source
-        images = {group.name: self._whole(scene, number) for number, group in enumerate(self.groups)}
+        images = {group.name: self._read_layer(scene, number) for number, group in enumerate(self.groups)}
         return _patch(entry, images, scene.grid.crs, scene.grid.extent)
 
-    def _whole(self, scene: Scene, number: int) -> NDArray[Any]:
+    def _read_layer(self, scene: Scene, number: int) -> NDArray[Any]:
         layer = scene.layers[number]
         size = layer.grid.height, layer.grid.width
-        if len(layer.bands) * size[0] * size[1] * np.dtype(layer.dtype).itemsize > _LARGEST:
+        if len(layer.bands) * size[0] * size[1] * np.dtype(layer.dtype).itemsize > _MAX_BYTES:
             raise PatchError(
                 f"{layer.files[0][0]}: is {len(layer.bands)} x {size[0]} x {size[1]} pixels, expected "
-                f"{_LARGEST >> 30} GiB at most. Cut the image in windows (--window N)."
+                f"{_MAX_BYTES >> 30} GiB at most. Cut the image in windows (--window N)."
             )
         try:
             parts = [read_window(self.source.root / path, bands, 0, 0, *size) for path, bands in layer.files]
@@ -76,7 +76,7 @@ class Images(Archive):
         if not np.isfinite(pixels).all():
             raise PatchError(
                 f"{layer.files[0][0]}: has {int((~np.isfinite(pixels)).sum())} pixels that are not finite, expected "
-                "numbers everywhere. Fill them, or leave out the parts without data (--window N)."
+                "finite pixels only. Fill them, or exclude the parts without data (--window N)."
             )
         return pixels
 
@@ -85,24 +85,24 @@ def _patch(entry: Entry, images: dict[str, NDArray[Any]], crs: str | None, bound
     return Patch(entry.key, images, {}, crs=crs, bounds=bounds if crs else None)
 
 
-def _pictures(source: Source) -> tuple[list[Entry], list[Fault]]:
-    """Every picture by its path below the root; hidden ones are none."""
+def _list_images(source: Source) -> tuple[list[Entry], list[Fault]]:
+    """All images by path below the root, without hidden files."""
     found = [source.path.absolute()] if source.path.is_file() else sorted(source.root.rglob("*"))
     kinds = (*IMAGE_SUFFIXES, *SUFFIXES)
     names = [path.relative_to(source.root).as_posix() for path in found if path.suffix.lower() in kinds]
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-    faults = [Fault(shown(name), "its name is no UTF-8 text; rename it") for name in names if not is_text(name)]
+    faults = [Fault(display_name(name), "its name is not UTF-8; rename it") for name in names if not is_text(name)]
     return _keyed({name: Path(name) for name in names if is_text(name)}), faults
 
 
-def _scenes(source: Source) -> tuple[list[Entry], list[Fault]]:
+def _list_scenes(source: Source) -> tuple[list[Entry], list[Fault]]:
     scenes, faults = find_scenes(source)
-    scenes, uneven = even(scenes, _ANY_OFFSET)
-    return _keyed({scene.name.partition("/")[2]: scene for scene in scenes}), faults + uneven
+    scenes, inconsistent = consistent_scenes(scenes, _ANY_OFFSET)
+    return _keyed({scene.name.partition("/")[2]: scene for scene in scenes}), faults + inconsistent
 
 
 def _keyed(images: dict[str, Any]) -> list[Entry]:
-    keys = unique_keys({name: str(Path(name).with_suffix("")) for name in images}, LONGEST_KEY)
+    keys = unique_keys({name: str(Path(name).with_suffix("")) for name in images}, MAX_KEY_BYTES)
     return [Entry(keys[name], name, source) for name, source in images.items()]
 
 
@@ -117,17 +117,17 @@ def _group(of_scene: Group) -> Group:
 def open_images(
     sources: Sequence[str], wanted: Sequence[str], window: int | None = None, options: Sequence[str] = ()
 ) -> Archive:
-    """Images to predict, from FOLDER (of the only one of the `wanted` sensors) or SENSOR=FOLDER: whole, or in windows.
+    """Open images for prediction, whole or in windows. `sources`: SENSOR=FOLDER, or FOLDER if one sensor is `wanted`.
 
-    Windows of several sensors are paired by place (`geotiff`, whose options these are). Whole images are of one sensor,
-    and the only option is <sensor>_bands=…. ValueError for anything else.
+    Windows of several sensors are paired by place and take the options of `geotiff`. Whole images have one sensor and
+    only the option <sensor>_bands=…. ValueError for anything else.
     """
-    named = [source if source.partition("=")[0] in SENSORS else _named(source, wanted) for source in sources]
+    named = [source if source.partition("=")[0] in SENSORS else _with_sensor(source, wanted) for source in sources]
     if window is not None:
         return open_archive("geotiff", named, [f"window={window}", *options])
     if len(named) > 1:
         raise ValueError(
-            f"--images got {named} without --window, expected one folder: whole images have no partners. Give "
+            f"--images got {named} without --window, expected one folder: whole images are not paired. Give "
             "--window N to cut scenes of several sensors at the same places, or build shards."
         )
     sensor, _, path = named[0].partition("=")
@@ -136,7 +136,7 @@ def open_images(
         key, _, text = option.partition("=")
         if key != f"{sensor}_bands":
             raise ValueError(
-                f"--option got {option!r} for whole images, expected {sensor}_bands=<names> only. Leave it out, or "
+                f"--option got {option!r} for whole images, expected only {sensor}_bands=<names>. Omit it, or "
                 "give --window N: windows have the options of the archive geotiff."
             )
         bands = tuple(filter(None, text.split(",")))
@@ -145,10 +145,10 @@ def open_images(
     return Images(sensor, Path(path), bands)
 
 
-def _named(source: str, wanted: Sequence[str]) -> str:
+def _with_sensor(source: str, wanted: Sequence[str]) -> str:
     if len(wanted) != 1:
         raise ValueError(
             f"--images got {source!r}, but the classifier takes the sensors {list(wanted)}; expected SENSOR=FOLDER. "
-            f"Say which it is, as in --images {wanted[-1]}={source}."
+            f"Name the sensor, as in --images {wanted[-1]}={source}."
         )
     return f"{wanted[0]}={source}"

@@ -1,6 +1,6 @@
-"""Which scene of another sensor shows the same place: by footprint, then by date. Nothing is resampled for it.
+"""Pair scenes of different sensors by footprint, then by date. Nothing is resampled.
 
-Every window has one partner a sensor; further scenes of the same place (other dates) are not used, which is no fault.
+Every window has one partner per sensor. Further scenes of the same place (other dates) are not used, and are no faults.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from rspretrain.archives.scene_files import Scene
 from rspretrain.archives.tiling import Bounds, Grid, cut
 
-_FAR = 1e12  # seconds; dates that are not known are further apart than any two that are
+_FAR = 1e12  # seconds; larger than the difference of any two known dates
 
 
 @dataclass(frozen=True)
-class Misfit:
-    """Why a window has no partner."""
+class NoPartner:
+    """The reason why a window has no partner."""
 
     reason: str
 
 
 class Footprints:
-    """The scenes of one sensor, found by place. `sizes` are the pixels of a window on each of their layers."""
+    """A spatial index of the scenes of one sensor. `sizes`: side of a window in pixels on each of their layers."""
 
     def __init__(self, sensor: str, scenes: Sequence[Scene], sizes: tuple[int, ...], max_offset: float) -> None:
         self.sensor, self.sizes, self.max_offset = sensor, sizes, max_offset
-        self.touched: set[str] = set()  # names of scenes that some window's scene meets
+        self.matched: set[str] = set()  # names of scenes that overlap a scene of the primary sensor
         by_crs: dict[str, list[Scene]] = {}
         for scene in scenes:
             if scene.grid.crs is not None:
@@ -36,26 +36,26 @@ class Footprints:
         self._by_crs = {crs: sorted(group, key=lambda scene: scene.grid.left) for crs, group in by_crs.items()}
         self._bounds = {crs: np.array([s.grid.extent for s in group]) for crs, group in self._by_crs.items()}  # [N 4]
 
-    def around(self, scene: Scene) -> list[Scene] | Misfit:
-        """The scenes that meet the footprint of `scene`, the nearest in time first (then by name)."""
+    def overlapping(self, scene: Scene) -> list[Scene] | NoPartner:
+        """The scenes that overlap `scene`, sorted by distance in time, then by name."""
         crs = scene.grid.crs
         if crs is None:
-            return Misfit(
-                f"has no CRS, so that no {self.sensor} scene can be its partner. Add one, or drop the source."
+            return NoPartner(
+                f"has no CRS, so it cannot be paired with {self.sensor} scenes. Add a CRS, or drop the source."
             )
         if crs not in self._by_crs:
-            return Misfit(
+            return NoPartner(
                 f"no {self.sensor} scene has its CRS {crs}, theirs are {sorted(self._by_crs)}. Nothing is resampled: "
-                "warp one of the two with gdalwarp first."
+                "warp one of them with gdalwarp first."
             )
-        found = [self._by_crs[crs][number] for number in _meeting(self._bounds[crs], scene.grid.extent)]
-        self.touched |= {each.name for each in found}
+        found = [self._by_crs[crs][number] for number in _overlapping_rows(self._bounds[crs], scene.grid.extent)]
+        self.matched |= {each.name for each in found}
         if not found:
-            return Misfit(f"no {self.sensor} scene meets its footprint. Add one, or drop the source.")
+            return NoPartner(f"no {self.sensor} scene overlaps it. Add one, or drop the source.")
         return sorted(found, key=lambda each: (_seconds(each.when, scene.when), each.name))
 
-    def partner(self, base: Grid, row: int, col: int, window: int, near: Sequence[Scene]) -> Scene | Misfit:
-        """The first of `near` whose pixels lie on the window, off by `max_offset` of a pixel at most."""
+    def find_partner(self, base: Grid, row: int, col: int, window: int, near: Sequence[Scene]) -> Scene | NoPartner:
+        """The first of `near` whose pixels align with the window within `max_offset` pixels."""
         best = (float("inf"), "")
         for scene in near:
             offset = self._offset(base, row, col, window, scene)
@@ -63,10 +63,10 @@ class Footprints:
                 return scene
             best = min(best, (offset, scene.name))
         if best[1] == "":
-            return Misfit(f"no {self.sensor} scene is as large as the window. Lower --option window={window}.")
-        return Misfit(
-            f"the nearest {self.sensor} pixels ({best[1]}) lie up to {best[0]:.2f} pixels off, expected at most "
-            f"{self.max_offset:g}. Add a scene that covers it, or accept that with --option max_offset="
+            return NoPartner(f"no {self.sensor} scene is as large as the window. Lower --option window={window}.")
+        return NoPartner(
+            f"the nearest {self.sensor} pixels ({best[1]}) are up to {best[0]:.2f} pixels off, expected at most "
+            f"{self.max_offset:g}. Add a scene that covers it, or accept it with --option max_offset="
             f"{np.ceil(best[0] * 100) / 100:g} (nothing is resampled)."
         )
 
@@ -77,8 +77,11 @@ class Footprints:
         return max(float("inf") if each is None else each.offset_px for each in cuts)
 
 
-def _meeting(bounds: NDArray[np.float64], place: Bounds) -> list[int]:
-    """Rows of [N 4], ordered by their left edge, whose rectangles meet `place`. Only a strip of them is looked at."""
+def _overlapping_rows(bounds: NDArray[np.float64], place: Bounds) -> list[int]:
+    """Rows of the rectangles [N 4], sorted by left edge, that overlap `place`.
+
+    Searches only the rows that can overlap.
+    """
     left, bottom, right, top = place
     widest = float((bounds[:, 2] - bounds[:, 0]).max())
     first, last = np.searchsorted(bounds[:, 0], [left - widest, right])

@@ -1,6 +1,6 @@
-"""Which files below a folder make up which scene: one file with many bands, or one file a band at mixed resolutions.
+"""Group the raster files below a folder into scenes: one file with many bands, or one file per band.
 
-Only headers are read: 0.65 ms a file. A scene is a list of layers, one for every pixel grid, finest first.
+Only headers are read (0.65 ms per file). A scene is a list of layers, one per pixel grid, finest first.
 """
 
 import fnmatch
@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from rspretrain.archives.base import is_text, shown
-from rspretrain.archives.safe import bands_only, home
+from rspretrain.archives.base import display_name, is_text
+from rspretrain.archives.safe import bands_only, product_root
 from rspretrain.archives.tiling import Grid, ratio
 from rspretrain.archives.windows import Profile, latitude, nominal_gsd_m, read_profile
 from rspretrain.patch import Fault, PatchError
 from rspretrain.sensors import BAND_ORDER
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
-UNUSED = "-"  # in a list of band names: a band of the file that is left out
+UNUSED = "-"  # in a list of band names: an unused band of the file
 _COLOURS = {"RED": "R", "GREEN": "G", "BLUE": "B"}
-_SEASONS = ("winter", "spring", "summer", "fall")  # three months each, in the north from December
+_SEASONS = ("winter", "spring", "summer", "fall")  # three months each, from December on the northern hemisphere
 # _B02, -B8A, .VV at the end of a stem, with or without a resolution after it (_B02_10m).
 _TOKEN = re.compile(r"(?:(?P<prefix>.*?)[_\-. ])?(?P<band>[A-Za-z0-9]+)(?:[_\-]\d+m)?")
 _DATE = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:[T_](\d{1,2}):?(\d\d):?(\d\d))?(?!\d)")
@@ -35,32 +35,32 @@ _DATE = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:[T_](\d{1,2}):?(\d\d):?(\d
 
 @dataclass(frozen=True)
 class Layer:
-    """The bands of one scene on one pixel grid, and where to read them."""
+    """The bands of one scene on one pixel grid, and their files."""
 
     grid: Grid
-    ratio: Fraction  # its pixels in pixels of the scene's finest layer
+    ratio: Fraction  # pixels of the finest layer per pixel of this layer
     bands: tuple[str, ...]
-    # Below the source's root: a file and its band numbers (from 1), in the order of `bands`.
+    # Path below the root of the source, and band numbers (from 1), in the order of `bands`.
     files: tuple[tuple[Path, tuple[int, ...]], ...]
     dtype: str
-    nodata: float | None  # a finite number; NaN is missing in any case
+    nodata: float | None  # finite; NaN pixels are always missing
     gsd_m: float | None  # nominal
-    masked: bool  # whether a file has a mask of its own, or an alpha band
+    masked: bool  # whether a file has a mask or an alpha band
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One acquisition of one sensor. `name` is sensor/path below the source; `when` is read from the name."""
+    """One acquisition of one sensor. `name` is sensor/path below the source; the date `when` comes from the name."""
 
     name: str
     sensor: str
     layers: tuple[Layer, ...]
     when: datetime | None
     season: str | None
-    mask: tuple[Path, Grid] | None  # of clouds; the path is one below the source's root
+    mask: tuple[Path, Grid] | None  # cloud mask; path below the root of the source
 
     def __repr__(self) -> str:
-        """Name and a hash of the rest: every tile of a scene has it in its fingerprint."""
+        """Name and a hash of the rest, because the checksum of a plan includes the repr of every window's scene."""
         return f"Scene({self.name!r}, {self._digest})"
 
     @functools.cached_property
@@ -69,7 +69,7 @@ class Scene:
 
     @property
     def grid(self) -> Grid:
-        """Of the finest layer."""
+        """The grid of the finest layer."""
         return self.layers[0].grid
 
 
@@ -78,45 +78,45 @@ _Member = tuple[str, Profile, int]  # band, file, band number
 
 @dataclass(frozen=True)
 class Source:
-    """Where the scenes of one sensor lie, and what their files leave open."""
+    """The folder of the scenes of one sensor, and the options for reading them."""
 
     sensor: str
     path: Path  # a folder, or a pattern: folder/*_s2_*
-    bands: tuple[str, ...] = ()  # names of a file's bands, or a choice among bands that have names
+    bands: tuple[str, ...] = ()  # names of the bands in a file, or a selection of named bands
     cloud_mask: str = ""  # file-name pattern
-    nodata: float | None = None  # where a file has no tag
+    nodata: float | None = None  # for files without a nodata tag
 
     @property
     def root(self) -> Path:
-        """The folder that names of scenes and files start at."""
+        """The folder to which names of scenes and files are relative."""
         return _split(self.path)[0]
 
 
 def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
-    """All scenes of one source by name, and every file or scene that cannot be used. ValueError without a folder."""
+    """All scenes of one source by name, and the faults of unusable files and scenes. ValueError without a folder."""
     root, paths = _files(source.path)
     faults: list[Fault] = []
     profiles: list[Profile] = []
     for path in bands_only(paths, functools.partial(_is_mask, source)) if source.sensor == "s2" else paths:
         try:
             if not is_text(str(path)):
-                raise PatchError("its name is no UTF-8 text; rename it")
+                raise PatchError("its name is not UTF-8; rename it")
             profiles.append(read_profile(path))
         except PatchError as error:
-            faults.append(Fault(shown(_label(source, root, path)), str(error)))
-    parts = {part for profile in profiles for part in profile.parts}  # of a VRT: they are no scenes of their own
+            faults.append(Fault(display_name(_label(source, root, path)), str(error)))
+    parts = {part for profile in profiles for part in profile.parts}  # source files of a VRT are not scenes
     bands: list[Profile] = []
     masks: dict[Path, list[Profile]] = {}  # by folder
     for profile in profiles:
         if _is_mask(source, profile.path):
-            masks.setdefault(home(profile.path), []).append(profile)
+            masks.setdefault(product_root(profile.path), []).append(profile)
         elif profile.path not in parts:
             bands.append(profile)
     scenes: list[Scene] = []
     bundles = _bundles(source, root, bands, faults)
-    scenes_in = Counter(home(members[0][1].path) for members in bundles.values())
+    scenes_in = Counter(product_root(members[0][1].path) for members in bundles.values())
     for name, members in bundles.items():
-        folder = home(members[0][1].path)
+        folder = product_root(members[0][1].path)
         try:
             scenes.append(_scene(source, name, members, masks.get(folder, []), alone=scenes_in[folder] == 1))
         except PatchError as error:
@@ -125,14 +125,14 @@ def find_scenes(source: Source) -> tuple[list[Scene], list[Fault]]:
 
 
 def _files(source: Path) -> tuple[Path, list[Path]]:
-    """The folder, and its raster files by path."""
+    """The root folder, and its raster files by path."""
     root, pattern = _split(source)
     if not root.is_dir():
-        raise ValueError(f"{source} is no folder, expected one with GeoTIFF, COG, VRT or JP2. Give its path.")
+        raise ValueError(f"{source} is not a folder, expected one with GeoTIFF, COG, VRT or JP2. Give its path.")
     found, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder that was there already, perhaps around in a circle
+        if real in seen:  # a link to a folder already visited, possibly a loop
             folders.clear()
             continue
         seen.add(real)
@@ -146,7 +146,7 @@ def _files(source: Path) -> tuple[Path, list[Path]]:
 
 
 def _split(source: Path) -> tuple[Path, str]:
-    """Root and pattern: what is there is no pattern, else the parts from the first with a wildcard on are."""
+    """Root and pattern. An existing path is no pattern; else the pattern starts at the first part with a wildcard."""
     parts = source.parts
     signs = "" if source.exists() else "*?["
     wild = next((number for number, part in enumerate(parts) if any(sign in part for sign in signs)), len(parts))
@@ -155,7 +155,7 @@ def _split(source: Path) -> tuple[Path, str]:
 
 
 def _label(source: Source, root: Path, path: Path) -> str:
-    """s2/<path below the source>; the source's own folder has its name."""
+    """s2/<path below the root>; the root itself is called by its name."""
     return f"{source.sensor}/{root.name if path == root else path.relative_to(root).as_posix()}"
 
 
@@ -169,20 +169,20 @@ def _bundles(source: Source, root: Path, profiles: list[Profile], faults: list[F
     tokens = [_token(source, profile) for profile in profiles]
     for profile, token in zip(profiles, tokens, strict=True):
         if token is not None:
-            (prefix, band), folder = token, home(profile.path)
+            (prefix, band), folder = token, product_root(profile.path)
             scene = _label(source, root, folder if prefix == folder.name else folder / prefix)
             names: tuple[str, ...] = (band if not source.bands or band in source.bands else UNUSED,)
         else:
             scene = _label(source, root, profile.path)
             try:
-                names = _names(source, profile, one_a_band=any(tokens))
+                names = _names(source, profile, one_per_band=any(tokens))
             except PatchError as error:
                 faults.append(Fault(scene, str(error)))
                 continue
         bundle = bundles.setdefault(scene, {})
         for number, name in enumerate(names, 1):
             if name in bundle:
-                reason = f"band {name} of {scene} is in {bundle[name][0].path.name} already; remove one of the files"
+                reason = f"band {name} of {scene} is already in {bundle[name][0].path.name}; remove one of the files"
                 faults.append(Fault(_label(source, root, profile.path), reason))
             elif name != UNUSED:
                 bundle[name] = profile, number
@@ -195,7 +195,7 @@ def _bundles(source: Source, root: Path, profiles: list[Profile], faults: list[F
 
 
 def _token(source: Source, profile: Profile) -> tuple[str, str] | None:
-    """Prefix and band of the stem of a file with one band; None where it ends with no known band."""
+    """Prefix and band in the stem of a single-band file; None if it does not end with a known band."""
     stem = _TOKEN.fullmatch(profile.path.stem)
     if stem is None or profile.count > 1:
         return None
@@ -213,11 +213,11 @@ def band_name(sensor: str, text: str) -> str:
     return _COLOURS.get(name, name)
 
 
-def _names(source: Source, profile: Profile, one_a_band: bool) -> tuple[str, ...]:
-    """A name for every band of a file: by its descriptions or the option. PatchError where none tells.
+def _names(source: Source, profile: Profile, one_per_band: bool) -> tuple[str, ...]:
+    """The name of every band of a file, from its descriptions or the option. PatchError if neither names them.
 
-    Bands of Sentinel files are never guessed from their number: EuroSAT has B8A last, SEN12MS after B08. Where the
-    source has one file a band, no other file takes its names from the option: it may be a mask or a preview.
+    Sentinel bands are never guessed from their position: B8A is last in EuroSAT, after B08 in SEN12MS. If the source
+    has one file per band, the option does not name the bands of other files, which may be masks or previews.
     """
     known = BAND_ORDER.get(source.sensor)
     described = tuple(band_name(source.sensor, name) for name in profile.names)
@@ -225,26 +225,26 @@ def _names(source: Source, profile: Profile, one_a_band: bool) -> tuple[str, ...
         described = ()
     if source.bands and set(source.bands) - {UNUSED} <= set(described):
         return tuple(name if name in source.bands else UNUSED for name in described)
-    if len(source.bands) == profile.count and not one_a_band:
+    if len(source.bands) == profile.count and not one_per_band:
         return source.bands
     found = f"has {profile.count} band(s) ({', '.join(name or '?' for name in profile.names)})"
-    if source.bands and not one_a_band:
+    if source.bands and not one_per_band:
         raise PatchError(f"{found}, expected the {len(source.bands)} of {source.sensor}_bands. Correct the option.")
     named = described if described and all(described) else ()
     if not named and known is None:
         named = tuple(f"b{number}" for number in range(1, profile.count + 1))
     if not named and (source.sensor, profile.count) == ("rgb", 3):
         named = BAND_ORDER["rgb"]
-    if not named and one_a_band:
+    if not named and one_per_band:
         raise PatchError(
-            f"{found}, its name ends with none of {source.sensor}, as others' here do. Rename it, or leave it out with "
-            f"a pattern: --source {source.sensor}='<folder>/*{(known or source.bands)[0][:1]}*.tif'."
+            f"{found}, expected a file name that ends with a band of {source.sensor}, like the others. Rename it, or "
+            f"exclude it with a pattern: --source {source.sensor}='<folder>/*{(known or source.bands)[0][:1]}*.tif'."
         )
     if not named:
         names = ",".join(known if known and profile.count == len(known) else [*(known or ())[: profile.count - 1], "…"])
         raise PatchError(
             f"{found}, expected names of {source.sensor} in its descriptions or at the end of its file name. Name "
-            f"them: --option {source.sensor}_bands={names}, but in the file's order ({UNUSED} leaves one out)."
+            f"them: --option {source.sensor}_bands={names}, in the order of the file ({UNUSED} for an unused band)."
         )
     return named
 
@@ -263,7 +263,7 @@ def _scene(source: Source, name: str, members: list[_Member], masks: list[Profil
 
 
 def _layers(source: Source, members: list[_Member]) -> tuple[Layer, ...]:
-    """Bands by pixel grid, finest first. PatchError, naming the file, where two do not fit together."""
+    """Bands by pixel grid, finest first. PatchError, naming the file, if grids are incompatible."""
     finest = min((profile for _, profile, _ in members), key=lambda profile: profile.grid.dx)
     by_ratio: dict[Fraction, list[_Member]] = {}
     for member in members:
@@ -311,13 +311,13 @@ def _layer(source: Source, times: Fraction, members: list[_Member]) -> Layer:
 
 
 def _corner(first: Profile, profile: Profile) -> tuple[float, float]:
-    """How far the upper left corner lies from that of `first`, in pixels, to two digits."""
+    """Offset of the upper left corner from that of `first`, in pixels, to two digits."""
     a, b = first.grid, profile.grid
     return round((b.left - a.left) / a.dx, 2) + 0.0, round((b.top - a.top) / a.dy, 2) + 0.0
 
 
 def _nodata(source: Source, profile: Profile) -> float | None:
-    """The file's own number, else the option's where the dtype can hold it. NaN needs no number."""
+    """Nodata of the file, else of the option; None for NaN and for values that the dtype cannot hold."""
     number = source.nodata if profile.nodata is None else profile.nodata
     kind = np.dtype(profile.dtype)
     if number is None or not np.isfinite(number):
@@ -328,7 +328,7 @@ def _nodata(source: Source, profile: Profile) -> float | None:
 
 
 def _mask_of(name: str, masks: list[Profile], alone: bool) -> Profile | None:
-    """Of the cloud masks in a scene's folder, the one whose name starts with the scene's; any, if it lies `alone`."""
+    """The cloud mask in the folder of a scene whose name starts with the scene's; any mask if the scene is `alone`."""
     stem = Path(name).stem.lower()
     own = [mask for mask in masks if re.match(re.escape(stem) + "([^a-z0-9]|$)", mask.path.stem.lower())]
     found = own or (masks if alone else [])
@@ -338,7 +338,7 @@ def _mask_of(name: str, masks: list[Profile], alone: bool) -> Profile | None:
 
 
 def acquired(name: str) -> datetime | None:
-    """The first date (YYYYMMDD, or with Thhmmss) in a scene's name, looked for from the last folder upwards."""
+    """The first date (YYYYMMDD or YYYYMMDDThhmmss) in the last part of a scene's name that has one."""
     for part in reversed(name.split("/")):
         for match in _DATE.finditer(part):
             try:

@@ -1,4 +1,4 @@
-"""What scenes have in common: one make-up for each sensor, and from it the groups of the archive."""
+"""Check that the scenes of a sensor have the same bands and grids, and derive the groups of the archive."""
 
 import math
 from collections import Counter
@@ -17,48 +17,48 @@ from rspretrain.sensors import Group
 _ID_BYTES = 60  # with "_<row>_<col>.<group>.npy" below the 100 bytes of a tar name
 
 
-def even(scenes: Sequence[Scene], max_offset: float) -> tuple[list[Scene], list[Fault]]:
-    """The scenes whose grids meet and that are made up as most are; what differs in the others is their fault."""
+def consistent_scenes(scenes: Sequence[Scene], max_offset: float) -> tuple[list[Scene], list[Fault]]:
+    """The scenes with aligned grids and the most common structure. For all others, a fault names the difference."""
     faults: list[Fault] = []
     whole: list[Scene] = []
     for scene in scenes:
-        if reason := _apart(scene, max_offset):
+        if reason := _misalignment(scene, max_offset):
             faults.append(Fault(scene.name, reason))
         else:
             whole.append(scene)
     if not whole:
         return [], faults
-    usual, _ = Counter(_make_up(scene) for scene in whole).most_common(1)[0]  # of equally many, the first by name
-    reference = next(scene for scene in whole if _make_up(scene) == usual)
+    most_common, _ = Counter(map(_structure, whole)).most_common(1)[0]  # on a tie, the first by name
+    reference = next(scene for scene in whole if _structure(scene) == most_common)
     for scene in whole:
-        if _make_up(scene) != usual:
+        if _structure(scene) != most_common:
             faults.append(Fault(scene.name, _difference(scene, reference)))
-    return [scene for scene in whole if _make_up(scene) == usual], faults
+    return [scene for scene in whole if _structure(scene) == most_common], faults
 
 
-def _make_up(scene: Scene) -> tuple[object, ...]:
+def _structure(scene: Scene) -> tuple[object, ...]:
     return tuple((each.bands, each.dtype, each.nodata, each.gsd_m, each.ratio) for each in scene.layers)
 
 
-def _difference(scene: Scene, usual: Scene) -> str:
-    """One sentence on what `scene` has and the usual scene has not."""
-    bands, expected = ({band for layer in each.layers for band in layer.bands} for each in (scene, usual))
+def _difference(scene: Scene, reference: Scene) -> str:
+    """The difference of `scene` from a scene of the most common structure."""
+    bands, expected = ({band for layer in each.layers for band in layer.bands} for each in (scene, reference))
     if bands != expected:
         lacks = f"lacks the bands {sorted(expected - bands)}" if expected - bands else ""
         more = f"has the bands {sorted(bands - expected)}" if bands - expected else ""
         return (
-            f"{' and '.join(filter(None, (lacks, more)))}, unlike most ({usual.name}). Complete it, or choose bands "
-            f"that all have: --option {scene.sensor}_bands=…"
+            f"{' and '.join(filter(None, (lacks, more)))}, unlike most ({reference.name}). Complete it, or select "
+            f"bands that all scenes have: --option {scene.sensor}_bands=…"
         )
     found, wanted = (
         ", ".join(f"{' '.join(each.bands)}: {each.dtype}, {each.gsd_m} m, nodata {each.nodata}" for each in one.layers)
-        for one in (scene, usual)
+        for one in (scene, reference)
     )
-    return f"is made up otherwise than most: {found}; expected {wanted} ({usual.name}). Convert it, or leave it out."
+    return f"differs from most scenes: {found}; expected {wanted} ({reference.name}). Convert it, or exclude it."
 
 
-def _apart(scene: Scene, max_offset: float) -> str | None:
-    """Which file's grid does not cover that of the finest bands, edge on edge within `max_offset` of its own pixels."""
+def _misalignment(scene: Scene, max_offset: float) -> str | None:
+    """An error if the edges of a layer are more than `max_offset` of its pixels off those of the finest layer."""
     fine, worst = scene.grid, (0.0, "")
     for layer in scene.layers[1:]:
         step = (layer.grid.dx, layer.grid.dy, layer.grid.dx, layer.grid.dy)
@@ -68,18 +68,18 @@ def _apart(scene: Scene, max_offset: float) -> str | None:
     if off <= max_offset:
         return None
     return (
-        f"{file}: the edges of its grid lie up to {off:.2f} of its pixels off those of "
-        f"{scene.layers[0].files[0][0].name}, expected at most {max_offset:g}. Accept that with --option "
+        f"{file}: the edges of its grid are up to {off:.2f} of its pixels off those of "
+        f"{scene.layers[0].files[0][0].name}, expected at most {max_offset:g}. Accept it with --option "
         f"max_offset={math.ceil(off * 100) / 100:g} (nothing is resampled), or warp the file."
     )
 
 
 def ratios_to(base: Scene, scenes: Sequence[Scene]) -> tuple[Fraction, ...]:
-    """Of every layer of a sensor, its pixels in pixels of `base`. ValueError where they are no whole numbers."""
+    """Pixels of `base` per pixel of every layer of a sensor. ValueError if they are not integers."""
     scene = next((each for each in scenes if each.grid.crs == base.grid.crs), scenes[0])
     grids = [layer.grid for layer in scene.layers]
     fine = base.grid
-    if scene.grid.crs != fine.crs:  # metres, then; no window of it will find a partner, and its fault says why
+    if scene.grid.crs != fine.crs:  # compare metres; its windows have no partner, and its fault says why
         if base.layers[0].gsd_m is None or scene.layers[0].gsd_m is None:
             return tuple(layer.ratio for layer in scene.layers)
         fine, *grids = (_square(layer) for layer in (base.layers[0], *scene.layers))
@@ -95,7 +95,7 @@ def _square(layer: Layer) -> Grid:
 
 
 def groups_of(scene: Scene, sizes: tuple[int, ...], fill: float | None) -> tuple[Group, ...]:
-    """One group for each layer: s2_10m, s1_10m, rgb_30cm; without metres, the sensor's name alone."""
+    """One group per layer: s2_10m, s1_10m, rgb_30cm; without a pixel size in metres, the name of the sensor."""
     groups = []
     for layer, size in zip(scene.layers, sizes, strict=True):
         floating = np.dtype(layer.dtype).kind == "f"
@@ -114,7 +114,7 @@ def _suffix(layer: Layer) -> str:
 
 
 def scene_ids(scenes: Sequence[Scene]) -> dict[str, str]:
-    """Scene name -> start of its keys: its path, with a hash of it where that is too long or another's too."""
+    """Scene name -> prefix of its keys: its path, with a hash if it is too long or not unique."""
     paths = {}
     for scene in scenes:
         path = PurePosixPath(scene.name.partition("/")[2])

@@ -1,7 +1,7 @@
 """SEN12MS: 180,662 triplets of Sentinel-1, Sentinel-2 (L1C) and MODIS land cover, 2.56 km, four seasons.
 
-Schmitt et al. 2019; layout, hold-out scenes and class scheme in methods.md G.4. Patches of a scene overlap by half, so
-splits go by scene, and scene numbers repeat across seasons.
+Schmitt et al. 2019; docs/methods.md, SEN12MS. Patches of a scene overlap by half, so splits go by scene. Scene numbers
+repeat across seasons.
 """
 
 import re
@@ -27,7 +27,7 @@ DAMAGED = {
     "ROIs1868_summer_146_p202": "is known as damaged: the archive's ROIs1868_summer_s1_146_p202.tif has NaN pixels, "
     "and the official lists leave the patch out"
 }
-# Simplified IGBP and the MODIS codes of each class; 0 (no class) and 255 (fill) are none.
+# Simplified IGBP class -> MODIS codes. 0 (no class) and 255 (fill) have no class.
 IGBP_CODES = {
     "Forest": (1, 2, 3, 4, 5),
     "Shrubland": (6, 7),
@@ -47,9 +47,9 @@ MULTI_THRESHOLD = 0.1  # of all pixels of a patch
 class Sen12Ms(Rois):
     """Patches of 256 x 256 px at 10 m; scenes of the official hold-out are `test`, the others `train`.
 
-    `root` is the folder above the seasons, or one season. `sensors` chooses what a patch must have and what is stored.
-    `labels` reads the land cover for the nomenclatures `igbp` (largest fraction) and `igbp_multi` (10 % or more);
-    `maps` stores its four bands too.
+    `root` is the folder above the seasons, or one season. `sensors` selects the required and stored sensors. `labels`
+    reads the land cover for the nomenclatures `igbp` (largest fraction) and `igbp_multi` (10 % or more); `maps` also
+    stores its four bands.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class Sen12Ms(Rois):
         return f"{match['roi']}_{match['scene']}_p{match['patch']}"
 
     def split_of(self, source: Source) -> str:
-        """By scene."""
+        """The split of the scene."""
         return "test" if int(source.scene) in HOLD_OUT[source.part] else "train"
 
     def labels(self, rasters: Mapping[Kind, Raster]) -> dict[str, tuple[str, ...]]:
-        """From the fractions of the simplified IGBP classes. A patch without any class has no `igbp` label."""
+        """Labels from the fractions of the simplified IGBP classes. A patch without any class has no `igbp` label."""
         return igbp_labels(rasters["lc"].pixels[0]) if "lc" in rasters else {}
 
     def attributes(self, source: Source) -> dict[str, type_of_attribute]:
@@ -90,7 +90,7 @@ class Sen12Ms(Rois):
 
 
 def igbp_labels(codes: np.ndarray) -> dict[str, tuple[str, ...]]:
-    """Both nomenclatures of a map of MODIS IGBP codes [H W]; the earlier class wins a tie."""
+    """The labels of a map of MODIS IGBP codes [H W] in both nomenclatures; ties go to the earlier class."""
     values, counts = np.unique(codes, return_counts=True)
     fractions = {name: counts[np.isin(values, own)].sum() / codes.size for name, own in IGBP_CODES.items()}
     largest = max(fractions, key=lambda name: fractions[name])

@@ -1,7 +1,7 @@
-"""Patches of Sentinel-1 and Sentinel-2 as both versions of BigEarthNet store them: a folder a sensor, a GeoTIFF a band.
+"""Sentinel-1 and Sentinel-2 patches of both versions of BigEarthNet: one folder per sensor, one GeoTIFF per band.
 
-Sumbul et al. 2019 and 2021, Clasen et al. 2024; methods.md G.1 and G.3. All files of a patch show one square of 1.2 km.
-Sentinel-1 stays float32 decibels (readers that ask for int32 truncate it), Sentinel-2 stays uint16.
+Sumbul et al. 2019 and 2021, Clasen et al. 2024; docs/methods.md, BigEarthNet v1 and v2. All files of a patch cover the
+same 1.2 km. Sentinel-1 stays float32 decibels (readers that convert to int32 truncate it), Sentinel-2 stays uint16.
 """
 
 import os
@@ -23,35 +23,35 @@ S2_GROUPS = (
     Group("s2_60m", "s2", ("B01", "B09"), "uint16", (20, 20), 60.0, "dn"),
 )
 MAP_GROUPS = (Group("map_10m", "map", ("clc",), "uint16", (120, 120), 10.0, "class", nodata=999.0),)
-_FILE_OF = {"clc": "reference_map"}  # every other band's file is named after the band itself
-_SHIFT_M = 5.0  # half a pixel of 10 m: files of one patch that lie further apart do not show the same square
+_FILE_OF = {"clc": "reference_map"}  # all other files are named after their band
+_SHIFT_M = 5.0  # half a pixel of 10 m: larger shifts between the files of a patch are an error
 _SEASONS = ("winter", "spring", "summer", "fall")  # three months each, winter from December; the archives are northern
 
-# What is read of one sensor of one patch: the folder of its files, and the groups that they make up.
-Side = tuple[Path, tuple[Group, ...]]
+# The folder of one sensor of a patch, and the groups that its files form.
+PatchFolder = tuple[Path, tuple[Group, ...]]
 
 
-def existing(folder: Path, usual: str) -> Path:
-    """The folder itself, or the one of the usual name inside it. ValueError where it is no folder."""
+def find_folder(folder: Path, name: str) -> Path:
+    """`folder/<name>` if it exists, else `folder` itself. ValueError if `folder` does not exist."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder, expected {usual}. Give the path of the unpacked archive.")
-    return folder / usual if (folder / usual).is_dir() else folder
+        raise ValueError(f"{folder} is not a folder, expected {name}. Give the path of the unpacked archive.")
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def folders_in(root: Path) -> list[str]:
-    """Sorted names of the folders in a folder; loose files and hidden folders are not looked at."""
+    """Sorted names of the subfolders of a folder, without hidden ones."""
     with os.scandir(root) as scan:
         return sorted(item.name for item in scan if not item.name.startswith((".", "__MACOSX")) and item.is_dir())
 
 
-def read_sides(sides: Sequence[Side]) -> tuple[dict[str, NDArray[np.generic]], list[Raster]]:
-    """Arrays [C H W] by group name, and the first raster of every side.
+def read_patch_folders(parts: Sequence[PatchFolder]) -> tuple[dict[str, NDArray[np.generic]], list[Raster]]:
+    """Arrays [C H W] by group name, and the first raster of every folder.
 
-    PatchError, naming the file, where one is missing, cut, of another dtype or size, or shows another square.
+    PatchError, naming the file, if one is missing or truncated, or has another dtype, size or place.
     """
     images: dict[str, NDArray[np.generic]] = {}
     firsts: list[Raster] = []
-    for folder, groups in sides:
+    for folder, groups in parts:
         files = {band: band_file(folder, band) for group in groups for band in group.bands}
         rasters = {band: read_raster(file) for band, file in files.items()}
         firsts.append(next(iter(rasters.values())))
@@ -85,5 +85,5 @@ def _check(file: Path, group: Group, raster: Raster, first: Raster) -> None:
     ):
         return
     raise PatchError(
-        f"{file.name}: lies at {raster.crs} {raster.bounds}, expected {first.crs} {first.bounds}. Check the pair."
+        f"{file.name}: is at {raster.crs} {raster.bounds}, expected {first.crs} {first.bounds}. Check the pair."
     )

@@ -1,10 +1,10 @@
-"""Simulated land seen by Sentinel-2 and Sentinel-1: labels follow from pixels, and only the land is common to both.
+"""Simulated Sentinel-2 and Sentinel-1 images of land cover maps. The sensors share nothing but the map.
 
-A patch is a map of CORINE classes cut into regions, parcels, rows, houses and clumps. Sentinel-2 sees each pixel as a
-mix of a green and a ground spectrum, through a season, an illumination and a haze of its own; Sentinel-1 sees the same
-pixels as decibels, through an incidence angle, a soil moisture and speckle of its own. Pastures and natural grassland,
-lakes and the sea, or the three forests have nearly one mean colour: texture and backscatter tell them apart, as they do
-on Earth. This is a teaching landscape, no radiative transfer: figures that rest on it must say so.
+A patch is a map of CORINE classes with regions, parcels, rows, houses and clumps. A Sentinel-2 pixel is a mix of a
+vegetation and a ground spectrum, with season, illumination and haze per scene. A Sentinel-1 pixel is backscatter in
+decibels, with incidence angle, soil moisture and speckle. Pastures and natural grassland, lakes and the sea, and the
+three forests have similar mean colours: texture and backscatter distinguish them, as on Earth. This is a synthetic
+landscape without radiative transfer; results on it must say so.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Floats = NDArray[np.floating[Any]]
 SIZE = 120  # pixels of 10 m
 S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 GSD_M = dict(zip(S2_BANDS, (60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20), strict=True))
-MIN_SHARE = 0.05  # of a patch that a class must cover to be one of its labels
+MIN_SHARE = 0.05  # smallest share of a patch for a class to be one of its labels
 LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD
 
 # Reflectance x 10,000 in the order of S2_BANDS.
@@ -41,7 +41,7 @@ SPECTRA = {
 
 @dataclass(frozen=True)
 class Cover:
-    """What lies on a pixel. `vigour` is the green share in winter and summer; weights belong to TEXTURES by name."""
+    """A kind of land cover. `vigour`: vegetation share in winter and summer. Dicts hold weights of TEXTURES by name."""
 
     green: str
     ground: str
@@ -53,7 +53,7 @@ class Cover:
 
 
 TEXTURES = ("fine", "clumps", "rows", "parcels", "plots", "houses", "halls", "waves")  # each of mean 0, deviation 1
-# Backscatter: surfaces keep VV far above VH, volumes (canopies) bring them together, whatever the gain of the scene.
+# Backscatter: VV is far above VH for surfaces and close to it for volumes (canopies), for any gain of the scene.
 COVERS = {
     "houses": Cover("grass", "asphalt", (0.3, 0.5), (-6.5, -14.5), {"houses": -0.3}, {"houses": 0.3}, {"houses": 3.5}),
     "halls": Cover("grass", "roof", (0.1, 0.2), (-4.0, -13.0), {"halls": -0.1}, {"halls": 0.3}, {"halls": 4.0}),
@@ -72,7 +72,7 @@ COVERS = {
     "lake": Cover("water", "water", (0.0, 0.0), (-20.0, -27.0), {}, {}, {}),
     "sea": Cover("water", "water", (0.0, 0.0), (-16.5, -25.5), {}, {"waves": 0.2}, {"waves": 2.0}),
 }
-# 43-class name -> the covers it is made of, and the texture that deals them out over its pixels.
+# 43-class name -> its covers, and the texture that distributes them over its pixels.
 CLASSES: dict[str, tuple[tuple[str, ...], str]] = {
     "Discontinuous urban fabric": (("houses",), ""),
     "Industrial or commercial units": (("halls",), ""),
@@ -89,7 +89,7 @@ CLASSES: dict[str, tuple[tuple[str, ...], str]] = {
     "Water bodies": (("lake",), ""),
     "Sea and ocean": (("sea",), ""),
 }
-# Landscapes: which classes are neighbours, with weights.
+# Landscape -> weights of the classes that occur together.
 LANDSCAPES: dict[str, dict[str, float]] = {
     "town": {
         "Discontinuous urban fabric": 3, "Industrial or commercial units": 2, "Non-irrigated arable land": 1,
@@ -115,7 +115,7 @@ LANDSCAPES: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Sky:
-    """What one Sentinel-2 scene adds: day of the year, gain per band, haze. Nothing of it is known to Sentinel-1."""
+    """Conditions of one Sentinel-2 scene: season, gain per band, haze. Independent of Sentinel-1."""
 
     summer: float  # 0 in midwinter, 1 in midsummer
     gain: Floats  # [12]
@@ -124,7 +124,7 @@ class Sky:
 
 @dataclass(frozen=True)
 class Radar:
-    """What one Sentinel-1 scene adds, in dB: incidence angle, soil moisture, wind on water."""
+    """Conditions of one Sentinel-1 scene, in dB: incidence angle, soil moisture, wind on water."""
 
     incidence_db: float
     moisture_db: float
@@ -132,19 +132,19 @@ class Radar:
 
 
 def draw_sky(rng: np.random.Generator, day: int) -> Sky:
-    """The sky over one scene on a day of the year (1 to 366)."""
+    """Random conditions of one Sentinel-2 scene on a day of the year (1 to 366)."""
     summer = 0.5 - 0.5 * np.cos(2 * np.pi * (day - 15) / 365.25)
     gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.05, len(S2_BANDS)))
     return Sky(float(summer), gain.astype(np.float32), float(rng.gamma(1.5, 160.0)))
 
 
 def draw_radar(rng: np.random.Generator) -> Radar:
-    """The geometry and weather of one Sentinel-1 scene."""
+    """Random conditions of one Sentinel-1 scene."""
     return Radar(float(rng.normal(0, 1.0)), float(rng.normal(0, 0.8)), float(rng.normal(0, 2.0)))
 
 
 def draw_land(rng: np.random.Generator, landscape: str) -> tuple[NDArray[np.intp], list[str]]:
-    """[120 120] class numbers (positions in CLASSES), and the names of the classes that cover 5 % or more."""
+    """A random map [120 120] of class numbers (positions in CLASSES), and the classes that cover 5 % or more."""
     weights = LANDSCAPES[landscape]
     share = np.array(list(weights.values())) / sum(weights.values())
     count = rng.choice([1, 2, 3, 4], p=[0.2, 0.35, 0.3, 0.15])
@@ -158,7 +158,7 @@ def draw_land(rng: np.random.Generator, landscape: str) -> tuple[NDArray[np.intp
 
 
 def draw_textures(rng: np.random.Generator) -> dict[str, Floats]:
-    """[120 120] every texture of TEXTURES: mean 0, deviation 1."""
+    """All TEXTURES as random fields [120 120] with mean 0 and standard deviation 1."""
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     angle, slope = rng.uniform(0, np.pi, 2)
     along = x * np.cos(angle) + y * np.sin(angle)
@@ -178,7 +178,7 @@ def draw_textures(rng: np.random.Generator) -> dict[str, Floats]:
 
 
 def cover_of(land: NDArray[np.intp], textures: dict[str, Floats]) -> NDArray[np.intp]:
-    """[120 120] positions in COVERS: what lies on every pixel of a class map."""
+    """The cover of every pixel of a class map: positions in COVERS, [120 120]."""
     covers = list(COVERS)
     cover = np.zeros_like(land)
     for number, (parts, texture) in enumerate(CLASSES.values()):
@@ -190,10 +190,10 @@ def cover_of(land: NDArray[np.intp], textures: dict[str, Floats]) -> NDArray[np.
     return cover
 
 
-def see_s2(
+def render_s2(
     rng: np.random.Generator, cover: NDArray[np.intp], textures: dict[str, Floats], sky: Sky
 ) -> dict[str, NDArray[np.uint16]]:
-    """Band name -> [1 H W] digital numbers at the band's own resolution, all from one truth at 10 m."""
+    """Band name -> [1 H W] digital numbers at the resolution of the band, derived from one image at 10 m."""
     vigour = _VIGOUR[0] * (1 - sky.summer) + _VIGOUR[1] * sky.summer
     green = vigour[cover] + _weighted(_VIGOUR_BY, cover, textures) + rng.normal(0, 0.1) * (vigour[cover] > 0)
     green = np.clip(green, 0.0, 1.0)[..., None]
@@ -211,7 +211,7 @@ def see_s2(
     return bands
 
 
-def see_s1(
+def render_s1(
     rng: np.random.Generator, cover: NDArray[np.intp], textures: dict[str, Floats], radar: Radar
 ) -> dict[str, NDArray[np.float32]]:
     """Polarisation -> [1 120 120] sigma nought in dB with speckle."""
@@ -225,7 +225,7 @@ def see_s1(
 
 
 def _smooth(rng: np.random.Generator, length: float) -> Floats:
-    """[120 120] a Gaussian field of mean 0, deviation 1 and a correlation length in pixels; its edges do not wrap."""
+    """A Gaussian field [120 120], mean 0, deviation 1, with a correlation length in pixels; not periodic."""
     side = SIZE + 40
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     spectrum = np.fft.rfft2(rng.standard_normal((side, side), np.float32)) * np.exp(
@@ -237,11 +237,11 @@ def _smooth(rng: np.random.Generator, length: float) -> Floats:
 
 
 def _cells(rng: np.random.Generator, angle: float, side: float) -> Floats:
-    """[120 120] one random number for each cell of a skewed lattice, so that parcels look like parcels."""
+    """Parcels [120 120]: one random number per cell of a skewed lattice."""
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     u = (x * np.cos(angle) + y * np.sin(angle)) / (side * rng.uniform(0.7, 1.4)) + 64
     row = u.astype(int)
-    shift = rng.uniform(size=128)[row]  # rows of parcels do not meet in crosses
+    shift = rng.uniform(size=128)[row]  # shift the rows, so that parcels do not form a regular grid
     v = (y * np.cos(angle) - x * np.sin(angle)) / (side * rng.uniform(0.7, 1.4)) + shift + 64
     values: Floats = rng.normal(size=(128, 128)).astype(np.float32)
     cells: Floats = values[row, v.astype(int)]
@@ -249,14 +249,17 @@ def _cells(rng: np.random.Generator, angle: float, side: float) -> Floats:
 
 
 def _blur(image: Floats) -> Floats:
-    """The sensor's point spread: [1 2 1] / 4 both ways, so pixels at borders are mixed. [H W C] -> [H W C]."""
+    """The point spread of the sensor: [1 2 1] / 4 along both axes, which mixes pixels at borders.
+
+    [H W C] -> [H W C].
+    """
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
     return np.asarray((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 16, dtype=np.float32)
 
 
 def _weighted(weights: Floats, cover: NDArray[np.intp], textures: dict[str, Floats]) -> Floats:
-    """Sum of textures, each times the weight that the pixel's cover gives it. [12 8], [H W] -> [H W]."""
+    """Weighted sum of textures, with weights by cover. [12 8], [H W] -> [H W]."""
     used = [index for index in range(len(TEXTURES)) if weights[:, index].any()]
     parts = [weights[cover, index] * textures[TEXTURES[index]] for index in used]
     return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
@@ -266,7 +269,8 @@ def _table(weights: list[dict[str, float]]) -> Floats:
     return np.array([[row.get(texture, 0.0) for texture in TEXTURES] for row in weights], dtype=np.float32)
 
 
-_NORMAL_CUTS = {2: [0.0], 3: [-0.43, 0.43], 4: [-0.67, 0.0, 0.67]}  # quantiles that deal a normal texture out evenly
+# Quantiles that divide a normal texture into equal shares.
+_NORMAL_CUTS = {2: [0.0], 3: [-0.43, 0.43], 4: [-0.67, 0.0, 0.67]}
 _WAVELENGTH_NM = np.array([443, 490, 560, 665, 705, 740, 783, 842, 865, 945, 1610, 2190])
 _HAZE = ((_WAVELENGTH_NM / 443.0) ** -1.5).astype(np.float32)
 _REDNESS = (_WAVELENGTH_NM / 842.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Text files that lie beside archives of pictures: lists of splits and tables of multi-labels, both keyed by stem."""
+"""Text files beside image archives: lists of splits and tables of multi-labels, both keyed by file stem."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -7,7 +7,7 @@ SPLITS = ("train", "val", "test")
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 text with or without a byte order mark. ValueError where it is something else."""
+    """Read UTF-8 text with or without a byte order mark. ValueError for any other encoding."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -15,19 +15,21 @@ def read_text(path: Path) -> str:
 
 
 def read_splits(folder: Path, prefix: str) -> dict[str, str]:
-    """Stem -> split from `<prefix>-train.txt`, `-val`, `-test`: one file name a line, its folder and suffix ignored.
+    """Stem -> split from `<prefix>-train.txt`, `-val`, `-test`: one file name per line; folder and suffix are ignored.
 
-    TorchGeo's lists name `.jpg` and mean the `.tif` (methods.md G.6). Names of files that are not on disk say nothing
-    about these, and a file that no list names has no split. ValueError where lists are missing, or one stem is in two.
+    TorchGeo's lists of EuroSAT name `.jpg` files for the `.tif` ones. Names of files that are not on disk are ignored,
+    and a file in no list has no split. ValueError if a list is missing or a stem is in two lists.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder, expected one with {prefix}-train.txt. Give --source splits=FOLDER.")
+        raise ValueError(
+            f"{folder} is not a folder, expected one with {prefix}-train.txt. Give --source splits=FOLDER."
+        )
     paths = {split: folder / f"{prefix}-{split}.txt" for split in SPLITS}
     if not paths["train"].is_file() or not paths["test"].is_file():
         found = sorted(path.name for path in folder.glob("*.txt"))
         raise ValueError(
             f"{folder} holds the lists {found}, expected {prefix}-train.txt and {prefix}-test.txt ({prefix}-val.txt "
-            "if there is one). Rename them so, or give another --source splits=FOLDER."
+            "if there is one). Rename them, or give another --source splits=FOLDER."
         )
     split_of: dict[str, str] = {}
     for split, path in paths.items():
@@ -40,9 +42,9 @@ def read_splits(folder: Path, prefix: str) -> dict[str, str]:
 
 
 def read_multilabels(path: Path, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Stem -> its labels in the order of `names`. Tabs or commas, `_` or `-`; columns are found by name.
+    """Stem -> labels in the order of `names`. Accepts tabs or commas, `_` or `-`; columns are found by name.
 
-    ValueError where the columns are others than `names`, a row is not of zeros and ones, or two of a stem differ.
+    ValueError if the columns differ from `names`, a row has values other than 0 and 1, or two rows of a stem differ.
     """
     lines = read_text(path).splitlines()
     rows = [[cell.strip() for cell in re.split(r"[\t,]", line.strip())] for line in lines if line.strip()]

@@ -1,8 +1,8 @@
-"""Plain GeoTIFFs decoded from their bytes, without GDAL: most archives hold millions of them.
+"""A fast decoder of plain GeoTIFFs, without GDAL: large archives hold millions of them.
 
-Opening one file of BigEarthNet with rasterio takes half a millisecond, most of it for GDAL and PROJ; its pixels lie in
-it as they are. Only files that leave no choice are decoded here: classic little-endian TIFF of one image, strips, no
-compression, every tag known, north up. For all others the answer is None, never a guess, and rasterio reads them.
+Opening one file of BigEarthNet with rasterio takes half a millisecond, most of it in GDAL and PROJ, although the pixels
+are stored uncompressed. Only unambiguous files are decoded here: classic little-endian TIFF with one image, strips, no
+compression, only known tags, north up. For all others `read_plain` returns None, and rasterio reads them.
 
 Sources: TIFF 6.0 (Adobe 1992), sections 2 to 8; OGC 19-008r4 (GeoTIFF 1.1), annex B; GDAL's GTiff driver.
 """
@@ -16,20 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Bytes. GDAL's half millisecond matters for small files; a large one is not wanted in memory whole before its pixels.
-LARGE = 1 << 24
+# Bytes of the largest file decoded here. GDAL's half millisecond matters only for small files, and a large one should
+# not be in memory twice.
+MAX_BYTES = 1 << 24
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _SAMPLES, _ROWS = 256, 257, 258, 259, 262, 273, 277, 278
 _COUNTS, _PLANAR, _EXTRA, _FORMAT, _SCALE, _TIEPOINT = 279, 284, 338, 339, 33550, 33922
 _GEO_KEYS = (34735, 34736, 34737)  # the directory, its doubles, its text
 _REQUIRED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANAR, _FORMAT}
-# Description, software, date, GDAL's metadata (a scale or offset in it is told, not applied), the number for "not
-# measured": neither pixels nor place follow from them.
+# Description, software, date, GDAL's metadata (GDAL reports a scale or offset in it without applying it), nodata: these
+# affect neither pixels nor georeference.
 _HARMLESS = (270, 305, 306, 42112, 42113)
 
 _TYPES = {2: "s", 3: "H", 4: "I", 12: "d"}  # ASCII, SHORT, LONG, DOUBLE
 _BYTES = {"s": 1, "H": 2, "I": 4, "d": 8}
-_LETTERS = {  # tag -> the types that it may have; a tag that is not here makes a file one for rasterio
+_LETTERS = {  # tag -> allowed types; a file with any other tag is left to rasterio
     **dict.fromkeys(_REQUIRED, "HI"),
     **dict.fromkeys(_HARMLESS, "s"),
     **dict(zip((_EXTRA, _SCALE, _TIEPOINT, *_GEO_KEYS), "HddHds", strict=True)),
@@ -38,37 +39,37 @@ _DTYPES = {  # (sample format, bits)
     (1, 8): "<u1", (1, 16): "<u2", (1, 32): "<u4", (2, 16): "<i2", (2, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8",
 }  # fmt: skip
 
-_PIXELS = (*sorted(_REQUIRED), _EXTRA)  # the tags that pixels follow from
+_PIXELS = (*sorted(_REQUIRED), _EXTRA)  # the tags that determine the pixels
 
-_Tags = dict[int, tuple[str, bytes]]  # tag -> letter of its type, its values as they lie in the file
-_Values = tuple[tuple[int, tuple[str, bytes]], ...]  # the same, to be compared
-GeoKeys = tuple[bytes, ...]  # the three tags as they lie in the file; together they name the CRS, all empty none
+_Tags = dict[int, tuple[str, bytes]]  # tag -> letter of its type, its values as stored
+_Values = tuple[tuple[int, tuple[str, bytes]], ...]  # the same, hashable
+GeoKeys = tuple[bytes, ...]  # the three tags as stored; together they define the CRS. All empty: no CRS
 
 
 @dataclass(frozen=True)
 class Plain:
-    """What a plain file holds. What its GeoKeys mean is not known here."""
+    """The content of a plain file. Its GeoKeys are not interpreted here."""
 
     pixels: NDArray[np.generic]  # [C H W], perhaps a read-only view of the file's bytes
     geo_keys: GeoKeys
-    bounds: tuple[float, float, float, float] | None  # left, bottom, right, top where its GeoKeys call pixels areas
+    bounds: tuple[float, float, float, float] | None  # left, bottom, right, top if the GeoKeys define pixels as areas
 
 
 def read_plain(data: bytes) -> Plain | None:
-    """The content of a whole file, equal to rasterio's; None for whatever is not plain, damage included."""
+    """Decode a whole file; equal to rasterio's result. None for any file that is not plain, damaged ones included."""
     try:
         tags = _read_tags(data)
         if tags is None or (pixels := _read_pixels(data, tags)) is None:
             return None
         geo_keys = tuple(tags[tag][1] if tag in tags else b"" for tag in _GEO_KEYS)
         bounds = _read_bounds(tags, *pixels.shape[1:]) if any(geo_keys) else None
-    except struct.error:  # values that do not lie in the file, or are not as many as they should be
+    except struct.error:  # values outside the file, or a wrong number of values
         return None
     return None if any(geo_keys) and bounds is None else Plain(pixels, geo_keys, bounds)
 
 
 def _read_tags(data: bytes) -> _Tags | None:
-    """The tags of the only directory of the file. None where one is missing or strange."""
+    """The tags of the file's only directory. None if one is missing or unexpected."""
     magic, start = struct.unpack_from("<4sI", data)
     if magic != b"II*\0":
         return None
@@ -87,15 +88,17 @@ def _read_tags(data: bytes) -> _Tags | None:
     return tags
 
 
-@functools.lru_cache(maxsize=64)  # the directories of an archive's files are alike: their numbers lie elsewhere
+@functools.lru_cache(maxsize=64)  # the files of an archive share their directory; its values are stored elsewhere
 def _read_directory(directory: bytes) -> list[tuple[int, str, int, bytes]] | None:
-    """(tag, letter of its type, bytes of its values, these or where they lie) of a directory, None where it is strange.
+    """(tag, letter of its type, size in bytes, values or their offset) of a directory. None if it is unexpected.
 
-    struct.error where it is cut.
+    struct.error if it is truncated.
     """
     *entries, following = struct.unpack("<" + len(directory) // 12 * "HHI4s" + "I", directory)
     tags = entries[::4]
-    if following or tags != sorted(set(tags)) or not _REQUIRED.issubset(tags):  # a second image; twice; out of order
+    if (
+        following or tags != sorted(set(tags)) or not _REQUIRED.issubset(tags)
+    ):  # a second image; duplicates; out of order
         return None
     letters = [_TYPES.get(kind, "-") for kind in entries[1::4]]
     if any(letter not in _LETTERS.get(tag, "") for tag, letter in zip(tags, letters, strict=True)):
@@ -105,13 +108,13 @@ def _read_directory(directory: bytes) -> list[tuple[int, str, int, bytes]] | Non
 
 
 def _numbers(tags: _Tags, tag: int, count: int) -> tuple[int, ...]:
-    """The values of a tag. struct.error where they are not `count`, or it is missing."""
+    """The values of a tag. struct.error if the tag is missing or has another number of values."""
     letter, values = tags.get(tag, ("H", b""))
     return struct.unpack(f"<{count}{letter}", values)
 
 
 def _read_pixels(data: bytes, tags: _Tags) -> NDArray[np.generic] | None:
-    """[C H W] from strips that hold exactly their rows; a view of `data` where they follow one another."""
+    """[C H W] from strips that hold exactly their rows; a view of `data` if the strips are contiguous."""
     strips = _read_strips(len(data), tuple((tag, tags[tag]) for tag in _PIXELS if tag in tags))
     if strips is None:
         return None
@@ -125,7 +128,7 @@ def _read_pixels(data: bytes, tags: _Tags) -> NDArray[np.generic] | None:
     return np.ascontiguousarray(np.moveaxis(pixels.reshape(height, width, interleaved), -1, 0))
 
 
-@functools.lru_cache(maxsize=64)  # as are their pixels' places
+@functools.lru_cache(maxsize=64)  # the files of an archive share their strip layout, too
 def _read_strips(
     room: int, values: _Values
 ) -> tuple[np.dtype[Any], tuple[int, int, int, int], list[tuple[int, int]]] | None:
@@ -136,7 +139,7 @@ def _read_strips(
     )
     kinds = set(zip(_numbers(tags, _FORMAT, bands), _numbers(tags, _BITS, bands), strict=True))
     dtype = _DTYPES.get(kinds.pop()) if len(kinds) == 1 else None
-    extra = bands - {1: 1, 2: 3}.get(photometric, bands + 1)  # samples beside grey (least is black) or RGB
+    extra = bands - {1: 1, 2: 3}.get(photometric, bands + 1)  # samples besides grey (0 is black) or RGB
     if dtype is None or compression != 1 or planar not in (1, 2) or extra < 0 or not (width and height and rows):
         return None
     if (extra or _EXTRA in tags) and not {0, 1, 2}.issuperset(_numbers(tags, _EXTRA, extra)):
@@ -144,7 +147,7 @@ def _read_strips(
     planes, interleaved = (bands, 1) if planar == 2 else (1, bands)
     num, row_bytes = -(-height // rows), width * interleaved * np.dtype(dtype).itemsize
     if planes * height * row_bytes > room:
-        return None  # before anything of that size is made
+        return None  # before anything of that size is allocated
     offsets = _numbers(tags, _OFFSETS, planes * num)
     sizes = [min(rows, height - number * rows) * row_bytes for number in range(num)] * planes
     ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
@@ -156,7 +159,7 @@ def _read_strips(
 
 
 def _read_bounds(tags: _Tags, height: int, width: int) -> tuple[float, float, float, float] | None:
-    """Left, bottom, right, top of a raster whose first corner is tied to the Earth; None where it lies otherwise."""
+    """Left, bottom, right, top of a raster whose tie point is its upper left corner; None for any other placement."""
     if _SCALE not in tags or _TIEPOINT not in tags:
         return None
     scale_x, scale_y, _ = _numbers(tags, _SCALE, 3)

@@ -1,4 +1,4 @@
-"""Where windows lie on a scene, and what the same place is on another pixel grid. Arithmetic only, no files."""
+"""Positions of windows on a scene, and the matching pixels on another grid. Arithmetic only, no files."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -6,7 +6,8 @@ from typing import Literal
 
 Edge = Literal["shift", "drop"]
 Bounds = tuple[float, float, float, float]  # left, bottom, right, top, in units of the CRS
-# Pixel sizes count as one ratio up to here: SSL4EO-S12's Sentinel-1 pixels are 0.75 % wider than its Sentinel-2 pixels.
+# Relative tolerance of a ratio of pixel sizes: SSL4EO-S12's Sentinel-1 pixels are 0.75 % wider than its Sentinel-2
+# pixels.
 RATIO_ERROR = 0.02
 
 
@@ -23,7 +24,7 @@ class Grid:
     height: int
 
     def bounds(self, row: int, col: int, height: int, width: int) -> Bounds:
-        """Of a window of pixels; the same floats as rasterio.windows.bounds."""
+        """Bounds of a window of pixels; the same floats as rasterio.windows.bounds."""
         return (
             col * self.dx + self.left,
             (row + height) * self.dy + self.top,
@@ -38,7 +39,10 @@ class Grid:
 
 
 def ratio(fine: Grid, coarse: Grid) -> Fraction:
-    """Pixels of `fine` along one pixel of `coarse`: 6, or 1/2. ValueError where it is no whole number either way."""
+    """Pixels of `fine` per pixel of `coarse` along an axis: 6, or 1/2.
+
+    ValueError unless it or its inverse is an integer.
+    """
     across, down = coarse.dx / fine.dx, coarse.dy / fine.dy
     whole = Fraction(round(across)) if across > 0.75 else Fraction(1, round(1 / across))
     if max(abs(across / whole - 1), abs(down / whole - 1)) > RATIO_ERROR:
@@ -47,9 +51,11 @@ def ratio(fine: Grid, coarse: Grid) -> Fraction:
 
 
 def offsets(size: int, window: int, stride: int, edge: Edge) -> list[int]:
-    """First pixels of all windows along an axis. `shift` moves one more inwards from the end, so that nothing is lost.
+    """First pixels of all windows along an axis.
 
-    Empty where the axis is shorter than the window.
+    `shift` adds a window at the end, overlapping the last, to cover all pixels.
+
+    Empty if the axis is shorter than the window.
     """
     found = list(range(0, size - window + 1, stride))
     if edge == "shift" and found and found[-1] + window < size:
@@ -58,13 +64,13 @@ def offsets(size: int, window: int, stride: int, edge: Edge) -> list[int]:
 
 
 def stride_of(window: int, overlap: float, unit: int) -> int:
-    """Pixels from window to window: (1 - overlap) of a window, rounded to whole pixels of the coarsest grid."""
+    """Stride between windows in pixels: (1 - overlap) of a window, rounded to whole pixels of the coarsest grid."""
     return max(unit, round(window * (1 - overlap) / unit) * unit)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A window on another grid, and how far its edges lie at most from where they should, in pixels of that grid."""
+    """A window on another grid, and the largest offset of its edges, in pixels of that grid."""
 
     row: int
     col: int
@@ -72,9 +78,9 @@ class Cut:
 
 
 def cut(base: Grid, row: int, col: int, window: int, other: Grid, size: int) -> Cut | None:
-    """The `size` pixels of `other` that lie nearest to a window of `base`; None where `other` is too small.
+    """The window of `size` pixels on `other` that is nearest to a window of `base`; None if `other` is too small.
 
-    Nothing is resampled: whole pixels are taken, as near as they are, and `offset_px` says how near that is.
+    Nothing is resampled: the window consists of whole pixels, and `offset_px` gives the remaining offset.
     """
     if size > other.width or size > other.height:
         return None
@@ -84,7 +90,7 @@ def cut(base: Grid, row: int, col: int, window: int, other: Grid, size: int) -> 
 
 
 def _nearest(start: float, length: float, step: float, size: int, limit: int) -> tuple[int, float]:
-    """First pixel, and distance in pixels, of a run on one axis; `start` and `length` in units of the CRS."""
+    """First pixel and offset in pixels of an interval on one axis; `start` and `length` in units of the CRS."""
     begin, end = start / step, (start + length) / step
     first = min(max(round((begin + end - size) / 2), 0), limit - size)
     return first, max(abs(first - begin), abs(first + size - end))

@@ -1,1 +1,1 @@
-"""Download files from URLs into a bounded cache that the processes of a node share."""
+"""Download files from URLs into a bounded cache shared by the processes of a node."""

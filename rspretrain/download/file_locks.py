@@ -1,7 +1,7 @@
-"""Leases and claims: locked files, by which processes agree on a folder. The kernel frees all locks of a dead one.
+"""Leases and reservations: file locks that coordinate processes on a folder. The kernel frees the locks of dead ones.
 
-A lease says that a file in the cache is in use, a claim that it is being fetched. The locks are flock's: one belongs to
-the open file, of which mmap keeps a duplicate, and falls with the last of them.
+A lease marks a cached file as in use, a reservation marks it as being downloaded. The locks are flock's: a lock belongs
+to the open file description, which mmap duplicates, and is freed when the last duplicate is closed.
 """
 
 import fcntl
@@ -14,23 +14,23 @@ LOCK, PART = ".lock", ".part"
 
 
 class Lease:
-    """A file that stays in the cache until `close`. A mapping of it made through `fileno` keeps it as well."""
+    """A file that stays in the cache until `close`. A mapping made through `fileno` also keeps it."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self._descriptor = path, descriptor
         _touch(descriptor)
 
     def fileno(self) -> int:
-        """The open file."""
+        """The descriptor of the open file."""
         return self._descriptor
 
     @property
     def is_current(self) -> bool:
-        """Whether the cache would give the same file again, and not another one or none."""
-        return self._descriptor >= 0 and is_still(self.path, self._descriptor)
+        """Whether the cache still holds this file, and not another one or none."""
+        return self._descriptor >= 0 and is_same_file(self.path, self._descriptor)
 
     def close(self) -> None:
-        """Nobody needs it any more; more than once does nothing."""
+        """End the lease. Further calls do nothing."""
         if self._descriptor >= 0:
             _touch(self._descriptor)
             os.close(self._descriptor)
@@ -41,19 +41,19 @@ class Lease:
 
 
 @dataclass
-class Claim:
-    """The right to fetch one file, and the room that is reserved for it. Give it back with `Cache.release`."""
+class Reservation:
+    """The right to download one file, with reserved room. Release it with `Cache.release`."""
 
     path: Path
     descriptor: int
 
     def part(self, attempt: int) -> Path:
-        """Where an attempt's bytes go."""
+        """The path of the partial download of an attempt."""
         return self.path.with_name(f"{self.path.name}.{attempt}{PART}")
 
 
-def is_still(path: Path, descriptor: int) -> bool:
-    """Whether a path leads to the file that is open, and not to another or none."""
+def is_same_file(path: Path, descriptor: int) -> bool:
+    """Whether a path refers to the open file, and not to another one or none."""
     try:
         return os.stat(path).st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:
@@ -61,12 +61,12 @@ def is_still(path: Path, descriptor: int) -> bool:
 
 
 def _touch(descriptor: int) -> None:
-    with suppress(PermissionError):  # another user's file: its age is then that of its owner's last need
+    with suppress(PermissionError):  # a file of another user: its mtime is then that of the owner's last use
         os.utime(descriptor)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file for oneself alone, where nobody has any lock on it."""
+    """Try to lock an open file exclusively. False if it is locked by anyone."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -75,7 +75,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether any process, this one included, has a lock on a file."""
+    """Whether any process, including this one, has a lock on a file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def is_held(path: Path) -> bool:
 
 
 def evict(path: Path) -> bool:
-    """Remove a file unless somebody uses it."""
+    """Remove a file unless it is in use. Returns whether it was removed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def evict(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, and its folder when it was the last one there."""
+    """Remove a file, and its folder if it is empty then."""
     path.unlink(missing_ok=True)
     with suppress(OSError):
         path.parent.rmdir()

@@ -1,6 +1,7 @@
-"""A file while it comes: hashed and flushed to the disk as it grows, so that little is left to do when it is whole.
+"""A partial download, hashed and flushed to the disk while it grows.
 
-Eight shards that begin together end together; if all were hashed and flushed only then, the link would idle meanwhile.
+Eight shards that start together also end together. If all were hashed and flushed only then, the network would be idle
+meanwhile.
 """
 
 import hashlib
@@ -8,66 +9,66 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-PIECE = 1 << 20  # bytes hashed at once, without the interpreter's lock
-FLUSH = 1 << 25  # bytes that the disk owes at most
+CHUNK_BYTES = 1 << 20  # bytes hashed at once, without the GIL
+FLUSH_BYTES = 1 << 25  # largest number of unflushed bytes
 
 
 class WrongBytesError(RuntimeError):
-    """Everything came, and it is something else."""
+    """A complete download with the wrong checksum."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a manifest promises of a file; None where it promises nothing."""
+    """The expected size and checksum of a file; None if unknown."""
 
     bytes: int | None = None
     sha256: str | None = None
-    limit: int | None = None  # bytes that are too many in any case
+    limit: int | None = None  # upper limit in bytes if the size is unknown
 
 
 class PartialFile:
-    """One attempt's file, made empty. Whoever brings it may write it in any order, or put another in its place."""
+    """The file of one download attempt, created empty. The downloader may write it in any order, or replace it."""
 
     def __init__(self, path: Path, expected: Expected) -> None:
         self.path, self._expected = path, expected
         path.touch()
         self._file = path.open("rb", buffering=0)
-        self._hash, self._piece = hashlib.sha256(), memoryview(bytearray(PIECE))
+        self._hash, self._piece = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
         self._hashed = self._flushed = 0
 
     def close(self) -> None:
-        """Follow it no longer; the file stays."""
+        """Stop reading it; the file stays."""
         self._file.close()
 
-    def look(self) -> tuple[int, int]:
-        """Size and blocks by now, of which one grows as long as something comes. Takes in what is new.
+    def poll(self) -> tuple[int, int]:
+        """Hash new bytes. Returns size and blocks, of which at least one grows while the download makes progress.
 
-        RuntimeError where it is too much.
+        RuntimeError if the file is larger than expected.
         """
         stat, expected = self.path.stat(), self._expected
         cap = expected.bytes if expected.bytes is not None else expected.limit
         if cap is not None and stat.st_size > cap:
-            raise RuntimeError(f"it brought more than the {cap} bytes that are expected")
+            raise RuntimeError(f"more than the expected {cap} bytes arrived")
         self._follow()
-        if self._hashed - self._flushed >= FLUSH:
+        if self._hashed - self._flushed >= FLUSH_BYTES:
             os.fdatasync(self._file.fileno())
             self._flushed = self._hashed
         return stat.st_size, stat.st_blocks
 
     def verify(self) -> None:
-        """Whether it is what was promised. RuntimeError where it is not."""
+        """RuntimeError unless size and checksum are as expected."""
         size, expected = self.path.stat().st_size, self._expected
         if expected.bytes is not None and size != expected.bytes:
-            raise RuntimeError(f"{size} bytes came, the manifest says {expected.bytes}")
+            raise RuntimeError(f"{size} bytes arrived, the manifest says {expected.bytes}")
         self._follow()
         if expected.sha256 in (None, self._hash.hexdigest()):
             return
-        with self.path.open("rb") as file:  # once more, in case that it did not grow from its beginning to its end
+        with self.path.open("rb") as file:  # again, because it may not have been written from start to end
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != expected.sha256:
             raise WrongBytesError(
-                f"what came has SHA-256 {found[:12]}…, the manifest says {expected.sha256[:12]}…: damaged under way, "
-                "or the file behind the URL is not the manifest's"
+                f"the download has SHA-256 {found[:12]}…, the manifest says {expected.sha256[:12]}…: it was damaged in "
+                "transit, or the file behind the URL does not belong to the manifest"
             )
 
     def _follow(self) -> None:

@@ -1,7 +1,8 @@
-"""What differs between kinds of URLs: their parts, the words for time limits, and what their errors mean.
+"""Protocol-specific details: parts of URLs, options for time limits, and the meaning of errors.
 
-Credentials and endpoints are read from where each file system looks for them (AWS_…, GOOGLE_APPLICATION_CREDENTIALS,
-fsspec's own configuration), never from a run's configuration, which is saved and shown.
+Credentials and endpoints come from the places where each file system looks for them (AWS_…,
+GOOGLE_APPLICATION_CREDENTIALS, fsspec's configuration), never from the configuration of a run, which is saved and
+printed.
 """
 
 import logging
@@ -10,11 +11,11 @@ from typing import Any
 
 import fsspec
 
-_FOR_GOOD = {400, 401, 403, 404, 405, 410, 416}  # HTTP answers that another attempt does not change
+_FOR_GOOD = {400, 401, 403, 404, 405, 410, 416}  # HTTP status codes that a retry does not change
 
 
 def is_url(path: str) -> bool:
-    """Whether a shard set lies behind a URL rather than in a folder."""
+    """Whether the path of a shard set is a URL."""
     return "://" in path
 
 
@@ -24,22 +25,22 @@ def child(url: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
-def shown(url: str) -> str:
-    """A URL without the secrets that it may carry: for messages."""
+def display_url(url: str) -> str:
+    """A URL without user, password and query, for messages."""
     return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another attempt would end the same way."""
+    """Whether retrying is pointless."""
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
         return True
-    # gcsfs has neither a type nor a number for 403; botocore has one type for each of its errors.
+    # gcsfs has neither a type nor a code for 403; botocore has a type per error.
     named = str(error).startswith("Forbidden:") or type(error).__name__ == "NoCredentialsError"
     return named or _status(error) in _FOR_GOOD
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP answer behind an error: `status` of aiohttp's, `code` of gcsfs's."""
+    """The HTTP status of an error: `status` in aiohttp, `code` in gcsfs."""
     for name in ("status", "code"):
         value = getattr(error, name, None)
         if isinstance(value, int):
@@ -47,8 +48,8 @@ def _status(error: Exception) -> int | None:
     return None
 
 
-def told(error: Exception) -> str:
-    """The cause of a failed attempt in words, without the secrets of a URL."""
+def describe_error(error: Exception) -> str:
+    """The cause of a failed attempt, without secrets of URLs."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     status = _status(error)
@@ -60,7 +61,7 @@ def told(error: Exception) -> str:
 
 
 def options(protocol: str, timeout_s: float) -> dict[str, Any]:
-    """Time limits in the words of a file system, over whatever the user's own fsspec configuration says."""
+    """Options of a file system that set time limits, merged over the user's fsspec configuration."""
     own = fsspec.config.conf.get(protocol, {})
     if protocol in ("http", "https"):
         limit = _aiohttp_limit("timeout", timeout_s)
@@ -71,18 +72,18 @@ def options(protocol: str, timeout_s: float) -> dict[str, Any]:
         return {"config_kwargs": {**own.get("config_kwargs", {}), **limits}, "max_concurrency": 1}
     if protocol in ("gs", "gcs"):
         if not (log := logging.getLogger("gcsfs")).level:
-            log.setLevel(logging.CRITICAL)  # it tells every attempt's traceback; the last error is told by us
+            log.setLevel(logging.CRITICAL)  # it logs a traceback per attempt; `transfer` reports the last error
         return _aiohttp_limit("requests_timeout", timeout_s)
     return {}
 
 
 def get_options(protocol: str) -> dict[str, Any]:
-    """Of one download. gcsfs would fetch pieces into a file of full length: nobody could see whether it gets on."""
+    """Options of one download. Without them, gcsfs writes chunks into a file of full length, which hides progress."""
     return {"concurrency": 1} if protocol in ("gs", "gcs") else {}
 
 
 def _aiohttp_limit(name: str, timeout_s: float) -> dict[str, Any]:
-    """aiohttp would end every download after five minutes, however well it goes. Empty where it is not installed."""
+    """Time limits for aiohttp, whose default ends every download after five minutes. Empty if it is not installed."""
     try:
         import aiohttp
     except ImportError:

@@ -1,7 +1,7 @@
-"""One file from a URL: whole and verified, or an error that names the URL. For anything that fsspec opens.
+"""Download one file from a URL that fsspec opens: complete and verified, or an error that names the URL.
 
-An attempt that brings no byte for `timeout_s` is given up, whatever the file system's own patience; so is one that
-brings too many bytes, too few, or wrong ones. Attempts follow each other with exponential back-off and jitter.
+An attempt is cancelled if no byte arrives for `timeout_s`, whatever the time limit of the file system. It fails if the
+file is too large, too small or has the wrong checksum. Retries have exponential back-off and jitter.
 """
 
 import asyncio
@@ -22,79 +22,79 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from rspretrain.download.partial_file import Expected, PartialFile, WrongBytesError
-from rspretrain.download.protocols import child, get_options, is_final, options, shown, told
+from rspretrain.download.protocols import child, describe_error, display_url, get_options, is_final, options
 
 T = TypeVar("T")
-POLL_S = 0.05  # how often a transfer is looked at; it is never waited for longer than it takes
+POLL_S = 0.05  # interval between progress checks
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 30.0
-SAME_BYTES = 3  # times that the same wrong bytes may come: no link damages a file twice in one way
-_jitter = random.SystemRandom()  # nobody's seed: retries of many nodes must not fall together
-_HERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # about our disk, whoever raises them
+SAME_BYTES = 3  # after this many identical wrong downloads, the file itself is wrong: transit damage does not repeat
+_jitter = random.SystemRandom()  # not seeded: retries of many nodes must not coincide
+_HERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # errors of the local disk
 
 
 class TransferError(RuntimeError):
-    """A file that could not be had: names the URL, the cause and the remedy."""
+    """A failed download. The message has the URL, the cause and the remedy."""
 
 
 class Stopped(RuntimeError):
-    """Nobody waits for the transfer any more."""
+    """The download was cancelled."""
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait, and how often to try again."""
+class RetryPolicy:
+    """Time limit and number of retries of a download."""
 
-    timeout_s: float = 60.0  # without a single byte
+    timeout_s: float = 60.0  # without a new byte
     retries: int = 8
 
 
 class Source:
-    """The file system behind a URL. ValueError where there is none of that kind, or its package is missing."""
+    """The file system behind a URL. ValueError if its protocol is unknown, or its package is missing."""
 
-    def __init__(self, url: str, patience: Patience) -> None:
-        self.url, self.patience = url, patience
+    def __init__(self, url: str, retry_policy: RetryPolicy) -> None:
+        self.url, self.retry_policy = url, retry_policy
         self._protocol = url.partition("://")[0]
         self._open()
 
     def _open(self) -> None:
         self._process = os.getpid()
         try:
-            limits = options(self._protocol, self.patience.timeout_s)
+            limits = options(self._protocol, self.retry_policy.timeout_s)
             self._fs, self._root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, **limits)
         except (ValueError, ImportError) as error:
             raise ValueError(
-                f"{shown(self.url)} cannot be opened ({error}). Expected a folder, or a URL of http, https, s3, gs or "
-                "another protocol that fsspec knows and whose package is installed: pip install 'rspretrain[remote]'."
+                f"{display_url(self.url)} cannot be opened ({error}). Expected a folder, or a URL of http, https, s3, "
+                "gs or another protocol of fsspec whose package is installed: pip install 'rspretrain[remote]'."
             ) from None
         if hasattr(self._fs, "retries"):
-            self._fs.retries = 1  # s3fs; there is one who tries again, and that is `fetch`
+            self._fs.retries = 1  # s3fs; only `fetch` retries
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where nobody says."""
-        return self._ask("info", child(self._root, name), lambda info: int(info["size"]))
+        """Size of a file in bytes; None if unknown."""
+        return self._query("info", child(self._root, name), lambda info: int(info["size"]))
 
     def sizes(self) -> dict[str, int] | None:
-        """Bytes of all files by name; None where nobody says, as on a plain web server."""
-        return None if self._protocol in ("http", "https") else self._ask("ls", self._root, _sizes, detail=True)
+        """Sizes of all files by name; None if unknown, as on a plain web server."""
+        return None if self._protocol in ("http", "https") else self._query("ls", self._root, _sizes, detail=True)
 
     def read(self, name: str) -> bytes:
-        """The whole of a small file, such as a manifest."""
+        """Read a small file, such as a manifest."""
         url = child(self.url, name)
         path = child(self._root, name)
 
         def attempt(number: int) -> bytes:
             future = self._submit("cat_file", path)
-            _watch(future, lambda: None, self.patience.timeout_s, lambda: False)
+            _watch(future, lambda: None, self.retry_policy.timeout_s, lambda: False)
             return bytes(future.result())
 
-        return self._again_and_again(url, attempt, lambda: False)
+        return self._retry(url, attempt, lambda: False)
 
     def fetch(
         self, name: str, part: Callable[[int], Path], expected: Expected, stopped: Callable[[], bool] = lambda: False
     ) -> Path:
-        """Download a file into `part(attempt)`, a new name for every attempt; returns the one that is verified.
+        """Download a file to `part(attempt)`, a new path per attempt, and return the path of the verified file.
 
-        TransferError when every attempt failed, Stopped when `stopped` says so, OSError where the disk is at fault.
+        TransferError if all attempts failed, Stopped when `stopped()` is true, OSError for errors of the local disk.
         """
         url = child(self.url, name)
         path = child(self._root, name)
@@ -102,29 +102,29 @@ class Source:
         def attempt(number: int) -> Path:
             target = part(number)
             try:
-                with closing(PartialFile(target, expected)) as incoming:
+                with closing(PartialFile(target, expected)) as partial:
                     future = self._submit("get_file", path, str(target), **get_options(self._protocol))
-                    _watch(future, incoming.look, self.patience.timeout_s, stopped)
-                    incoming.verify()
+                    _watch(future, partial.poll, self.retry_policy.timeout_s, stopped)
+                    partial.verify()
             except BaseException:
-                target.unlink(missing_ok=True)  # whoever still writes to it writes to nothing
+                target.unlink(missing_ok=True)  # a download that is still running writes to an unlinked file
                 raise
             return target
 
-        return self._again_and_again(url, attempt, stopped)
+        return self._retry(url, attempt, stopped)
 
-    def _ask(self, method: str, path: str, told: Callable[[Any], T], **options: object) -> T | None:
-        """One question, once; None where there is no answer that `told` understands."""
+    def _query(self, method: str, path: str, parse: Callable[[Any], T], **options: object) -> T | None:
+        """Call a method of the file system once. None if it fails, or `parse` does."""
         try:
             future = self._submit(method, path, **options)
-            _watch(future, lambda: None, self.patience.timeout_s, lambda: False)
-            return told(future.result())
+            _watch(future, lambda: None, self.retry_policy.timeout_s, lambda: False)
+            return parse(future.result())
         except Exception:
             return None
 
     def _submit(self, method: str, *arguments: str, **options: object) -> "Future[Any]":
         if os.getpid() != self._process:
-            self._open()  # in a forked process, which has no event loop: a worker of torch's DataLoader
+            self._open()  # a forked process has no event loop: a worker of torch's DataLoader
         if isinstance(self._fs, AsyncFileSystem):
             coroutine = getattr(self._fs, f"_{method}")(*arguments, **options)
             return asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
@@ -139,10 +139,10 @@ class Source:
         threading.Thread(target=run, name="transfer", daemon=True).start()
         return future
 
-    def _again_and_again(self, url: str, attempt: Callable[[int], T], stopped: Callable[[], bool]) -> T:
+    def _retry(self, url: str, attempt: Callable[[int], T], stopped: Callable[[], bool]) -> T:
         started, backoff_s = time.monotonic(), FIRST_BACKOFF_S
         wrong: Counter[str] = Counter()
-        for number in range(self.patience.retries + 1):
+        for number in range(self.retry_policy.retries + 1):
             try:
                 return attempt(number)
             except Stopped:
@@ -150,21 +150,23 @@ class Source:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in _HERE:
                     raise
-                cause, final = told(error), is_final(error)
+                cause, final = describe_error(error), is_final(error)
                 wrong[cause] += isinstance(error, WrongBytesError)
             if final:
-                raise TransferError(f"{shown(url)} cannot be had: {cause}. Check the URL and who may read it.")
+                raise TransferError(
+                    f"{display_url(url)} cannot be downloaded: {cause}. Check the URL and its permissions."
+                )
             if wrong[cause] == SAME_BYTES:
                 raise TransferError(
-                    f"{shown(url)} is another file, {SAME_BYTES} times the same: {cause}. Upload the file of the build "
-                    "whose manifest.json lies beside it."
+                    f"{display_url(url)} is not the file of the manifest, in {SAME_BYTES} identical downloads: "
+                    f"{cause}. Upload the file of the build of that manifest.json."
                 )
-            if number < self.patience.retries:
+            if number < self.retry_policy.retries:
                 _sleep(backoff_s * _jitter.uniform(0.5, 1.0), stopped)
                 backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
         raise TransferError(
-            f"{shown(url)} could not be fetched in {self.patience.retries + 1} attempts over "
-            f"{time.monotonic() - started:.0f} s; the last: {cause}. Check the link and the server, or raise "
+            f"{display_url(url)} could not be downloaded in {self.retry_policy.retries + 1} attempts over "
+            f"{time.monotonic() - started:.0f} s; the last error: {cause}. Check network and server, or raise "
             "data.fetch_retries or data.fetch_timeout_s."
         )
 
@@ -173,18 +175,18 @@ def _sizes(found: list[dict[str, Any]]) -> dict[str, int]:
     return {os.path.basename(each["name"]): int(each["size"]) for each in found if each["type"] == "file"}
 
 
-def _watch(future: "Future[Any]", look: Callable[[], object], timeout_s: float, stopped: Callable[[], bool]) -> None:
-    """Wait for a transfer; give it up when it stalls, `look` objects to what it sees, or nobody wants it any more."""
+def _watch(future: "Future[Any]", poll: Callable[[], object], timeout_s: float, stopped: Callable[[], bool]) -> None:
+    """Wait for a transfer; cancel it if it stalls, `poll` raises, or `stopped()` is true."""
     seen, since = None, time.monotonic()
     try:
         while not wait([future], timeout=POLL_S).done:
-            now = look()
+            now = poll()
             if now != seen:
                 seen, since = now, time.monotonic()
             if stopped():
-                raise Stopped("the transfer was given up")
+                raise Stopped("the transfer was cancelled")
             if time.monotonic() - since > timeout_s:
-                raise TimeoutError(f"not a byte came for {timeout_s:g} s")
+                raise TimeoutError(f"no byte arrived for {timeout_s:g} s")
     except BaseException:
         future.cancel()
         raise
@@ -195,5 +197,5 @@ def _sleep(seconds: float, stopped: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if stopped():
-            raise Stopped("the transfer was given up")
+            raise Stopped("the transfer was cancelled")
         time.sleep(min(POLL_S, left))

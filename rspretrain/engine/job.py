@@ -100,7 +100,7 @@ def ready(
         rows=rows,
     )
     for shards, needed in zip(sources.sets.values(), loader.shards_needed, strict=True):
-        quick_check(shards, needed, forgiving=data.on_corrupt == "quarantine")
+        quick_check(shards, needed, index_only=data.on_corrupt == "quarantine")
     total = train.steps or train.epochs * loader.steps_per_epoch
     return Job(settings, world, sources, objective, loader, total, evaluator)
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from rspretrain.archives.base import Archive, Entry
 from rspretrain.batch import Batch
 from rspretrain.patch import Fault, Patch, PatchError, PatchExcluded
-from rspretrain.shardset.footprints import corners_of
-from rspretrain.shardset.rows import BOUNDS
+from rspretrain.shardset.rows import BOUNDS, corners_of
 
 _MAX_ELEMENTS = 1 << 27  # float32 values per batch, 512 MB: large scenes are read in smaller batches
 
@@ -55,7 +54,7 @@ class ArchiveLoader:
             yield self._batch(patches)
 
     def corners(self) -> NDArray[np.float64]:
-        """[N 5 2]: footprints of the images of `rows`, in the layout of `footprints.corners_of`."""
+        """[N 5 2]: footprints of the images of `rows`, in the layout of `rows.corners_of`."""
         patches = self._footprints
         edges = np.array([patch.bounds or (np.nan,) * 4 for patch in patches], dtype=np.float64).reshape(-1, 4)
         columns: dict[str, Any] = {"crs": pa.array([patch.crs for patch in patches], pa.string())}

@@ -27,9 +27,8 @@ from rspretrain.nn.classifier_files import Answers
 from rspretrain.nn.classifiers import Classifier
 from rspretrain.patch import Fault
 from rspretrain.sensors import Group
-from rspretrain.shardset.footprints import corners_of
 from rspretrain.shardset.index import ShardSet
-from rspretrain.shardset.rows import BOUNDS
+from rspretrain.shardset.rows import BOUNDS, corners_of
 from rspretrain.streaming.loader import evaluation_batches
 from rspretrain.transforms.inputs import SensorInput, evaluation_geometry
 
@@ -122,7 +121,7 @@ def _predict_on_all_ranks(
 
 
 def sample_corners(shards: ShardSet, rows: Rows) -> NDArray[np.float64]:
-    """[N 5 2]: footprints of the samples of `rows`, in the layout of `footprints.corners_of`."""
+    """[N 5 2]: footprints of the samples of `rows`, in the layout of `rows.corners_of`."""
     table = pa.table({name: shards.column(name) for name in ("crs", *BOUNDS)})
     return corners_of(table.take(pa.array(rows)))
 

@@ -28,7 +28,7 @@ class Predictions:
 
     keys: list[str]
     probabilities: Tensor  # [N K] float32 on the CPU
-    corners: NDArray[np.float64]  # [N 5 2] in the layout of footprints.corners_of: degrees, NaN if unknown
+    corners: NDArray[np.float64]  # [N 5 2] in the layout of rows.corners_of: degrees, NaN if unknown
 
     @property
     def has_location(self) -> NDArray[np.bool_]:

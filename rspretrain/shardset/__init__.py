@@ -1,1 +1,1 @@
-"""The on-disk format, both directions. Runs where torch is not installed."""
+"""The on-disk format of shard sets: records, index, manifest, statistics. Does not need torch."""

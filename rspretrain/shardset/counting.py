@@ -1,9 +1,9 @@
-"""Pixels of one band, counted and summed without rounding: neither order nor partition can be seen in the result.
+"""Exact counts and sums of the pixels of one band: the result does not depend on their order or partition.
 
-Integers of 8 and 16 bits are counted value by value. All others are floating-point numbers: each is an integer times a
-power of two, so sums grouped by exponent are sums of integers (Kulisch's long accumulator), and every intermediate sum
-stays below 2^53, where float64 is exact. Their bins are a fixed grid: the upper 16 bits of a float32, which are sign,
-exponent and 7 bits of mantissa. A bin is as wide as 1/256 to 1/128 of its numbers, and no range need be known.
+Integers of 8 and 16 bits are counted per value. All others are treated as floating-point numbers: each is an integer
+times a power of two, so sums grouped by exponent are sums of integers (Kulisch's long accumulator), and every
+intermediate sum stays below 2^53, where float64 is exact. Their bins are a fixed grid: the upper 16 bits of a float32
+(sign, exponent and 7 bits of mantissa). The width of a bin is 1/256 to 1/128 of its numbers; no range is needed.
 """
 
 from abc import ABC, abstractmethod
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD = 1 << 16
-_BATCH = 1 << 17  # pixels counted at once: smaller batches pay for 65,536 bins, larger ones leave the cache
-_DRAIN = 1 << 20  # pixels in a bin, at most, before sums of products (2^32 each) are taken out of float64: 2^52 < 2^53
+_BATCH = 1 << 17  # pixels counted at once: smaller batches waste time on 65,536 bins, larger ones exceed the cache
+_DRAIN = 1 << 20  # largest number of pixels per bin before sums of products (2^32 each) leave float64: 2^52 < 2^53
 
 
 class Scratch:
-    """Memory for one batch, shared by the bands of one tally: fresh pages would cost more than counting."""
+    """Buffers for one batch, shared by the bands of a tally: allocating new pages would cost more than counting."""
 
     def __init__(self) -> None:
         self.keys = np.empty(_BATCH, np.intp)
         self.words = np.empty((2, _BATCH), np.float64)
 
 
-class Band(ABC):
-    """Counts by bin, and whatever else it takes to know sums exactly. `one_value`: each bin is a single number."""
+class BandCounter(ABC):
+    """Counts per bin and exact sums of one band. `one_value`: each bin is a single number."""
 
     one_value: bool
 
@@ -37,31 +37,31 @@ class Band(ABC):
 
     @abstractmethod
     def add(self, pixels: NDArray[Any]) -> None:
-        """Count pixels [N]. ValueError for NaN and infinity, which may come with a later call."""
+        """Count pixels [N]. ValueError for NaN and infinity, possibly raised by a later call."""
 
     @abstractmethod
-    def settle(self) -> None:
-        """Bring all that was added into `counts` and the exact sums. The methods below want it."""
+    def flush(self) -> None:
+        """Add all buffered pixels to `counts` and the sums. Required before the methods below."""
 
     @abstractmethod
     def sums(self) -> tuple[Fraction, Fraction]:
-        """Of the pixels, and of their squares."""
+        """The sums of the pixels and of their squares."""
 
     @abstractmethod
     def extremes(self) -> tuple[float, float]:
-        """Least and greatest pixel; inf and -inf where there is none."""
+        """The smallest and the largest pixel; inf and -inf without pixels."""
 
     @abstractmethod
     def ascending(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Counts [K] by value, and the edges of the bins [K + 1]. A bin of one value begins with it."""
+        """Counts [K] in ascending order, and the edges of the bins [K + 1]. A bin of one value starts at it."""
 
     @abstractmethod
-    def merge(self, other: "Band") -> None:
-        """Add what another band has counted. Both are settled."""
+    def merge(self, other: "BandCounter") -> None:
+        """Add the counts of another counter. Both must be flushed."""
 
     @abstractmethod
     def state(self) -> list[str]:
-        """What there is beside `counts`, as text."""
+        """The state besides `counts`, as text."""
 
     @abstractmethod
     def restore(self, state: list[str]) -> None:
@@ -69,8 +69,8 @@ class Band(ABC):
 
 
 @final
-class Integers(Band):
-    """Integers of 8 or 16 bits: a bin for every value."""
+class IntegerCounter(BandCounter):
+    """Counts integers of 8 or 16 bits: one bin per value."""
 
     one_value = True
 
@@ -86,53 +86,53 @@ class Integers(Band):
         counts = np.bincount(np.ascontiguousarray(pixels).view(self._unsigned))
         self.counts[: len(counts)] += counts
 
-    def settle(self) -> None:
-        """Forget nodata."""
+    def flush(self) -> None:
+        """Set the count of nodata to 0."""
         if self._nodata_bin is not None:
             self.counts[self._nodata_bin] = 0
 
     def sums(self) -> tuple[Fraction, Fraction]:
-        """Of values and squares, each as often as it was counted."""
+        """The sums of values and squares, weighted by counts."""
         counts, values = self._present()
         total, squares = (values * counts).sum(), (values * values * counts).sum()
         return Fraction(int(total)), Fraction(int(squares))
 
     def extremes(self) -> tuple[float, float]:
-        """The first and the last value that was counted."""
+        """The smallest and the largest counted value."""
         values = self._present()[1]
         return (float(values[0]), float(values[-1])) if len(values) else (np.inf, -np.inf)
 
     def ascending(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Negative values, whose bit patterns are the greater ones, come first."""
+        """Counts with negative values first, whose bit patterns are larger."""
         edges = np.arange(self._least, self._least + len(self.counts) + 1, dtype=np.float64)
         return np.roll(self.counts, -self._least), edges
 
-    def merge(self, other: Band) -> None:
-        """Sum of the counts."""
+    def merge(self, other: BandCounter) -> None:
+        """Add the counts."""
         self.counts += other.counts
 
     def state(self) -> list[str]:
-        """Nothing."""
+        """Empty."""
         return []
 
     def restore(self, state: list[str]) -> None:
-        """Nothing; ValueError where there is something."""
+        """Do nothing; ValueError if `state` is not empty."""
         if state:
-            raise ValueError(f"integers with {state}")
+            raise ValueError(f"integers have no state, got {state}")
 
     def _present(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Counts and values of the values that occur, as Python's integers, which never overflow."""
+        """Counts and values of all values that occur, as Python integers, which do not overflow."""
         counts, edges = self.ascending()
         at = np.flatnonzero(counts)
         return counts[at].astype(object), edges[at].astype(np.int64).astype(object)
 
 
 @final
-class Floats(Band):
-    """float32 as it is; float64 and integers of 32 bits as float64, on the same grid.
+class FloatCounter(BandCounter):
+    """Counts float32; and float64 and 32-bit integers as float64, in the same bins.
 
-    A number is (-1)^sign * M * 2^(exponent - bias). M has 24 bits (53): an upper digit that the number's upper 16 bits
-    tell, and one lower digit of 16 bits (three).
+    A number is (-1)^sign * M * 2^(exponent - bias). M has 24 bits (53 for float64): an upper digit given by the upper
+    16 bits of the number, and one lower digit of 16 bits (three for float64).
     """
 
     one_value = False
@@ -142,15 +142,13 @@ class Floats(Band):
         narrow = dtype.kind == "f" and dtype.itemsize <= 4
         self._batch = np.empty(_BATCH, "<f4" if narrow else "<f8")
         self._digits, exponents = (1, 256) if narrow else (3, 2048)
-        self._unit = Fraction(1, 1 << (149 if narrow else 1074))  # the least number above 0
+        self._unit = Fraction(1, 1 << (149 if narrow else 1074))  # the smallest number above 0
         self._shape = (2, exponents, _WORD // 2 // exponents)  # sign, exponent, upper bits of the mantissa
         self._scratch = scratch
-        with np.errstate(
-            over="ignore"
-        ):  # GDAL writes -1.8e308 into files of float32: it becomes -inf, which is nowhere
+        with np.errstate(over="ignore"):  # GDAL writes -1.8e308 into float32 files: it becomes -inf, equal to no pixel
             self._nodata = None if nodata is None else self._batch.dtype.type(nodata)
         self._filled = 0
-        # Of each of the 65,536 upper words: how many numbers, the sums of their lower digits, of products of two.
+        # Per upper word (65,536): the count, the sums of the lower digits, and of the products of two digits.
         self._num = np.zeros(_WORD, np.int64)
         self._singles = np.zeros((self._digits, _WORD))
         self._pairs = {pair: np.zeros(_WORD) for pair in combinations_with_replacement(range(self._digits), 2)}
@@ -158,7 +156,7 @@ class Floats(Band):
         self._low, self._high = np.inf, -np.inf
 
     def add(self, pixels: NDArray[Any]) -> None:
-        """Collect pixels [N], count them by the batch."""
+        """Buffer pixels [N]; count them in batches."""
         if self._nodata is not None:
             pixels = pixels[~np.isnan(pixels) if np.isnan(self._nodata) else pixels != self._nodata]
         while len(pixels):
@@ -169,55 +167,55 @@ class Floats(Band):
             if self._filled == _BATCH:
                 self._count()
 
-    def settle(self) -> None:
-        """Count and drain the rest."""
+    def flush(self) -> None:
+        """Count and sum the remaining pixels."""
         self._count()
         self._drain()
 
     def sums(self) -> tuple[Fraction, Fraction]:
-        """Exact."""
+        """The exact sums."""
         return self._total * self._unit, self._squares * self._unit**2
 
     def extremes(self) -> tuple[float, float]:
-        """Exact; zero has no sign."""
+        """The exact extremes; zero has no sign."""
         return self._low, self._high
 
     def ascending(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Negative numbers come first, the greatest patterns before the others."""
+        """Counts with negative numbers first, in descending order of their bit patterns."""
         finite = (np.arange(0x7F80, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)
-        edges = np.concatenate([finite, np.full(_WORD // 2 + 1 - len(finite), 2.0**128)])  # infinity would begin there
+        edges = np.concatenate([finite, np.full(_WORD // 2 + 1 - len(finite), 2.0**128)])  # where infinity would start
         counts = np.concatenate([self.counts[: _WORD // 2 - 1 : -1], self.counts[: _WORD // 2]])
         return counts, np.concatenate([-edges[::-1], edges[1:]]) + 0.0
 
-    def merge(self, other: Band) -> None:
-        """Sum of counts and sums, extremes of extremes."""
-        assert isinstance(other, Floats)
+    def merge(self, other: BandCounter) -> None:
+        """Add counts and sums, combine the extremes."""
+        assert isinstance(other, FloatCounter)
         self.counts += other.counts
         self._total += other._total
         self._squares += other._squares
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
 
     def state(self) -> list[str]:
-        """Sums in units, hexadecimal, and the extremes."""
+        """The sums in units, hexadecimal, and the extremes."""
         return [f"{self._total:x}", f"{self._squares:x}", float(self._low).hex(), float(self._high).hex()]
 
     def restore(self, state: list[str]) -> None:
-        """ValueError where it is not what `state` gave."""
+        """The inverse of `state`. ValueError for other content."""
         total, squares, low, high = state
         self._total, self._squares = int(total, 16), int(squares, 16)
         self._low, self._high = float.fromhex(low), float.fromhex(high)
 
     def _count(self) -> None:
-        """Count the batch by upper words, and sum up its lower digits there."""
+        """Count the batch by upper word, and add its lower digits to the sums."""
         if not self._filled:
             return
         batch, num = self._batch[: self._filled], self._filled
-        words = batch.view("<u2").reshape(num, -1)  # the least first
+        words = batch.view("<u2").reshape(num, -1)  # least significant first
         keys, (digit, product) = self._scratch.keys[:num], self._scratch.words[:, :num]
         keys[:] = words[:, -1]
         counts = np.bincount(keys, minlength=_WORD)
         if counts.reshape(self._shape)[:, -1].any():
-            raise ValueError("Statistics met NaN or infinity, expected finite pixels. Leave such patches out.")
+            raise ValueError("Statistics got NaN or infinite pixels, expected finite ones. Exclude such patches.")
         self._num += counts
         for first, second in self._pairs:
             digit[:] = words[:, first]
@@ -237,11 +235,10 @@ class Floats(Band):
             self._drain()
 
     def _drain(self) -> None:
-        """Move the sums of all upper words into Python's integers, one exponent after the other."""
+        """Move the sums of all upper words into Python integers, exponent by exponent."""
         _, exponents, mantissas = self._shape
-        upper = (
-            np.arange(mantissas) + mantissas * (np.arange(exponents) > 0)[:, None]
-        )  # implicit bit, but for subnormals
+        # With the implicit bit, which subnormals do not have.
+        upper = np.arange(mantissas) + mantissas * (np.arange(exponents) > 0)[:, None]
         num = self._num.reshape(self._shape)
         if not num.any():
             return
@@ -260,11 +257,11 @@ class Floats(Band):
             spent[:] = 0
 
 
-def band_of(dtype: str, nodata: float | None, scratch: Scratch) -> Band:
-    """What counts pixels of a dtype. ValueError for one whose numbers float64 does not hold."""
+def band_counter(dtype: str, nodata: float | None, scratch: Scratch) -> BandCounter:
+    """A counter for pixels of a dtype. ValueError for dtypes that float64 cannot represent."""
     kind = np.dtype(dtype)
     if kind.kind in "iu" and kind.itemsize <= 2:
-        return Integers(kind, nodata)
+        return IntegerCounter(kind, nodata)
     if (kind.kind in "iu" and kind.itemsize == 4) or (kind.kind == "f" and kind.itemsize <= 8):
-        return Floats(kind, nodata, scratch)
+        return FloatCounter(kind, nodata, scratch)
     raise ValueError(f"No statistics of {dtype}, expected integers of up to 32 bits or floats of up to 64. Convert it.")

@@ -1,6 +1,6 @@
-"""The open shard set: its manifest and its index, on which splits, filters and labels are arithmetic.
+"""An open shard set: manifest, index, splits, filters, labels, and reading of single samples.
 
-`rows` says what the columns of index.parquet are. pandas and DuckDB open it as it is.
+The columns of index.parquet are described in `rows`; pandas and DuckDB read the file directly.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ HOLD_OUT = 5  # every fifth sample
 
 
 class CorruptSampleError(RuntimeError):
-    """Bytes of a shard that are not what was written: names shard, key and place."""
+    """A sample whose bytes do not match the checksum in the index. The message names shard, key and position."""
 
 
 class ShardSet:
-    """An open shard set: its manifest, and its index column by column as somebody asks for it.
+    """An open shard set: its manifest, and its index, whose columns are read when they are needed.
 
-    `path` is its folder. For a set behind a URL, `remote` fetches shards into that folder, one by one.
+    `path` is its folder. For a set behind a URL, `remote` downloads shards into that folder one by one.
     """
 
     def __init__(self, path: Path, remote: Remote | None = None) -> None:
@@ -58,7 +58,7 @@ class ShardSet:
         self._check_index()
 
     def _check_index(self) -> None:
-        """The index must be the manifest's own; its size is cheap to ask for, its checksum is `verify`'s affair."""
+        """ValueError if the index does not fit the manifest. Only its size is checked; `verify` checks its checksum."""
         if not self._index.is_file():
             raise ValueError(f"{self._index} is missing. Restore it from a copy, or build the set again.")
         try:
@@ -67,41 +67,43 @@ class ShardSet:
             raise ValueError(f"{self._index} is damaged ({error}). Restore it, or build the set again.") from None
         if rows != self.manifest.samples:
             raise ValueError(
-                f"{self._index} has {rows} rows, its manifest counts {self.manifest.samples} samples: they are not of "
-                "one build. Restore both from one copy, or build the set again."
+                f"{self._index} has {rows} rows, its manifest counts {self.manifest.samples} samples: they are from "
+                "different builds. Restore both from one copy, or build the set again."
             )
 
     def __len__(self) -> int:
         return self.manifest.samples
 
     def __getitem__(self, which: int | str) -> Patch:
-        """One sample by its row (negative ones count from the end) or its key, as the archive's reader gave it.
+        """One sample by row (negative rows count from the end) or key.
 
-        IndexError or KeyError where there is none, CorruptSampleError where its bytes changed.
+        IndexError or KeyError if there is none, CorruptSampleError if its bytes have changed.
         """
         if isinstance(which, str):
             if which not in self.row_of_key:
                 raise KeyError(f"{self.path} has no sample {which!r}. Keys are lower case; see `rspretrain inspect`.")
             which = self.row_of_key[which]
         if not -len(self) <= which < len(self):
-            raise IndexError(f"{self.path} has {len(self)} samples, there is no row {which}.")
-        images, told = self.read(which % len(self))
-        return replace(Metadata.model_validate(told).patch, images=images)
+            raise IndexError(
+                f"{self.path} has {len(self)} samples, expected a row in [{-len(self)}, {len(self)}), got {which}."
+            )
+        images, metadata = self.read(which % len(self))
+        return replace(Metadata.model_validate(metadata).patch, images=images)
 
     def __iter__(self) -> Iterator[Patch]:
         """All samples in the order of the shards."""
         return (self[row] for row in range(len(self)))
 
     def urls(self) -> list[str]:
-        """The tars in order, as stock webdataset takes them: local paths, or addresses of a remote set."""
+        """The tars in order, for stock webdataset: local paths, or URLs of a remote set."""
         place = self.remote.url if self.remote is not None else str(self.path)
         return [f"{place}/{entry.name}" for entry in self.manifest.shards]
 
     def webdataset(self, **options: Any) -> Any:
-        """A stock webdataset pipeline over all tars, decoded whatever their codec: samples are dicts of members.
+        """A stock webdataset pipeline over all tars, for any codec. Samples are dicts of decoded members.
 
-        In the order of the shards, unless `options` of webdataset.WebDataset say otherwise (shardshuffle=100, …). No
-        checksum is verified, and nothing of this package's order holds: that is what `rspretrain.streaming` is for.
+        In the order of the shards, unless `options` of webdataset.WebDataset change it (shardshuffle=100, …). Checksums
+        are not verified, and the guarantees of `rspretrain.streaming` on order do not apply.
         """
         import webdataset
 
@@ -109,16 +111,16 @@ class ShardSet:
         suffix = f".{codec_of(codec).suffix}"
 
         def decode(key: str, data: bytes) -> Any:
-            return decode_array(data, codec) if key.endswith(suffix) else None  # None: webdataset's own decoders
+            return decode_array(data, codec) if key.endswith(suffix) else None  # None: webdataset's default decoders
 
         return webdataset.WebDataset(self.urls(), **{"shardshuffle": False, **options}).decode(decode)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One column of the index. ValueError, naming the columns that there are, where it is unknown."""
+        """One column of the index. ValueError, listing all columns, if it is unknown."""
         if name not in self._columns:
             known = pq.read_schema(self._index).names
             if name not in known:
-                raise ValueError(f"{self._index} has no column {name!r}; it has {known}.")
+                raise ValueError(f"{self._index} has no column {name!r}; its columns are {known}. Name one of these.")
             self._columns[name] = pq.read_table(self._index, columns=[name]).column(0)
         return self._columns[name]
 
@@ -129,7 +131,7 @@ class ShardSet:
         return self._numbers[name]
 
     def keys(self, rows: NDArray[np.integer] | None = None) -> list[str]:
-        """The keys of some rows, or of all."""
+        """The keys of the given rows; of all rows by default."""
         column = self.column("key")
         keys: list[str] = (column if rows is None else column.take(pa.array(rows))).to_pylist()
         return keys
@@ -140,26 +142,25 @@ class ShardSet:
         return {key: row for row, key in enumerate(self.keys())}
 
     def select(self, split: str | None, filter: str | None = None) -> NDArray[np.int64]:
-        """The rows of a split that a filter expression keeps (see `filter`), ascending. ValueError where none is left.
+        """The rows of a split that match a filter expression (see `filter`), ascending.
 
-        ValueError, too, where the split or a column of the expression is unknown.
+        ValueError if the split or a column of the expression is unknown, or no row matches.
         """
         rows = self.split_rows(split)
         if filter is not None:
             rows = rows[matching_rows(self, filter)[rows]]
         if not len(rows):
             raise ValueError(
-                f"{self.path} has no sample left in split {split!r} with the filter {filter!r}, expected one at least. "
+                f"{self.path} has no sample in split {split!r} with the filter {filter!r}, expected at least one. "
                 "Correct the expression; `rspretrain inspect` shows what the columns hold."
             )
         return rows
 
     def split_rows(self, split: str | None) -> NDArray[np.int64]:
-        """The rows of a split, ascending; all rows for None. ValueError names the splits that there are.
+        """The rows of a split, ascending; all rows for None. ValueError, listing all splits, if it is unknown.
 
-        Besides the archive's own splits there are always "holdout:test", every fifth sample in the order of keys (of
-        every class by itself, where a sample has one), and "holdout:train", the others: a protocol for archives that
-        come without splits.
+        Two splits exist for every archive, for those without splits of their own: "holdout:test" is every fifth sample
+        in the order of keys (per class, if there are single labels), and "holdout:train" the other samples.
         """
         if split is None:
             return np.arange(len(self), dtype=np.int64)
@@ -167,10 +168,10 @@ class ShardSet:
             return np.flatnonzero(self._held_out == (split == "holdout:test"))
         if split not in self.manifest.splits:
             raise ValueError(
-                f"{self.path} has no split {split!r}; it has {self.manifest.splits or 'none'} of its own. Name one of "
-                "these, holdout:train or holdout:test (every fifth sample), or leave it out to use every sample."
+                f"{self.path} has no split {split!r}; its splits are {self.manifest.splits or 'none'}. Name one of "
+                "these, holdout:train or holdout:test (every fifth sample), or omit the split to use all samples."
             )
-        # As numbers of a few words: ten million words as Python objects would take a gigabyte.
+        # Dictionary-encoded: ten million strings as Python objects would take a gigabyte.
         words = pq.read_table(self._index, columns=["split"], read_dictionary=["split"]).column(0).unify_dictionaries()
         number = pc.index_in(pa.scalar(split), words.chunk(0).dictionary).as_py()
         return np.flatnonzero(
@@ -190,8 +191,8 @@ class ShardSet:
         """Multi-hot labels [N K] in the order of the nomenclature's names."""
         if nomenclature not in self.nomenclatures:
             raise ValueError(
-                f"{self.path} has no nomenclature {nomenclature!r}; it has {sorted(self.nomenclatures)}. Name one of "
-                "these."
+                f"{self.path} has no nomenclature {nomenclature!r}; its nomenclatures are "
+                f"{sorted(self.nomenclatures)}. Name one of these."
             )
         lists = self.column(f"labels_{nomenclature}").combine_chunks()
         position = {name: i for i, name in enumerate(self.nomenclatures[nomenclature].names)}
@@ -202,7 +203,7 @@ class ShardSet:
         return hot
 
     def read(self, row: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Images (group -> [C H W]) and metadata of one sample. CorruptSampleError where its checksum does not hold."""
+        """Images (group -> [C H W]) and metadata of one sample. CorruptSampleError if its checksum does not match."""
         data, offset = self._record(row), int(self.numbers("offset")[row])
         members = {}
         for name in (*self.groups, "json"):
@@ -212,7 +213,7 @@ class ShardSet:
         return {name: decode_array(members[name], codec) for name in self.groups}, json.loads(members["json"])
 
     def _record(self, row: int) -> bytes:
-        """The bytes of a sample, which have its checksum. A shard that the cache damaged is fetched again first."""
+        """The verified bytes of a sample. A shard that was damaged in the cache is downloaded again."""
         number, offset, size = (int(self.numbers(name)[row]) for name in ("shard", "offset", "bytes"))
         while True:
             with closing(self._shard(number)) as shard:
@@ -233,7 +234,7 @@ class ShardSet:
 
 
 def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[N] bool: every fifth of the samples as they come, of every class [N] by itself."""
+    """[N] bool: every fifth sample of each class, in the given order. `class_of` [N]: class of each sample."""
     chosen = np.zeros(len(class_of), dtype=np.bool_)
     for each in np.unique(class_of):
         chosen[np.flatnonzero(class_of == each)[HOLD_OUT - 1 :: HOLD_OUT]] = True
@@ -241,7 +242,7 @@ def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def corrupt_message(shards: ShardSet, row: int, remedy: str) -> str:
-    """What to tell about a sample whose checksum does not hold."""
+    """The message for a sample whose checksum does not match."""
     shard = shards.path / shards.manifest.shards[int(shards.numbers("shard")[row])].name
     return (
         f"Sample {shards.keys(np.array([row]))[0]!r} of {shard} (record "
@@ -251,14 +252,14 @@ def corrupt_message(shards: ShardSet, row: int, remedy: str) -> str:
 
 
 def restore_from_copy(shards: ShardSet) -> str:
-    """The remedy for a damaged shard of a folder."""
+    """The remedy for a damaged shard in a folder."""
     return f"Run `rspretrain verify {shards.path}` for the whole extent, then restore the shard from a copy."
 
 
 def open_shards(path: Path | str, options: RemoteOptions | None = None) -> ShardSet:
-    """Open a shard set in a folder or behind a URL, which is fetched and kept as `options` say.
+    """Open a shard set in a folder or behind a URL; `options` configure downloads and cache.
 
-    ValueError where there is none, it is damaged or of another format version, or the cache cannot be used.
+    ValueError if there is none, it is damaged, it has another format version, or the cache cannot be used.
     """
     if isinstance(path, str) and is_url(path):
         remote = Remote(path, options or RemoteOptions())

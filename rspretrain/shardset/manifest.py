@@ -1,4 +1,4 @@
-"""manifest.json: what a shard set holds, and the fingerprints that tell a whole one from a damaged one."""
+"""manifest.json: the description of a shard set, with the checksums of all its files."""
 
 import hashlib
 import json
@@ -16,55 +16,55 @@ FORMAT: Final = "rspretrain-shards"
 VERSION: Final = 2
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
-BUILD_FOLDER = ".build"  # of an unfinished build: its plan, and a receipt for every finished shard
+BUILD_FOLDER = ".build"  # of an unfinished build: its plan, and a receipt per finished shard
 
 
 class GroupSpec(Settings):
-    """One group (see sensors.Group), as far as the archive tells it before anything is read."""
+    """One group (see sensors.Group), as known before any patch is read."""
 
     name: str
     sensor: str
     bands: tuple[str, ...]
     dtype: str
-    shape: tuple[int, int] | None  # None where images differ in size
+    shape: tuple[int, int] | None  # None if images differ in size
     gsd_m: float | None
     units: str
     nodata: float | None
 
 
 class GroupEntry(GroupSpec):
-    """One group as it stands in the manifest."""
+    """One group in the manifest."""
 
-    max_shape: tuple[int, int]  # the largest height and the largest width of all samples
+    max_shape: tuple[int, int]  # largest height and largest width of all samples
 
 
 class NomenclatureEntry(Settings):
-    """One list of class names; `multi` says whether a sample may have several of them."""
+    """One list of class names; `multi`: whether a sample may have several of them."""
 
     names: tuple[str, ...]
     multi: bool
 
     def nomenclature(self) -> Nomenclature:
-        """As the rest of the package knows it."""
+        """The entry as a Nomenclature."""
         return Nomenclature(self.names, self.multi)
 
 
 class Span(Settings):
-    """Where the payload of a member lies in a record, in bytes from the record's start."""
+    """Position of the payload of a member, in bytes from the start of the record."""
 
     offset: int
     bytes: int
 
 
 class Layout(Settings):
-    """The stride of every uniform shard: all its records have this size and their members these places."""
+    """The layout of uniform shards: size of all records, and positions of their members."""
 
     record_bytes: int
     members: dict[str, Span]
 
 
 class ShardEntry(Settings):
-    """One tar. `uniform` shards follow the manifest's layout, so that a record's place needs no look-up."""
+    """One tar. Records of `uniform` shards have the layout of the manifest, so their positions are computed."""
 
     name: str
     samples: int
@@ -74,37 +74,37 @@ class ShardEntry(Settings):
 
 
 class Manifest(Settings):
-    """The whole of manifest.json."""
+    """The content of manifest.json."""
 
     format: Literal["rspretrain-shards"]
     version: Literal[2]
     archive: str
-    options: dict[str, str]  # what the archive was told beside its folders
-    plan_sha256: str  # of the plan that was built: the same command on the same archive has the same
-    codec: str  # of the arrays in the tars: "raw", "zstd", "bitshuffle-zstd"
+    options: dict[str, str]  # options of the archive
+    plan_sha256: str  # of the plan of the build: equal for the same command on the same archive
+    codec: str  # of the arrays in the tars, see `codecs`
     samples: int
     groups: tuple[GroupEntry, ...]
     nomenclatures: dict[str, NomenclatureEntry]
     splits: dict[str, int]  # split -> samples; samples without a split are not counted
-    statistics_over: Literal["train", "all"]  # the samples that `statistics` were taken over
+    statistics_over: Literal["train", "all"]  # the samples that `statistics` cover
     statistics: dict[str, dict[str, BandStatistics]]  # group -> band
-    layout: Layout | None  # None where no shard is uniform
+    layout: Layout | None  # None if no shard is uniform
     shards: tuple[ShardEntry, ...]
     index_sha256: str
     checksum: str  # SHA-256 of this file with an empty checksum
 
     def group(self, name: str) -> Group:
-        """The group of that name, as the rest of the package knows it."""
+        """The group of that name."""
         entry = next(entry for entry in self.groups if entry.name == name)
         return Group(**entry.model_dump(exclude={"max_shape"}))
 
     def nomenclature(self, name: str) -> Nomenclature:
-        """The nomenclature of that name, as the rest of the package knows it."""
+        """The nomenclature of that name."""
         return self.nomenclatures[name].nomenclature()
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
-    """Deterministic JSON with its own checksum: the same manifest gives the same bytes."""
+    """Deterministic JSON that includes its own checksum: equal manifests give equal bytes."""
     return _json(manifest.model_copy(update={"checksum": checksum_of(manifest)}))
 
 
@@ -118,10 +118,10 @@ def _json(manifest: Manifest) -> bytes:
 
 
 def read_content(folder: Path) -> dict[str, Any]:
-    """manifest.json as JSON, of whatever version. ValueError where there is none, or it is no manifest of ours."""
+    """Read manifest.json of any format version. ValueError if there is none, or it is not a manifest of this format."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise ValueError(_why_not(folder))
+        raise ValueError(_not_finished(folder))
     try:
         content = json.loads(path.read_bytes())
         found = (content.get("format"), content.get("version"))
@@ -132,11 +132,11 @@ def read_content(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _why_not(folder: Path) -> str:
+def _not_finished(folder: Path) -> str:
     if (folder / BUILD_FOLDER).is_dir():
         return (
             f"{folder} is an unfinished build: the manifest is written last. Start the same `rspretrain build` command "
-            "again and it goes on; the parts of a build are joined by `rspretrain merge`."
+            "again to continue; `rspretrain merge` joins the parts of a build."
         )
     return (
         f"{folder} is not a shard set: it has no {MANIFEST_NAME}. Expected a folder that `rspretrain build` finished; "
@@ -145,7 +145,7 @@ def _why_not(folder: Path) -> str:
 
 
 def load_manifest(folder: Path) -> tuple[Manifest, bytes]:
-    """The manifest of a shard set and its bytes. ValueError where there is none, it is damaged, or another version."""
+    """Read the manifest of a shard set, and its bytes. ValueError if it is missing, damaged, or of another version."""
     path = folder / MANIFEST_NAME
     content = read_content(folder)
     version = content.get("version")
@@ -162,7 +162,7 @@ def load_manifest(folder: Path) -> tuple[Manifest, bytes]:
         ) from None
     if manifest.checksum != checksum_of(manifest):
         raise ValueError(
-            f"{path} was changed after the build: its content has the checksum {checksum_of(manifest)[:12]}…, it says "
+            f"{path} was changed after the build: its content has the checksum {checksum_of(manifest)[:12]}…, expected "
             f"{manifest.checksum[:12]}…. Restore it from a copy, or build the set again."
         )
     return manifest, path.read_bytes()

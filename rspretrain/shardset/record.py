@@ -1,8 +1,8 @@
-"""One sample as a run of tar members: `key.<group>.npy` for every group, `key.cls` for one label, `key.json`.
+"""Encode and decode one sample as tar members: `key.<group>.npy` per group, `key.cls` for a single label, `key.json`.
 
-Any tar or webdataset reader understands it. Three things are ours: every byte is a function of the patch (mtime, owner
-and order are fixed), JSON is padded with spaces to one size so that records of equal images have equal length, and the
-JSON carries a checksum of every array, so that damage can be named down to the member.
+Any tar or webdataset reader reads them. In addition, the bytes depend on the patch alone (mtime, owner and order are
+fixed), JSON is padded with spaces to a fixed size, so that records of equally sized images have equal length, and the
+JSON holds a checksum of every array, so that damage is located per member.
 """
 
 import io
@@ -28,13 +28,13 @@ from rspretrain.shardset.manifest import Layout, Span
 
 BLOCK = 512  # tar's unit
 END_OF_TAR = bytes(2 * BLOCK)
-RAW = "raw"  # the codec that stores arrays as they are
+RAW = "raw"  # the codec without compression
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<|][uifb][1248])', 'fortran_order': False, 'shape': \(((?:\d{1,9}, ?)*(?:\d{1,9})?)\), \} *\n"
 )
-NAME_LIMIT = 100  # bytes of a plain ustar name
+NAME_LIMIT = 100  # bytes of a name in a ustar header
 _CHECKSUM = slice(148, 155)  # of a tar header: six octal digits and a zero
-_Pieces = Sequence[bytes | memoryview]  # a payload that is copied only once, when its record is put together
+_Pieces = Sequence[bytes | memoryview]  # a payload, copied only once when the record is joined
 
 
 class Metadata(Settings):
@@ -51,13 +51,13 @@ class Metadata(Settings):
 
     @property
     def patch(self) -> Patch:
-        """The patch that it describes, without images."""
+        """The described patch, without images."""
         return Patch(self.key, {}, self.labels, self.split, self.crs, self.bounds, self.attributes)
 
 
 @dataclass(frozen=True)
 class Record:
-    """The bytes of one sample in a shard, and where in them the payload of every member lies."""
+    """The bytes of one sample in a shard, and the positions of the payloads of its members."""
 
     data: bytes | memoryview
     members: dict[str, Span]  # "s1_10m", …, "cls", "json"
@@ -79,41 +79,45 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 @lru_cache(maxsize=4096)
 def parse_npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """dtype and shape from the first bytes of an .npy file; cached, because shards repeat few headers.
+    """dtype and shape from the header of an .npy file; cached, because shards repeat few headers.
 
-    ValueError for everything but plain little-endian numbers in C order. Nothing is evaluated: numpy's own reader
-    hands the text to Python's parser, which damaged bytes can make fail in many ways.
+    ValueError for anything but little-endian numbers in C order. Nothing is evaluated: numpy's reader passes the text
+    to Python's parser, which fails in many ways on damaged bytes.
     """
     found = _NPY_HEADER.fullmatch(header[10:])
     if found is None:
         raise ValueError(f"array header {header[10:70]!r}, expected plain little-endian numbers in C order")
-    return np.dtype(found[1].decode()), tuple(int(size) for size in found[2].split(b",") if size.strip())
+    try:
+        dtype = np.dtype(found[1].decode())
+    except TypeError:  # '<b4' is one bit away from '<f4'
+        raise ValueError(f"array header {header[10:70]!r}, expected a dtype of numpy") from None
+    return dtype, tuple(int(size) for size in found[2].split(b",") if size.strip())
 
 
 def npy_header_bytes(start: bytes) -> int:
-    """Length of the header of an .npy file (version 1.0) whose first ten bytes are given."""
+    """Length of the header of an .npy file (version 1.0), from its first ten bytes."""
     if start[:8] != b"\x93NUMPY\x01\x00":
         raise ValueError(f"not an .npy member: it starts with {start[:8]!r}")
     return 10 + int.from_bytes(start[8:10], "little")
 
 
 def decode_array(member: bytes | memoryview, codec: str = RAW) -> NDArray[Any]:
-    """The array of a member, a view of its bytes if they are raw; never unpickles. ValueError where it is damaged."""
+    """Decode the array of a member; a view of its bytes for raw. Never unpickles. ValueError if it is damaged."""
     data = member if codec == RAW else codecs.decode(codec, bytes(member))
     length = npy_header_bytes(bytes(data[:10]))
     dtype, shape = parse_npy_header(bytes(data[:length]))
     if length + math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"array of {shape} {dtype} in {len(data)} bytes")
+        raise ValueError(f"{len(data)} bytes, expected those of a {dtype} array {shape}")
     return np.frombuffer(data, dtype, offset=length).reshape(shape)
 
 
 def padded(size: int) -> int:
-    """The next multiple of tar's block."""
+    """Round up to a multiple of the block size of tar."""
     return -(-size // BLOCK) * BLOCK
 
 
 def check_patch(patch: Patch, groups: Sequence[Group], nomenclatures: Mapping[str, Nomenclature]) -> None:
-    """PatchError where a patch is not what its archive promises: a band, dtype, shape, value, label or key is off."""
+    """PatchError if bands, dtypes, shapes, values, labels or key of a patch do not match its archive."""
     if not KEY_PATTERN.fullmatch(patch.key):
         raise PatchError(f"key {patch.key!r} is not of the form [a-z0-9_-]+")
     if sorted(patch.images) != sorted(group.name for group in groups):
@@ -129,7 +133,7 @@ def check_patch(patch: Patch, groups: Sequence[Group], nomenclatures: Mapping[st
 
 
 def check_image(image: NDArray[Any], group: Group) -> None:
-    """PatchError where an image [C H W] is not what its group promises."""
+    """PatchError if dtype, shape or values of an image [C H W] do not match its group."""
     if image.dtype != np.dtype(group.dtype):
         raise PatchError(f"group {group.name} has dtype {image.dtype}, expected {group.dtype}")
     if image.ndim != 3 or image.shape[0] != len(group.bands):
@@ -150,7 +154,7 @@ def encode(
     metadata_bytes: int,
     codec: str = RAW,
 ) -> Record:
-    """The record of a patch that `check_patch` accepts. PatchError where its key is too long for a tar header."""
+    """Encode a patch that passes `check_patch`. PatchError if its key is too long for a tar header."""
     payloads: dict[str, _Pieces] = {}
     checksums = {}
     for group in groups:
@@ -203,17 +207,17 @@ def _join(key: str, payloads: Mapping[str, _Pieces], codec: str) -> Record:
 
 
 def member_suffix(name: str, codec: str = RAW) -> str:
-    """The part of a member's file name after the key: arrays are .npy, `cls` and `json` stand for themselves."""
+    """The part of a member's file name after the key: `<group>.npy` (or compressed), `cls` or `json`."""
     return name if name in ("cls", "json") else f"{name}.{codecs.codec_of(codec).suffix}"
 
 
 def single_label(nomenclatures: Mapping[str, Nomenclature]) -> bool:
-    """Whether records of an archive hold a `.cls` member."""
+    """Whether records of an archive have a `.cls` member."""
     return any(not nomenclature.multi for nomenclature in nomenclatures.values())
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The header of a member, as every member of a shard has it. PatchError where the name is too long for one."""
+    """The tar header of a member. PatchError if the name is too long."""
     if len(name) > NAME_LIMIT:
         raise PatchError(f"member name {name!r} has {len(name)} characters, a tar header holds {NAME_LIMIT}")
     nameless, text = _nameless_header(size), name.encode()
@@ -223,7 +227,7 @@ def tar_header(name: str, size: int) -> bytes:
     )
 
 
-@lru_cache(maxsize=4096)  # making one takes 25 us, and a patch has five
+@lru_cache(maxsize=4096)  # creating one takes 25 us, and a patch has five
 def _nameless_header(size: int) -> bytes:
     info = tarfile.TarInfo()
     info.size, info.mtime, info.mode = size, 0, 0o644
@@ -231,7 +235,7 @@ def _nameless_header(size: int) -> bytes:
 
 
 def fixed_layout(groups: Sequence[Group], single_label: bool, metadata_bytes: int) -> Layout | None:
-    """The layout of every record whose images have the groups' shapes; None where a group's images differ in size."""
+    """The layout of all records with the shapes of the groups; None if images of a group differ in size."""
     members: dict[str, Span] = {}
     position = 0
     for group in groups:
@@ -246,8 +250,8 @@ def fixed_layout(groups: Sequence[Group], single_label: bool, metadata_bytes: in
     return Layout(record_bytes=position + BLOCK + padded(metadata_bytes), members=members)
 
 
-def follows(record: Record, layout: Layout | None) -> bool:
-    """Whether a record has the layout's size and its arrays the layout's places."""
+def matches_layout(record: Record, layout: Layout | None) -> bool:
+    """Whether size and member positions of a record match a layout."""
     return (
         layout is not None
         and len(record.data) == layout.record_bytes

@@ -1,7 +1,7 @@
-"""A shard read back from its bytes alone: its records, the rows that an index would have for them, and what is wrong.
+"""Parse a shard without its index: its records, their index rows, and all faults.
 
-Needs no index, so that an index can be checked against it or made from it. A damaged place is named and passed over:
-the walk goes on at the next tar header that is whole.
+The result can be compared with an index, or turned into one. Damage is reported and skipped: parsing continues at the
+next intact tar header.
 """
 
 import functools
@@ -34,7 +34,7 @@ from rspretrain.shardset.rows import Row, index_row
 
 @dataclass(frozen=True)
 class Contents:
-    """What the records of a shard set look like."""
+    """The expected content of the records of a shard set."""
 
     groups: Sequence[Group]
     nomenclatures: Mapping[str, Nomenclature]
@@ -42,25 +42,25 @@ class Contents:
 
     @functools.cached_property
     def member_of(self) -> dict[str, str]:
-        """`s2_10m` of `s2_10m.npy`, for every suffix that a member may have."""
+        """Member suffix -> name: `s2_10m.npy` -> `s2_10m`."""
         names = [*(group.name for group in self.groups), "cls", "json"]
         return {member_suffix(name, self.codec): name for name in names}
 
 
 @dataclass
 class Scan:
-    """One shard as its bytes tell it."""
+    """The result of parsing one shard."""
 
-    rows: list[Row] = field(default_factory=list)  # of whole records
+    rows: list[Row] = field(default_factory=list)  # of complete records
     faults: list[Fault] = field(default_factory=list)  # named shard:key.member
-    keys: dict[str, bool] = field(default_factory=dict)  # every key of the shard -> whether all its members are there
+    keys: dict[str, bool] = field(default_factory=dict)  # key -> whether all its members were found
 
 
 @dataclass(frozen=True)
 class _Member:
     key: str
     suffix: str
-    header: int  # where its tar header lies, in bytes from the start of the shard
+    header: int  # position of its tar header in bytes from the start of the shard
     size: int  # of its payload, which follows the header
 
     @property
@@ -74,15 +74,15 @@ class _Member:
 
 
 def scan_shard(data: memoryview, name: str, number: int, contents: Contents) -> Scan:
-    """Walk through the bytes of the shard `name`, which is the set's `number`-th."""
+    """Parse the bytes of the shard `name`, number `number` of the set."""
     scan = Scan()
     members = list(_members(data, name, scan.faults))
     for key, run in itertools.groupby(members, key=lambda member: member.key):
         parts = list(run)
-        missing = _odd_members(parts, name, contents, scan.faults)
+        missing = _check_members(parts, name, contents, scan.faults)
         if key in scan.keys:
-            whole = not missing and scan.keys[key]
-            reason = "is there twice" if whole else "lies apart: other members come between those of this sample"
+            complete = not missing and scan.keys[key]
+            reason = "occurs twice" if complete else "is not contiguous: its members are separated by other members"
             scan.faults.append(Fault(f"{name}:{key}", reason))
             continue
         scan.keys[key] = not missing
@@ -92,7 +92,7 @@ def scan_shard(data: memoryview, name: str, number: int, contents: Contents) -> 
 
 
 def _members(data: memoryview, name: str, faults: list[Fault]) -> Iterator[_Member]:
-    """All members that have a whole header, in order; what lies between them otherwise is a fault."""
+    """All members with an intact header, in order; anything else between them is a fault."""
     position, damaged = 0, False
     while position + BLOCK <= len(data):
         block = bytes(data[position : position + BLOCK])
@@ -101,7 +101,7 @@ def _members(data: memoryview, name: str, faults: list[Fault]) -> Iterator[_Memb
         except tarfile.HeaderError as error:
             if not any(block) and len(data) - position <= len(END_OF_TAR) and not any(data[position:]):
                 if len(data) - position < len(END_OF_TAR):
-                    faults.append(Fault(name, "ends too early: a part of the end of the tar is missing"))
+                    faults.append(Fault(name, "is truncated: a part of the end-of-tar marker is missing"))
                 return
             if not damaged:
                 faults.append(_damaged_header(block, position, name, str(error)))
@@ -111,16 +111,16 @@ def _members(data: memoryview, name: str, faults: list[Fault]) -> Iterator[_Memb
         key, _, suffix = name_in_tar.partition(".")
         member = _Member(key, suffix, position, size)
         if member.payload.stop > len(data):
-            there = max(len(data) - member.payload.start, 0)
-            faults.append(Fault(f"{name}:{name_in_tar}", f"is cut off after {there} of {size} bytes"))
+            available = max(len(data) - member.payload.start, 0)
+            faults.append(Fault(f"{name}:{name_in_tar}", f"is truncated after {available} of {size} bytes"))
             return
         yield member
         position = member.end
-    faults.append(Fault(name, "ends without the end of a tar"))
+    faults.append(Fault(name, "has no end-of-tar marker"))
 
 
 def _read_header(block: bytes) -> tuple[str, int]:
-    """Name and size. tarfile.HeaderError where it is damaged."""
+    """Name and size of a member. tarfile.HeaderError if the header is damaged."""
     try:
         name, size = block[:NAME_LIMIT].rstrip(b"\0").decode("ascii"), int(block[124:135], 8)
         if tar_header(name, size) == block:  # ten times faster than tarfile
@@ -133,13 +133,13 @@ def _read_header(block: bytes) -> tuple[str, int]:
 
 def _damaged_header(block: bytes, position: int, name: str, why: str) -> Fault:
     if not any(block):
-        return Fault(name, f"holds zeros instead of a tar header at byte {position}: readers would stop there")
+        return Fault(name, f"has zeros instead of a tar header at byte {position}; tar readers stop there")
     text = block[:100].split(b"\0")[0].decode("ascii", "replace")
     return Fault(f"{name}:{text}", f"has a damaged tar header at byte {position} ({why})")
 
 
-def _odd_members(parts: list[_Member], name: str, contents: Contents, faults: list[Fault]) -> bool:
-    """Whether members of a record are missing; they, and members that do not belong, are faults."""
+def _check_members(parts: list[_Member], name: str, contents: Contents, faults: list[Fault]) -> bool:
+    """Report missing, unknown and repeated members of a record. Returns whether any is missing."""
     found = [part.suffix for part in parts]
     wanted = [member_suffix(group.name, contents.codec) for group in contents.groups] + ["json"]
     missing = [suffix for suffix in wanted if suffix not in found]
@@ -147,9 +147,9 @@ def _odd_members(parts: list[_Member], name: str, contents: Contents, faults: li
     faults += [Fault(f"{name}:{key}.{suffix}", "is missing") for suffix in missing]
     for suffix in found:
         if suffix not in contents.member_of:
-            faults.append(Fault(f"{name}:{key}.{suffix}", "is no member that the manifest knows"))
+            faults.append(Fault(f"{name}:{key}.{suffix}", "is a member that is not in the manifest"))
         elif found.count(suffix) > 1:
-            faults.append(Fault(f"{name}:{key}.{suffix}", "is there twice"))
+            faults.append(Fault(f"{name}:{key}.{suffix}", "occurs twice"))
     return bool(missing)
 
 
@@ -180,11 +180,11 @@ def _add_row(data: memoryview, parts: list[_Member], name: str, number: int, con
 def _wrong_members(
     key: str, payloads: Mapping[str | None, memoryview], metadata: Metadata, contents: Contents
 ) -> Iterator[tuple[str, str]]:
-    """(member, what is wrong with it) of one record."""
+    """(member, fault) for every damaged or inconsistent member of one record."""
     if metadata.key != key:
-        yield "json", f"is that of another sample, {metadata.key!r}"
+        yield "json", f"belongs to another sample, {metadata.key!r}"
     if metadata.bands != {group.name: group.bands for group in contents.groups}:
-        yield "json", "names other bands than the manifest"
+        yield "json", "has other bands than the manifest"
     for group in contents.groups:
         payload = payloads[group.name]
         try:
@@ -204,10 +204,10 @@ def _wrong_members(
 
 
 def _wrong_label(payload: bytes, metadata: Metadata, contents: Contents) -> str | None:
-    """What is wrong with the class number of a record; None where it is that of its JSON's label."""
+    """The fault of the class number of a record; None if it matches the label in the JSON."""
     single = [(name, n) for name, n in contents.nomenclatures.items() if not n.multi]
     if not single:
-        return "is there, but no nomenclature of the manifest has single labels"
+        return "is unexpected: no nomenclature of the manifest has single labels"
     name, nomenclature = single[0]
     number = payload.decode("ascii", "replace")
     labels = metadata.labels.get(name, ())

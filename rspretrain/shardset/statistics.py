@@ -1,12 +1,12 @@
-"""What the pixels of every band are like: mean, std, extremes, percentiles, a histogram. Exact, in any order.
+"""Exact statistics of every band: mean, std, extremes, percentiles, a histogram.
 
-One `Tally` a shard counts while the shard is built, and tallies merge: however the images were dealt out to shards,
-workers and machines, the merged tally has the same bytes, because nothing is rounded before the end (counting.py).
+A `Tally` per shard counts the pixels during the build, and tallies merge. The merged tally has the same bytes for any
+distribution of the images over shards, workers and machines, because nothing is rounded before the end (counting.py).
 
-Definition: all pixels of all images weigh the same, at each band's own resolution (nothing is resampled); pixels equal
-to the group's nodata are left out; std is the population's. The numbers published for BigEarthNet v2 are of this kind
-(ConfigILM's `BENv2_utils`: its "nearest" std is that of native pixels). Those of v1 come without their script; they
-are within a few percent of v2's. No complete archive was at hand to compare with.
+Definition: all pixels of all images have equal weight, at the resolution of the band (nothing is resampled); pixels
+equal to the nodata value are excluded; std is the population's. The numbers published for BigEarthNet v2 follow the
+same definition (ConfigILM's `BENv2_utils`: its "nearest" std is that of native pixels). Those of v1 were published
+without a script; they differ from v2's by a few percent. They were not compared on the complete archive.
 """
 
 import json
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
-from rspretrain.shardset.counting import Band, Scratch, band_of
+from rspretrain.shardset.counting import BandCounter, Scratch, band_counter
 
 PERCENTILES = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 NUM_BINS = 64
-_TAIL = 0.1  # percent of the pixels that may lie on either side of the histogram: a few odd ones would flatten it
+_TAIL = 0.1  # percent of the pixels excluded at either end of the histogram, because a few outliers would flatten it
 _FORMAT = 1
 
 
 class Histogram(Settings):
-    """Pixels in bins of one width between `low` and `high`, which leave out at most 0.1 % on either side.
+    """Pixel counts in bins of equal width between `low` and `high`; at most 0.1 % of the pixels are outside either end.
 
-    64 bins, a whole number of values wide where pixels are integers of 8 or 16 bits, and fewer for fewer values.
+    64 bins. For integers of 8 or 16 bits, the width is a whole number of values, and there may be fewer bins.
     """
 
     low: float
@@ -42,10 +42,10 @@ class Histogram(Settings):
 
 
 class BandStatistics(Settings):
-    """One band over all images, in the group's units.
+    """Statistics of one band over all images, in the units of the group.
 
-    Percentiles of integers of 8 and 16 bits are exact (numpy's "linear"). Others are interpolated inside a bin that is
-    as wide as 1/256 to 1/128 of the value: a percentile of -13 dB is right to 0.0625 dB, and usually far better.
+    Percentiles of integers of 8 and 16 bits are exact (numpy's "linear"). Others are interpolated inside a bin whose
+    width is 1/256 to 1/128 of the value: a percentile of -13 dB is accurate to 0.0625 dB or better.
     """
 
     count: int  # pixels, without nodata
@@ -55,48 +55,48 @@ class BandStatistics(Settings):
     max: float
     percentiles: dict[str, float]  # "1", "2", "5", "25", "50", "75", "95", "98", "99"
     histogram: Histogram
-    codes: dict[str, int] | None = None  # of a map (units "class"): code -> pixels, for every code that occurs
+    codes: dict[str, int] | None = None  # for maps (units "class"): code -> pixels, for every code that occurs
 
 
 @final
 class Tally:
-    """The pixels of some images of an archive, counted band by band. Takes 0.5 MB a band of integers, 3 of float32."""
+    """Pixel counts of a set of images, per band. Takes 0.5 MB per integer band, 3 MB per float32 band."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = tuple(groups)
         self.images = 0
         scratch = Scratch()
         self._bands = {
-            group.name: [band_of(group.dtype, group.nodata, scratch) for _ in group.bands] for group in groups
+            group.name: [band_counter(group.dtype, group.nodata, scratch) for _ in group.bands] for group in groups
         }
 
     def add(self, images: Mapping[str, NDArray[Any]]) -> None:
-        """Count one sample: [C H W] of every group. ValueError where dtype or number of bands is another."""
+        """Count one sample: [C H W] of every group. ValueError if dtype or number of bands does not match."""
         for group in self.groups:
             image = images[group.name]
             if image.dtype != np.dtype(group.dtype) or image.ndim != 3 or len(image) != len(group.bands):
                 raise ValueError(
                     f"Group {group.name} has {image.dtype} {image.shape}, expected {group.dtype} with "
-                    f"{len(group.bands)} bands [C H W]. Check a patch before its pixels are counted."
+                    f"{len(group.bands)} bands [C H W]. Call check_patch before counting its pixels."
                 )
             for band, pixels in zip(self._bands[group.name], image, strict=True):
                 band.add(pixels.reshape(-1))
         self.images += 1
 
     def merge(self, other: "Tally") -> None:
-        """Add what another tally has counted. ValueError where it is not of the same groups."""
+        """Add the counts of another tally. ValueError if its groups differ."""
         if _identity(self.groups) != _identity(other.groups):
             raise ValueError(
                 f"Cannot merge statistics of {_identity(other.groups)} into those of {_identity(self.groups)}, "
                 "expected the same groups. Merge shards of one archive that were built with the same options."
             )
         self.images += other.images
-        for band, counted in zip(self._settled(), other._settled(), strict=True):
+        for band, counted in zip(self._flushed(), other._flushed(), strict=True):
             band.merge(counted)
 
     def summary(self) -> dict[str, dict[str, BandStatistics]]:
-        """Group -> band -> statistics. A band of which no pixel was measured is left out."""
-        bands = self._settled()
+        """Group -> band -> statistics, without bands that have no valid pixel."""
+        bands = self._flushed()
         return {
             group.name: {
                 name: _summary(band, group.units == "class")
@@ -107,23 +107,24 @@ class Tally:
         }
 
     def to_bytes(self) -> bytes:
-        """All that was counted, compressed: equal for equal content, however it was gathered."""
+        """The compressed counts. Equal counts give equal bytes, in any order of counting and merging."""
         described, counted = [], []
-        for band in self._settled():
+        for band in self._flushed():
             present = np.flatnonzero(band.counts)
             first, end = (int(present[0]), int(present[-1]) + 1) if len(present) else (0, 0)
             described.append({"first": first, "bins": end - first, "state": band.state()})
             counted.append(band.counts[first:end])
         header = {"format": _FORMAT, "groups": _identity(self.groups), "images": self.images, "bands": described}
-        planes = np.concatenate(counted).astype("<i8").view(np.uint8).reshape(-1, 8).T  # zeros beside zeros
-        # Level 9 takes four times as long, for 2 % less.
+        # Byte planes put zeros next to zeros.
+        planes = np.concatenate(counted).astype("<i8").view(np.uint8).reshape(-1, 8).T
+        # Level 9 takes four times as long for 2 % fewer bytes.
         return zlib.compress(json.dumps(header).encode() + b"\n" + planes.tobytes(), 4)
 
     @classmethod
     def from_bytes(cls, groups: Sequence[Group], data: bytes) -> "Tally":
-        """What `to_bytes` wrote. ValueError where it is damaged, or was written for other groups."""
+        """The inverse of `to_bytes`. ValueError if the data is damaged or has other groups."""
         tally = cls(groups)
-        bands = list(tally._settled())
+        bands = list(tally._flushed())
         limit = (1 << 20) + sum(8 * len(band.counts) for band in bands)
         try:
             header, _, planes = _decompress(data, limit).partition(b"\n")
@@ -144,11 +145,11 @@ class Tally:
             ) from error
         return tally
 
-    def _settled(self) -> Iterator[Band]:
-        """All bands in order, ready to be read."""
+    def _flushed(self) -> Iterator[BandCounter]:
+        """All bands in order, flushed."""
         for group in self.groups:
             for band in self._bands[group.name]:
-                band.settle()
+                band.flush()
                 yield band
 
 
@@ -164,7 +165,7 @@ def _decompress(data: bytes, limit: int) -> bytes:
     return content
 
 
-def _summary(band: Band, is_map: bool) -> BandStatistics:
+def _summary(band: BandCounter, is_map: bool) -> BandStatistics:
     bins = _Bins(band)
     total, squares = band.sums()
     mean, low, high = total / bins.num, *band.extremes()
@@ -181,16 +182,16 @@ def _summary(band: Band, is_map: bool) -> BandStatistics:
 
 
 def _sqrt(square: Fraction) -> float:
-    """Correctly rounded to float64, or next to it, for numbers of any size."""
+    """Square root of an exact fraction, accurate to the last digit of float64 for numbers of any size."""
     top, bottom = square.as_integer_ratio()
     shift = max(0, 128 + bottom.bit_length() - top.bit_length()) // 2
     return float(Fraction(math.isqrt((top << 2 * shift) // bottom), 1 << shift))
 
 
 class _Bins:
-    """The counts of a band in ascending order. Python's floats only, whose rounding is the same everywhere."""
+    """The counts of a band in ascending order. Uses Python floats, whose rounding is the same on all machines."""
 
-    def __init__(self, band: Band) -> None:
+    def __init__(self, band: BandCounter) -> None:
         counts, self.edges = band.ascending()
         self.counts: list[int] = counts.tolist()
         self.ends = np.cumsum(counts)  # pixels up to the end of each bin
@@ -203,7 +204,7 @@ class _Bins:
         return {f"{value:.0f}": count for value, count in zip(self.edges, self.counts, strict=False) if count}
 
     def percentile(self, percent: float) -> float:
-        """Between the two nearest ranks, as numpy does it."""
+        """A percentile, interpolated between the two nearest ranks like numpy's."""
         place = (self.num - 1) * (percent / 100)
         rank = min(math.floor(place), self.num - 1)
         below, above, share = self._at(rank), self._at(min(rank + 1, self.num - 1)), place - rank
@@ -211,7 +212,7 @@ class _Bins:
         return above - step * (1 - share) if share >= 0.5 else below + step * share
 
     def _at(self, rank: int) -> float:
-        """The pixel of a rank from 0. Pixels are taken to lie evenly in a bin that is wider than a value."""
+        """The pixel of a rank, from 0. Pixels are assumed to be evenly spaced in a bin that is wider than a value."""
         index = int(np.searchsorted(self.ends, rank, side="right"))
         low, high = float(self.edges[index]), float(self.edges[index + 1])
         if self.one_value:
@@ -221,7 +222,7 @@ class _Bins:
         return min(max(low + (high - low) * ((rank - before + 0.5) / count), self.low), self.high)
 
     def histogram(self) -> Histogram:
-        """Bins that a person wants to see: where nearly all pixels are."""
+        """A histogram of the central 99.8 % of the pixels."""
         low, high = self.percentile(_TAIL), self.percentile(100 - _TAIL)
         num = NUM_BINS
         if self.one_value:
@@ -235,7 +236,7 @@ class _Bins:
         return Histogram(low=low, high=high, counts=tuple(b - a for a, b in pairwise(upto)))
 
     def _num_below(self, value: float) -> int:
-        """Pixels less than a value, interpolated inside the bin that it falls into."""
+        """Number of pixels below a value, interpolated inside its bin."""
         index = int(np.searchsorted(self.edges, value, side="right")) - 1
         if index >= len(self.counts):
             return self.num

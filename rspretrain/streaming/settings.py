@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rspretrain.download.transfer import Patience
+from rspretrain.download.transfer import RetryPolicy
 from rspretrain.settings import Settings
 from rspretrain.shardset.remote import RemoteOptions
 
@@ -139,5 +139,5 @@ class DataSettings(Settings):
 
     def remote_options(self) -> RemoteOptions:
         """Cache and download options of shards from URLs."""
-        patience = Patience(self.fetch_timeout_s, self.fetch_retries)
-        return RemoteOptions(self.cache_dir, round(self.cache_gb * 1e9), patience)
+        retry_policy = RetryPolicy(self.fetch_timeout_s, self.fetch_retries)
+        return RemoteOptions(self.cache_dir, round(self.cache_gb * 1e9), retry_policy)

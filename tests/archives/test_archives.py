@@ -46,7 +46,7 @@ def test_sources_and_options_reach_the_constructor():
         (
             ["rot=/a"],
             [],
-            "the source 'rot=/a'; expected --source root=PATH [extra=PATH]. Did you mean 'root'?",
+            "has no source 'rot=/a'; expected --source root=PATH [extra=PATH]. Did you mean 'root'?",
         ),
         (["/a"], ["windw=3"], "'windw=3'; expected --option window=64 share=0.5 bands=…. Did you mean 'window'?"),
         (["/a"], ["x"], "'x'; expected --option window=64 share=0.5 bands=…. See docs/archives.md."),
@@ -66,11 +66,11 @@ def test_what_is_not_understood(sources, options, message):
 @pytest.mark.parametrize(
     ("name", "option", "expected"),
     [
-        ("bigearthnet", "exclude=fog", "expected snow or cloud, several with commas between (default none)"),
+        ("bigearthnet", "exclude=fog", "expected snow or cloud (several separated by commas) (default none)"),
         ("bigearthnet", "split=mine", "expected official or official-only or random (default official)"),
         ("sen12ms", "labels=maybe", "expected true or false (default false)"),
         ("geotiff", "fill=black", "expected a number (default none)"),
-        ("geotiff", "cloud_values=a", "expected a whole number, several with commas between (default none)"),
+        ("geotiff", "cloud_values=a", "expected a whole number (several separated by commas) (default none)"),
         ("eurosat", "bands=all", "expected ms or rgb (default none)"),
     ],
 )

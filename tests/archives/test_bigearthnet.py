@@ -105,7 +105,6 @@ def test_listed_patches_that_are_absent_are_counted_only(copy):
     shutil.rmtree(s2[0].parent / gone)
     archive = BigEarthNet(copy, copy, copy)
     check(archive, {})
-    assert sum(archive.num_absent().values()) == 1
 
 
 def test_lonely_patches_and_strange_folders_are_faults(copy):
@@ -121,7 +120,7 @@ def test_lonely_patches_and_strange_folders_are_faults(copy):
     faults = {
         gone: "Sentinel-2 patch without a Sentinel-1 partner",
         names[removed.name].name: f"Sentinel-1 patch without its Sentinel-2 partner {removed.name}",
-        "S2A_strange": "the folder name is no patch name, expected S2[AB]_MSIL2A_",
+        "S2A_strange": "the folder name is not a patch name, expected S2[AB]_MSIL2A_",
     }
     check(BigEarthNet(copy, copy, copy), faults)
     check(BigEarthNet(copy, copy), faults)
@@ -132,7 +131,7 @@ def test_a_partner_is_taken_once(copy):
     partner = json.loads(next(s1[0].glob("*.json")).read_text())["corresponding_s2_patch"]
     lonely = json.loads(next(s1[1].glob("*.json")).read_text())["corresponding_s2_patch"]
     edit(s1[1], corresponding_s2_patch=partner)
-    taken = f"its Sentinel-2 partner {partner} belongs to {s1[0].name} already"
+    taken = f"its Sentinel-2 partner {partner} is already the partner of {s1[0].name}"
     check(BigEarthNet(copy, copy), {s1[1].name: taken, lonely: "without a Sentinel-1 partner"})
 
 
@@ -155,13 +154,13 @@ def test_a_truncated_file(copy):
     first = folders(copy)[0][0]
     path = first / f"{first.name}_B04.tif"
     path.write_bytes(path.read_bytes()[:20000])
-    check(BigEarthNet(copy, copy, copy), {first.name: f"{first.name}_B04.tif: cannot be read whole ("})
+    check(BigEarthNet(copy, copy, copy), {first.name: f"{first.name}_B04.tif: cannot be read ("})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ["Pasture"]}, "label 'Pasture' is none of the 43 CORINE classes (nearest: 'Pastures'). Repair"),
+        ({"labels": ["Pasture"]}, "label 'Pasture' is not one of the 43 CORINE classes (nearest: 'Pastures'). Repair"),
         ({"labels": []}, "labels [], expected a list of CORINE names. Repair its JSON."),
         ({"acquisition_date": "soon"}, "acquired at 'soon', expected YYYY-MM-DD hh:mm:ss. Repair its JSON."),
     ],
@@ -176,11 +175,11 @@ def test_missing_and_broken_json(copy):
     first = folders(copy)[0][0]
     path = first / f"{first.name}_labels_metadata.json"
     path.write_text("{")
-    assert "_labels_metadata.json: no JSON (" in reason(BigEarthNet(copy))
+    assert "_labels_metadata.json: not JSON (" in reason(BigEarthNet(copy))
     path.unlink()
     assert "_labels_metadata.json: the file is missing. Unpack" in reason(BigEarthNet(copy))
     path.mkdir()
-    assert "_labels_metadata.json: no JSON ([Errno 21] Is a directory" in reason(BigEarthNet(copy))
+    assert "_labels_metadata.json: not JSON ([Errno 21] Is a directory" in reason(BigEarthNet(copy))
 
 
 @pytest.mark.parametrize("corners", [None, [1, 2], {"ulx": 1}, dict.fromkeys(("ulx", "uly", "lrx", "lry"), math.nan)])
@@ -298,16 +297,16 @@ def test_options_come_from_the_command_line(copy):
     archive = open_archive("bigearthnet", [f"S2={copy}", f"splits={copy}"], options)
     assert (archive.exclude, archive.split, archive.seed) == (("snow", "cloud"), "random", 7)
     assert len(archive.entries()[0]) == 7
-    with pytest.raises(ValueError, match=r"exclude='mist', expected snow or cloud, several with"):
+    with pytest.raises(ValueError, match=r"exclude='mist', expected snow or cloud .several separated"):
         open_archive("bigearthnet", [f"S2={copy}"], ["exclude=mist"])
 
 
 def test_options_that_have_nothing_to_go_by(source):
-    with pytest.raises(ValueError, match=r"exclude=snow got no lists to go by, expected their folder\. Give splits="):
+    with pytest.raises(ValueError, match=r"exclude=snow got no lists, expected their folder\. Give splits="):
         BigEarthNet(source, exclude=("snow",))
-    with pytest.raises(ValueError, match=r"split=official-only got no lists to go by, expected their folder\. Give"):
+    with pytest.raises(ValueError, match=r"split=official-only got no lists, expected their folder\. Give"):
         BigEarthNet(source, split="official-only")
-    with pytest.raises(ValueError, match=r"seed=3 has no effect on split=official, expected none\. Drop it or ask"):
+    with pytest.raises(ValueError, match=r"seed=3 has no effect on split=official, expected none\. Drop it, or set"):
         BigEarthNet(source, splits=source, seed=3)
     with pytest.raises(ValueError, match=r"exclude=cloud got no list: \S+ holds no patches_with_cloud_and_shadow\.csv"):
         BigEarthNet(source, splits=source, exclude=("cloud",)).entries()
@@ -316,9 +315,9 @@ def test_options_that_have_nothing_to_go_by(source):
 def test_sources_that_are_not_there(source, tmp_path):
     with pytest.raises(ValueError, match=r"got no source, expected S2, S1 or both\. Give S2=<folder>"):
         BigEarthNet()
-    with pytest.raises(ValueError, match=r"none is no folder, expected BigEarthNet-v1\.0\. Give the path"):
+    with pytest.raises(ValueError, match=r"none is not a folder, expected BigEarthNet-v1\.0\. Give the path"):
         BigEarthNet(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"holds no train\.csv \(or \.csv\.bz2\), expected one for each of"):
+    with pytest.raises(ValueError, match=r"holds no train\.csv \(or \.csv\.bz2\), expected a file for each of"):
         BigEarthNet(source, splits=tmp_path).entries()
 
 

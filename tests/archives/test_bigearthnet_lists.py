@@ -60,7 +60,7 @@ def test_flags_are_known_where_their_list_is(tmp_path):
 
 def test_split_files_may_be_absent_where_nobody_needs_them(tmp_path):
     assert read_lists(tmp_path, splits=False).split_of == {}
-    with pytest.raises(ValueError, match=r"holds no train\.csv \(or \.csv\.bz2\), expected one for each of"):
+    with pytest.raises(ValueError, match=r"holds no train\.csv \(or \.csv\.bz2\), expected a file for each of"):
         read_lists(tmp_path)
 
 

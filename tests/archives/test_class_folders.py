@@ -51,11 +51,11 @@ def test_splits_from_folders_or_from_lists(tmp_path):
 def test_a_table_of_some_and_a_table_of_all(tmp_path):
     write_picture(tmp_path / "BareLand" / "x1.png")
     write_picture(tmp_path / "BareLand" / "x2.png")
-    some = Pictures(tmp_path, multilabels=Multilabels("t.csv", ("a", "b"), {"x1": ("b",)}, whole=False))
+    some = Pictures(tmp_path, multilabels=Multilabels("t.csv", ("a", "b"), {"x1": ("b",)}, complete=False))
     labels = [some.read(entry).labels for entry in some.entries()[0]]
     assert labels == [{"class": ("BareLand",), "multilabel": ("b",)}, {"class": ("BareLand",)}]
-    every = Pictures(tmp_path, multilabels=Multilabels("t.csv", ("a", "b"), {"x1": ("b",)}, whole=True))
-    check(every, {"BareLand/x2.png": "t.csv has no row 'x2'; add it or remove the picture"})
+    every = Pictures(tmp_path, multilabels=Multilabels("t.csv", ("a", "b"), {"x1": ("b",)}, complete=True))
+    check(every, {"BareLand/x2.png": "t.csv has no row 'x2'; add it or remove the image"})
 
 
 def test_an_archive_travels_to_other_processes(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rspretrain.archives.corine import CLC19, CLC43, NOMENCLATURES, TO_19, in_order, label_sets
+from rspretrain.archives.corine import CLC19, CLC43, NOMENCLATURES, TO_19, label_sets, sort_labels
 
 
 def test_counts_and_order():
@@ -25,12 +25,16 @@ def test_a_patch_without_any_of_the_19_keeps_its_43():
 
 
 def test_an_unknown_label_names_the_nearest():
-    with pytest.raises(ValueError, match=r"label 'Pasture' is none of the 43 CORINE classes \(nearest: 'Pastures'\)"):
+    with pytest.raises(
+        ValueError, match=r"label 'Pasture' is not one of the 43 CORINE classes \(nearest: 'Pastures'\)"
+    ):
         label_sets(["Pasture"])
 
 
 def test_names_of_the_19_come_in_order_and_once():
     names = ["Marine waters", "Pastures", "Urban fabric", "Pastures"]
-    assert in_order(names, "19") == ("Urban fabric", "Pastures", "Marine waters")
-    with pytest.raises(ValueError, match=r"label 'Pasture' is none of the 19 CORINE classes \(nearest: 'Pastures'\)"):
-        in_order(["Pasture"], "19")
+    assert sort_labels(names, "19") == ("Urban fabric", "Pastures", "Marine waters")
+    with pytest.raises(
+        ValueError, match=r"label 'Pasture' is not one of the 19 CORINE classes \(nearest: 'Pastures'\)"
+    ):
+        sort_labels(["Pasture"], "19")

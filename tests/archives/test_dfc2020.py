@@ -62,8 +62,8 @@ def test_faults_by_name(tmp_path):
     write_kind(tmp_path / "ROIs0000_validation/s1_0/ROIs0000_validation_s1_0_p0.tif", "s1", 0)
     faults = {
         "ROIs0000_test_p1": "has no dfc file, only ROIs0000_test/s1_0/ROIs0000_test_s1_0_p1.tif, ROIs0000_test/s2_0/",
-        "ROIs0000_validation/s1_validation/ROIs0000_validation_s1_validation_p0.tif": "is the s1 of "
-        "ROIs0000_validation_p0 too, as ROIs0000_validation/s1_0/ROIs0000_validation_s1_0_p0.tif is",
+        "ROIs0000_validation/s1_validation/ROIs0000_validation_s1_validation_p0.tif": "is a second s1 file "
+        "of ROIs0000_validation_p0, after ROIs0000_validation/s1_0/ROIs0000_validation_s1_0_p0.tif; the first one",
     }
     check_archive(archive, faults, files(archive))
 

@@ -31,7 +31,7 @@ def test_major_tom():
 
 def test_ssl4eo_s12():
     with pytest.raises(
-        ValueError, match=r"B1\.tif: the edges of its grid lie up to 0\.42 of its pixels off those of B2"
+        ValueError, match=r"B1\.tif: the edges of its grid are up to 0\.42 of its pixels off those of B2"
     ):
         GeoTiff(REAL / "ssl4eo-s12/s2c", window=264)
     archive = GeoTiff(REAL / "ssl4eo-s12/s2c", window=264, max_offset=0.5)

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from rspretrain.archives.headers import Header, common_dtype, common_shape, evenly, read_header
+from rspretrain.archives.headers import Header, common_dtype, common_shape, read_header, sample_evenly
 from rspretrain.archives.raster import write_raster
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
@@ -76,8 +76,8 @@ def test_one_odd_file_does_not_decide_on_the_dtype():
 
 
 def test_evenly():
-    assert evenly([1, 2, 3], 3) == [1, 2, 3]
-    assert evenly(range(10), 4) == [0, 2, 5, 7]
+    assert sample_evenly([1, 2, 3], 3) == [1, 2, 3]
+    assert sample_evenly(range(10), 4) == [0, 2, 5, 7]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")

@@ -47,8 +47,8 @@ def test_windows_without_a_partner(tmp_path):
     partners, faults = pairs(tmp_path)
     assert partners == {"s2/scene[0,0]": "s1/a.tif"}
     assert faults == {
-        "s2/scene[0,24]": "the nearest s1 pixels (s1/a.tif) lie up to 8.00 pixels off, expected at most 0.01. Add a "
-        "scene that covers it, or accept that with --option max_offset=8 (nothing is resampled)."
+        "s2/scene[0,24]": "the nearest s1 pixels (s1/a.tif) are up to 8.00 pixels off, expected at most 0.01. Add a "
+        "scene that covers it, or accept it with --option max_offset=8 (nothing is resampled)."
     }
 
 
@@ -62,11 +62,11 @@ def test_one_fault_for_a_scene_without_any_partner(tmp_path):
     partners, faults = pairs(tmp_path)
     assert len(partners) == 6
     assert faults == {
-        "s2/far": "no s1 scene meets its footprint. Add one, or drop the source.",
-        "s2/shifted": "none of its 6 windows has a partner; the nearest s1 pixels (s1/a.tif) lie up to 0.40 pixels "
-        "off, expected at most 0.01. Add a scene that covers it, or accept that with --option max_offset=0.4 (nothing "
+        "s2/far": "no s1 scene overlaps it. Add one, or drop the source.",
+        "s2/shifted": "none of its 6 windows has a partner; the nearest s1 pixels (s1/a.tif) are up to 0.40 pixels "
+        "off, expected at most 0.01. Add a scene that covers it, or accept it with --option max_offset=0.4 (nothing "
         "is resampled).",
-        "s1/lonely.tif": "meets no scene of s2. Remove it, or add its partner.",
+        "s1/lonely.tif": "overlaps no scene of s2. Remove it, or add its partner.",
     }
     assert len(pairs(tmp_path, max_offset=0.4)[0]) == 12
 
@@ -85,14 +85,14 @@ def test_another_crs_is_named(tmp_path):
     _, faults = pairs(tmp_path)
     assert faults["s2/scene"] == (
         "no s1 scene has its CRS EPSG:32633, theirs are ['EPSG:32634', 'EPSG:4326']. Nothing is resampled: warp one of "
-        "the two with gdalwarp first."
+        "them with gdalwarp first."
     )
 
 
 def test_no_crs_no_partner(tmp_path):
     write_band_folder(tmp_path / "s2/scene", {"B02": 1}, crs=None)
     write_s1(tmp_path / "s1/a.tif")
-    reason = "has no CRS, so that no s1 scene can be its partner. Add one, or drop the source."
+    reason = "has no CRS, so it cannot be paired with s1 scenes. Add a CRS, or drop the source."
     assert pairs(tmp_path)[1]["s2/scene"] == reason
 
 

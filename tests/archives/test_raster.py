@@ -10,7 +10,7 @@ from fakes.scenes import write_picture
 from PIL import Image
 from rasterio.crs import CRS
 
-from rspretrain.archives.raster import crs_of_wkt, read_raster, read_rgb, write_raster
+from rspretrain.archives.raster import crs_of_wkt, read_raster, read_rgb, to_degrees, write_raster
 from rspretrain.patch import PatchError
 
 
@@ -49,7 +49,7 @@ def test_a_cut_file_is_named(tmp_path, suffix, keep):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
     for read in (read_raster, read_rgb):
-        with pytest.raises(PatchError, match=rf"{re.escape(str(path))}: cannot be read whole \(.+\)\. Unpack"):
+        with pytest.raises(PatchError, match=rf"{re.escape(str(path))}: cannot be read \(.+\)\. Unpack"):
             read(path)
 
 
@@ -92,9 +92,7 @@ def test_a_picture_of_a_damaged_size(tmp_path):
     path = write_picture(tmp_path / "a.bmp", 8, 150)
     path.write_bytes(path.read_bytes().replace(struct.pack("<ii", 150, 8), struct.pack("<ii", 150, 2**31 - 150)))
     for read in (read_raster, read_rgb):
-        with pytest.raises(
-            PatchError, match=r"a\.bmp: cannot be read whole \(3 x 2147483498 x 150 pixels, expected 2 GiB"
-        ):
+        with pytest.raises(PatchError, match=r"a\.bmp: cannot be read \(3 x 2147483498 x 150 pixels, expected 2 GiB"):
             read(path)
 
 
@@ -103,3 +101,14 @@ def test_a_place_that_is_none(tmp_path):
     with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", compress="lzw", **place) as target:
         target.write(np.zeros((1, 3, 3), np.uint8))
     assert read_raster(tmp_path / "a.tif").bounds is None
+
+
+def test_degrees_of_known_places():
+    degrees = to_degrees("EPSG:32633", np.array([[500_000.0]]), np.array([[0.0]]))
+    np.testing.assert_allclose(degrees, [[[15.0, 0.0]]], atol=1e-9)
+    assert to_degrees("EPSG:4326", np.array([15.0]), np.array([48.0])).tolist() == [[15.0, 48.0]]
+
+
+def test_degrees_are_nan_without_a_known_crs():
+    assert np.isnan(to_degrees("here and there", np.array([1.0]), np.array([2.0]))).all()
+    assert to_degrees("EPSG:32633", np.empty((0, 5)), np.empty((0, 5))).shape == (0, 5, 2)

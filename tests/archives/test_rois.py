@@ -85,11 +85,11 @@ def test_faults_by_name(tmp_path):
         (spring / ignored).touch()
     faults = {
         "ROIs1868_summer_19_p30": "has no s2 file, only ROIs1868_summer/s1_19/ROIs1868_summer_s1_19_p30.tif; unpack",
-        "ROIs1868_summer_19_p31": "ROIs1868_summer_s1_19_p31.tif: cannot be read whole (",
+        "ROIs1868_summer_19_p31": "ROIs1868_summer_s1_19_p31.tif: cannot be read (",
         "ROIs1868_summer_19_p32": "ROIs1868_summer_s2_19_p32.tif: int32 (13, 32, 32), expected uint16 (13, 32, 32) as",
-        "ROIs1158_spring/s1_copy/ROIs1158_spring_s1_1_p30.tif": "is the s1 of ROIs1158_spring_1_p30 too, as "
-        "ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif is; the first one stays",
-        "ROIs1158_spring/s2_1/preview.tif": "the file name is none of the archive's, expected one like ROIs1868_summer",
+        "ROIs1158_spring/s1_copy/ROIs1158_spring_s1_1_p30.tif": "is a second s1 file of "
+        "ROIs1158_spring_1_p30, after ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif; the first one is used",
+        "ROIs1158_spring/s2_1/preview.tif": "the file name is not one of the archive, expected one like ROIs1868",
     }
     check_archive(archive, faults, files(archive))
 
@@ -108,7 +108,7 @@ def test_bands_that_lack(tmp_path):
 @pytest.mark.parametrize(
     ("size", "seed", "message"),
     [(16, 3, r"s2_19_p30.tif: \(16, 16\) pixels, expected \(32, 32\) as its partner has"),
-     (32, 4, r"s2_19_p30.tif: lies at EPSG:32631 \(501280.0, .*\), expected EPSG:32631 \(500960.0, .* Check")],
+     (32, 4, r"s2_19_p30.tif: is at EPSG:32631 \(501280.0, .*\), expected EPSG:32631 \(500960.0, .* Check")],
 )  # fmt: skip
 def test_files_of_a_patch_show_one_square(tmp_path, size, seed, message):
     archive = Sen12Ms(write_sen12ms(tmp_path))
@@ -131,7 +131,7 @@ def test_files_without_a_place(tmp_path):
 
 
 def test_folders_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match="none is no folder, expected an archive. Give the path of the unpacked"):
+    with pytest.raises(ValueError, match="none is not a folder, expected an archive. Give the path of the unpacked"):
         Sen12Ms(tmp_path / "none")
     write_sen12ms(tmp_path, kinds=("s1",))
     text = "holds no s2 files, expected some named like ROIs1868_summer_s1_19_p30.tif. Give the folder above all scenes"

@@ -7,7 +7,7 @@ from fakes.geotiff import noise, write_file
 
 from rspretrain.archives.geotiff import GeoTiff
 from rspretrain.archives.raster import read_raster
-from rspretrain.archives.safe import bands_only, home
+from rspretrain.archives.safe import bands_only, product_root
 
 TILE = "T33TWM_20220701T085611"
 
@@ -63,6 +63,6 @@ def test_bands_of_level_1c(tmp_path):
 def test_a_copy_stands_in_for_a_band_that_is_missing():
     paths = [Path(f"a/R{metres}m/x_B04_{metres}m.jp2") for metres in (60, 20)]
     assert bands_only(paths, lambda path: False) == [paths[1]]
-    assert home(paths[0]) == Path("a")
+    assert product_root(paths[0]) == Path("a")
     others = [Path("a/TCI.tif"), Path("a/x_B04.tif"), Path("b/orthophoto.jp2")]
     assert bands_only(others, lambda path: False) == others

@@ -101,7 +101,7 @@ def test_bands_that_nothing_names(tmp_path):
     write_file(tmp_path / "scene.tif", noise(5, 8, 8))
     assert fault("s2", tmp_path) == (
         "has 5 band(s) (?, ?, ?, ?, ?), expected names of s2 in its descriptions or at the end of its file name. Name "
-        "them: --option s2_bands=B01,B02,B03,B04,…, but in the file's order (- leaves one out)."
+        "them: --option s2_bands=B01,B02,B03,B04,…, in the order of the file (- for an unused band)."
     )
     reason = fault("s2", tmp_path, bands=("B02", "B03"))
     assert reason == "has 5 band(s) (?, ?, ?, ?, ?), expected the 2 of s2_bands. Correct the option."
@@ -121,8 +121,8 @@ def test_files_beside_bands_that_are_none(tmp_path, option):
     scenes, faults = find("s2", tmp_path, bands=option)
     assert list(scenes) == ["s2/scene"]
     assert faults == {
-        "s2/scene/SCL.tif": "has 1 band(s) (?), its name ends with none of s2, as others' here do. Rename it, or leave "
-        "it out with a pattern: --source s2='<folder>/*B*.tif'."
+        "s2/scene/SCL.tif": "has 1 band(s) (?), expected a file name that ends with a band of s2, like the others. "
+        "Rename it, or exclude it with a pattern: --source s2='<folder>/*B*.tif'."
     }
     assert find("s2", tmp_path / "*B*.tif", bands=option)[1] == {}
 
@@ -151,7 +151,7 @@ def test_a_name_that_is_no_text(tmp_path):
     write_band_folder(tmp_path / "scene")
     (tmp_path / "scene" / os.fsdecode(b"B\xe9.tif")).touch()
     scenes, faults = find("s2", tmp_path)
-    assert (list(scenes), faults) == (["s2/scene"], {r"s2/scene/B\udce9.tif": "its name is no UTF-8 text; rename it"})
+    assert (list(scenes), faults) == (["s2/scene"], {r"s2/scene/B\udce9.tif": "its name is not UTF-8; rename it"})
 
 
 def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
@@ -187,7 +187,7 @@ def test_a_band_that_is_there_twice(tmp_path):
     write_file(tmp_path / "scene/B2.tif", noise())
     scenes, faults = find("s2", tmp_path)
     assert list(scenes) == ["s2/scene"]
-    assert faults == {"s2/scene/B2.tif": "band B02 of s2/scene is in B02.tif already; remove one of the files"}
+    assert faults == {"s2/scene/B2.tif": "band B02 of s2/scene is already in B02.tif; remove one of the files"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from fakes.geotiff import noise, write_band_folder, write_file, write_s1
 
 from rspretrain.archives.geotiff import GeoTiff
 from rspretrain.archives.scene_files import Source, find_scenes
-from rspretrain.archives.scene_groups import even, groups_of, ratios_to, scene_ids
+from rspretrain.archives.scene_groups import consistent_scenes, groups_of, ratios_to, scene_ids
 
 
 def scenes_of(sensor, path, **options):
@@ -13,7 +13,7 @@ def scenes_of(sensor, path, **options):
 
 
 def uneven(path, max_offset=0.01):
-    scenes, faults = even(scenes_of("s2", path), max_offset)
+    scenes, faults = consistent_scenes(scenes_of("s2", path), max_offset)
     return [scene.name for scene in scenes], {fault.name: fault.reason for fault in faults}
 
 
@@ -25,7 +25,7 @@ def test_most_scenes_decide(tmp_path):
     write_band_folder(tmp_path / "e", {"B02": 1, "B04": 1})
     names, faults = uneven(tmp_path)
     assert names == ["s2/b", "s2/c"]
-    remedy = "unlike most (s2/b). Complete it, or choose bands that all have: --option s2_bands=…"
+    remedy = "unlike most (s2/b). Complete it, or select bands that all scenes have: --option s2_bands=…"
     assert faults == {
         "s2/a": f"lacks the bands ['B03'], {remedy}",
         "s2/d": f"has the bands ['B04'], {remedy}",
@@ -42,8 +42,8 @@ def test_dtype_nodata_and_metres_count_too(tmp_path):
     names, faults = uneven(tmp_path)
     assert (names, list(faults)) == (["s2/a", "s2/b"], ["s2/c", "s2/d", "s2/e"])
     assert faults["s2/d"] == (
-        "is made up otherwise than most: B02: uint16, 10.0 m, nodata 0.0; expected B02: uint16, 10.0 m, nodata None "
-        "(s2/a). Convert it, or leave it out."
+        "differs from most scenes: B02: uint16, 10.0 m, nodata 0.0; expected B02: uint16, 10.0 m, nodata None "
+        "(s2/a). Convert it, or exclude it."
     )
 
 
@@ -58,8 +58,8 @@ def test_coarse_grids_that_do_not_cover_exactly(tmp_path, pixels, options, off):
     assert uneven(tmp_path) == (
         [],
         {
-            "s2/a": f"B01.tif: the edges of its grid lie up to {off} of its pixels off those of B02.tif, expected at "
-            f"most 0.01. Accept that with --option max_offset={float(off):g} (nothing is resampled), or warp the file."
+            "s2/a": f"B01.tif: the edges of its grid are up to {off} of its pixels off those of B02.tif, expected at "
+            f"most 0.01. Accept it with --option max_offset={float(off):g} (nothing is resampled), or warp the file."
         },
     )
     assert uneven(tmp_path, 1.0) == (["s2/a"], {})

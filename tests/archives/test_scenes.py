@@ -72,7 +72,7 @@ def test_multilabels_missing_or_broken(tmp_path):
     path = write_ucmerced(tmp_path) / "LandUse_Multilabeled.txt"
     whole = path.read_text().splitlines()
     path.write_text("\n".join(whole[:-1]))
-    row = "LandUse_Multilabeled.txt has no row 'baseballdiamond01'; add it or remove the picture"
+    row = "LandUse_Multilabeled.txt has no row 'baseballdiamond01'; add it or remove the image"
     check(UcMerced(tmp_path), {"baseballdiamond/baseballdiamond01.tif": row})
     path.write_text("\n".join([*whole[:-1], "baseballdiamond01\t2"]))
     with pytest.raises(ValueError, match=r"row 'baseballdiamond01': \['2'\], expected 17 zeros or ones\. Restore"):
@@ -100,10 +100,10 @@ def test_faults_of_a_class_folder_archive(tmp_path):
     faults = {
         "airplane/airplane00.tif": "has the same key 'airplane00' as airplane/airplane00.png; the first one stays",
         "airplaine/airplaine00.tif": "its class 'airplaine' is unknown; the nearest known is 'airplane'",
-        "airplane/more": "is a folder inside a class folder, expected pictures; move it up or remove it",
-        "loose.tif": "lies in no class folder; move or remove it",
-        "airplane/notes.doc": "is no picture, expected one of .jpg, .jpeg",
-        "agricultural/agricultural01.tif": "agricultural01.tif: cannot be read whole (",
+        "airplane/more": "is a folder inside a class folder, expected images; move it up or remove it",
+        "loose.tif": "is in no class folder; move or remove it",
+        "airplane/notes.doc": "is not an image, expected one of .jpg, .jpeg",
+        "agricultural/agricultural01.tif": "agricultural01.tif: cannot be read (",
     }
     check(UcMerced(tmp_path), faults)
 
@@ -217,10 +217,10 @@ def test_folder_in_splits_keeps_equal_names_apart(tmp_path):
 
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(
-        ValueError, match=re.escape("none is no folder, expected an archive of pictures. Give the path")
+        ValueError, match=re.escape("none is not a folder, expected an archive of images. Give the path")
     ):
         Aid(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"holds no class folders, expected <class>/<picture>\. Give the folder above"):
+    with pytest.raises(ValueError, match=r"holds no class folders, expected <class>/<image>\. Give the folder above"):
         Folder(tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_folder_keeps_every_picture_whatever_its_name(tmp_path):
 def test_names_that_are_no_text(tmp_path):
     write_folder(tmp_path)
     write_picture(tmp_path / "wet" / os.fsdecode(b"\xe9.png"))
-    check(Folder(tmp_path), {r"wet/\udce9.png": "its name is no UTF-8 text; rename it"})
+    check(Folder(tmp_path), {r"wet/\udce9.png": "its name is not UTF-8; rename it"})
     (tmp_path / "wet").rename(tmp_path / os.fsdecode(b"w\xe9t"))
     with pytest.raises(ValueError, match=r"has the class 'w\\udce9t', expected UTF-8 text\. Rename the folder"):
         Folder(tmp_path)

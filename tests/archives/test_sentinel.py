@@ -13,9 +13,9 @@ from rspretrain.archives.sentinel import (
     S1_GROUPS,
     S2_GROUPS,
     band_file,
-    existing,
+    find_folder,
     folders_in,
-    read_sides,
+    read_patch_folders,
     season_of,
 )
 from rspretrain.patch import PatchError
@@ -40,7 +40,7 @@ def sides(tmp_path):
 
 
 def test_groups_hold_their_bands_by_name(sides):
-    images, firsts = read_sides(sides)
+    images, firsts = read_patch_folders(sides)
     for group in (*S2_GROUPS, *S1_GROUPS, *MAP_GROUPS):
         want = np.concatenate([pixels(group, band) for band in group.bands])
         assert images[group.name].dtype == group.dtype
@@ -60,8 +60,8 @@ def test_groups_hold_their_bands_by_name(sides):
             "_B11.tif: float32 (1, 60, 60), expected uint16 (1, 60, 60). Download the file again.",
         ),
         ("uint16", 59, 0, EPSG, "_B11.tif: uint16 (1, 59, 60), expected uint16 (1, 60, 60). Download the file again."),
-        ("uint16", 60, 20, EPSG, f"_B11.tif: lies at EPSG:{EPSG} ({LEFT + 20}.0, "),
-        ("uint16", 60, 0, EPSG + 1, f"_B11.tif: lies at EPSG:{EPSG + 1} ({LEFT}.0, "),
+        ("uint16", 60, 20, EPSG, f"_B11.tif: is at EPSG:{EPSG} ({LEFT + 20}.0, "),
+        ("uint16", 60, 0, EPSG + 1, f"_B11.tif: is at EPSG:{EPSG + 1} ({LEFT}.0, "),
     ],
     ids=["dtype", "shape", "place", "crs"],
 )
@@ -69,7 +69,7 @@ def test_a_file_that_does_not_fit_is_named(sides, dtype, rows, shift_m, epsg, me
     odd = np.zeros((1, rows, 60), dtype)
     write_raster(band_file(sides[0][0], "B11"), odd, epsg, LEFT + shift_m, TOP, 20.0)
     with pytest.raises(PatchError) as caught:
-        read_sides(sides)
+        read_patch_folders(sides)
     assert message in str(caught.value)
 
 
@@ -77,10 +77,10 @@ def test_sensors_and_maps_show_one_square(sides):
     for (folder, groups), band in zip(sides[1:], ("VH", "clc"), strict=True):
         raster = pixels(groups[0], band)
         write_raster(band_file(folder, band), raster, EPSG, LEFT + 1200, TOP, 10.0)
-        with pytest.raises(PatchError, match=rf"{band_file(folder, band).name}: lies at .* Check the pair\."):
-            read_sides(sides)
+        with pytest.raises(PatchError, match=rf"{band_file(folder, band).name}: is at .* Check the pair\."):
+            read_patch_folders(sides)
         write_raster(band_file(folder, band), raster, EPSG, LEFT + 4, TOP, 10.0)  # less than half a pixel
-        read_sides(sides)
+        read_patch_folders(sides)
 
 
 def test_a_file_without_a_place_is_taken_as_it_is(sides):
@@ -90,17 +90,17 @@ def test_a_file_without_a_place_is_taken_as_it_is(sides):
         ) as file:
             file.write(pixels(S2_GROUPS[1], "B11"))
         band_file(sides[0][0], "B11").write_bytes(memory.read())
-    assert read_sides(sides)[0]["s2_20m"].shape == (6, 60, 60)
+    assert read_patch_folders(sides)[0]["s2_20m"].shape == (6, 60, 60)
 
 
 def test_a_missing_and_a_cut_file_are_named(sides):
     path = band_file(sides[2][0], "clc")
     path.write_bytes(path.read_bytes()[:9000])
-    with pytest.raises(PatchError, match=r"S2A_z_reference_map\.tif: cannot be read whole \("):
-        read_sides(sides)
+    with pytest.raises(PatchError, match=r"S2A_z_reference_map\.tif: cannot be read \("):
+        read_patch_folders(sides)
     path.unlink()
     with pytest.raises(PatchError, match=r"S2A_z_reference_map\.tif: the file is missing\. Unpack or download"):
-        read_sides(sides)
+        read_patch_folders(sides)
 
 
 def test_folders(tmp_path):
@@ -108,9 +108,9 @@ def test_folders(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
     assert folders_in(tmp_path) == ["a", "b"]
-    assert (existing(tmp_path, "a"), existing(tmp_path, "c")) == (tmp_path / "a", tmp_path)
-    with pytest.raises(ValueError, match=r"none is no folder, expected c\. Give the path of the unpacked archive\."):
-        existing(tmp_path / "none", "c")
+    assert (find_folder(tmp_path, "a"), find_folder(tmp_path, "c")) == (tmp_path / "a", tmp_path)
+    with pytest.raises(ValueError, match=r"none is not a folder, expected c\. Give the path of the unpacked archive\."):
+        find_folder(tmp_path / "none", "c")
 
 
 def test_seasons():

@@ -37,7 +37,7 @@ def test_textures_are_standard():
 
 def test_s2_is_digital_numbers_at_three_resolutions():
     rng, _, _, textures, cover = scene(1)
-    bands = simulate.see_s2(rng, cover, textures, simulate.draw_sky(rng, 180))
+    bands = simulate.render_s2(rng, cover, textures, simulate.draw_sky(rng, 180))
     assert {band: image.shape for band, image in bands.items()} == {
         band: (1, 1200 // gsd_m, 1200 // gsd_m) for band, gsd_m in simulate.GSD_M.items()
     }
@@ -47,7 +47,7 @@ def test_s2_is_digital_numbers_at_three_resolutions():
 
 def test_bands_of_all_resolutions_see_one_truth():
     rng, _, _, textures, cover = scene(3)
-    bands = simulate.see_s2(rng, cover, textures, simulate.draw_sky(rng, 180))
+    bands = simulate.render_s2(rng, cover, textures, simulate.draw_sky(rng, 180))
     nir = bands["B08"][0].reshape(60, 2, 60, 2).mean((1, 3))  # B08 and B8A are neighbours in the spectrum
     assert np.corrcoef(nir.ravel(), bands["B8A"][0].ravel())[0, 1] > 0.98
 
@@ -56,7 +56,7 @@ def test_speckle_has_the_stated_looks():
     rng = np.random.default_rng(0)
     textures = {name: np.zeros((120, 120), np.float32) for name in simulate.TEXTURES}
     cover = np.full((120, 120), list(simulate.COVERS).index("lake"))
-    bands = simulate.see_s1(rng, cover, textures, simulate.Radar(0.0, 0.0, 0.0))
+    bands = simulate.render_s1(rng, cover, textures, simulate.Radar(0.0, 0.0, 0.0))
     power = 10 ** (bands["VV"].astype(np.float64) / 10)
     assert power.mean() ** 2 / power.var() == pytest.approx(simulate.LOOKS, rel=0.05)
     assert 10 * np.log10(power.mean()) == pytest.approx(simulate.COVERS["lake"].backscatter_db[0], abs=0.1)
@@ -69,7 +69,7 @@ def test_winter_is_less_green():
     summer = simulate.Sky(1.0, np.ones(12, np.float32), 0.0)
 
     def ndvi(sky):
-        bands = simulate.see_s2(np.random.default_rng(5), cover, textures, sky)
+        bands = simulate.render_s2(np.random.default_rng(5), cover, textures, sky)
         red, nir = bands["B04"].astype(float), bands["B08"].astype(float)
         return ((nir - red) / (nir + red)).mean()
 

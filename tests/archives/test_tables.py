@@ -35,12 +35,12 @@ def test_a_file_in_two_splits(tmp_path):
 
 
 def test_lists_that_are_missing(tmp_path):
-    with pytest.raises(ValueError, match=r"none is no folder, expected one with a-train.txt. Give --source splits="):
+    with pytest.raises(ValueError, match=r"none is not a folder, expected one with a-train.txt. Give --source splits="):
         read_splits(tmp_path / "none", "a")
     write_splits(tmp_path, "a", train=["x.jpg"])
     text = (
-        "holds the lists ['a-train.txt'], expected a-train.txt and a-test.txt (a-val.txt if there is one). Rename them "
-        "so, or give another --source splits=FOLDER."
+        "holds the lists ['a-train.txt'], expected a-train.txt and a-test.txt (a-val.txt if there is one). Rename "
+        "them, or give another --source splits=FOLDER."
     )
     with pytest.raises(ValueError, match=re.escape(text)):
         read_splits(tmp_path, "a")

@@ -8,7 +8,7 @@ from laws import check_record
 from rasterio.windows import Window, from_bounds
 
 from rspretrain.patch import KEY_PATTERN, PatchError
-from rspretrain.shardset.record import NAME_LIMIT, encode, fixed_layout, follows
+from rspretrain.shardset.record import NAME_LIMIT, encode, fixed_layout, matches_layout
 
 
 def check_tiles(archive, faults_expected, slack_px=0.01):
@@ -33,7 +33,7 @@ def check_tiles(archive, faults_expected, slack_px=0.01):
             continue
         assert list(patch.images) == [group.name for group in archive.groups]
         check_record(archive, patch)
-        assert follows(encode(patch, archive.groups, {}, archive.metadata_bytes), layout)
+        assert matches_layout(encode(patch, archive.groups, {}, archive.metadata_bytes), layout)
         for scene in (entry.source.scene, *entry.source.partners):
             groups = [group for group in archive.groups if group.sensor == scene.sensor]
             for group, layer in zip(groups, scene.layers, strict=True):

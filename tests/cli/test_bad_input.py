@@ -34,8 +34,8 @@ def test_an_index_of_another_build(tmp_path, refused):
     memory_shards(tmp_path / "other", samples=32, seed=1)
     shutil.copy(tmp_path / "other" / "index.parquet", tmp_path / "shards")
     assert re.search(
-        r"shards/index.parquet has SHA-256 \w{12}…, its manifest.json says \w{12}…: it was damaged, or they are not of "
-        "one build. Restore both from one copy",
+        r"shards/index.parquet has SHA-256 \w{12}…, its manifest.json says \w{12}…: it was damaged, or they are from "
+        "different builds. Restore both from one copy",
         refused(),
     )
 
@@ -52,8 +52,8 @@ def test_tars_of_another_build_with_the_same_size(tmp_path, refused):
         assert path.stat().st_size == (tmp_path / "shards" / path.name).stat().st_size
         shutil.copy(path, tmp_path / "shards")
     assert re.search(
-        r"4 of 4 shards looked at in .*/shards do not begin with the sample that index.parquet says: memory-000000.tar,"
-        r" memory-000001.tar, memory-000002.tar …. They were damaged, or are of another build. Run `rspretrain verify",
+        r"4 of 4 shards sampled in .*/shards do not begin with the sample that index.parquet lists: memory-000000.tar,"
+        r" memory-000001.tar, memory-000002.tar …. They were damaged, or are from another build. Run `rspretrain ver",
         refused(),
     )
 
@@ -63,7 +63,7 @@ def test_tars_that_are_missing_or_cut_off(tmp_path, refused):
     with (tmp_path / "shards" / "memory-000003.tar").open("r+b") as file:
         file.truncate(2048)
     assert re.search(
-        r"2 of 4 shards in .*/shards are not what manifest.json says: memory-000001.tar is missing, memory-000003.tar"
+        r"2 of 4 shards in .*/shards do not match manifest.json: memory-000001.tar is missing, memory-000003.tar"
         r" has 2048 bytes instead of \d+. Restore them from a copy \(`rspretrain verify .*/shards`\), or set data.on",
         refused(),
     )
@@ -76,9 +76,7 @@ def test_shards_that_are_missing_in_an_object_store(tmp_path, refused, monkeypat
     with object_store(tmp_path / "shards", "bad") as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         told = refused("data.shards=s3://bad/set", f"data.cache_dir={tmp_path}/cache")
-    assert (
-        "1 of 4 shards in s3://bad/set/ are not what manifest.json says: memory-000002.tar is missing. Upload" in told
-    )
+    assert "1 of 4 shards in s3://bad/set/ do not match manifest.json: memory-000002.tar is missing. Upload" in told
 
 
 def test_an_index_behind_a_url_of_another_build(tmp_path, refused):
@@ -87,7 +85,8 @@ def test_an_index_behind_a_url_of_another_build(tmp_path, refused):
     with serving(tmp_path / "shards") as server:
         told = refused(f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache")
         assert re.search(
-            rf"{server.url}/index.parquet is another file, 3 times the same: .* Upload index.parquet of", told
+            rf"{server.url}/index.parquet is not the file of the manifest, in 3 .*: .* Upload index.parquet of",
+            told,
         )
 
 
@@ -95,12 +94,12 @@ def test_nobody_behind_the_url(tmp_path, refused):
     with serving(tmp_path / "shards") as server:
         pass
     told = refused(f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache", "data.fetch_retries=1")
-    assert re.search(rf"{server.url}/manifest.json could not be fetched in 2 attempts .* Check the link", told)
+    assert re.search(rf"{server.url}/manifest.json could not be downloaded in 2 attempts .* Check network", told)
 
 
 def test_more_streams_than_shards(refused):
     assert re.search(
-        r"got 4 shards with samples for 5 streams. Set data.streams to 1..4, or", refused("data.streams=5")
+        r"data.streams: got 5 for 4 shards with samples, .*\. Set data.streams to 1..4, or", refused("data.streams=5")
     )
 
 
@@ -116,7 +115,8 @@ def test_cache_folders_that_cannot_be_written_to(tmp_path, refused):
         for place, why in ((tmp_path / "run.yaml", "File exists"), ("/proc/cache", "No such file or directory")):
             told = refused(f"data.shards={server.url}", f"data.cache_dir={place}")
             assert re.search(
-                rf"The cache folder .*{place} cannot be used \({why}\). Expected one on a local disk", told
+                rf"The cache folder .*{place} cannot be used \({why}\). Expected a writable folder on a local disk",
+                told,
             )
         assert not server.requests
 
@@ -124,14 +124,17 @@ def test_cache_folders_that_cannot_be_written_to(tmp_path, refused):
 @pytest.mark.parametrize(
     ("prepare", "told"),
     [
-        (["mount", "-o", "remount,ro"], r"cannot be used \(Read-only file system\). Expected one on a local disk that"),
+        (
+            ["mount", "-o", "remount,ro"],
+            r"cannot be used \(Read-only file system\). Expected a writable folder on a local",
+        ),
         (
             ["sh", "-c", "head -c 65536 /dev/zero > $0/full"],
-            r"cannot be used \(No space left on device\). Expected one on",
+            r"cannot be used \(No space left on device\). Expected a writable folder on",
         ),
         (
             ["sh", "-c", "head -c 50000 /dev/zero > $0/full"],
-            r"has .* GB free and 0 GB of cache, expected .* Make room, or",
+            r"has .* GB free and 0 GB of cache, expected .* Free space, or",
         ),
     ],
     ids=["read-only", "full", "nearly full"],

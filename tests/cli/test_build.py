@@ -65,7 +65,7 @@ def test_broken_patches_are_named_left_out_and_counted(tmp_path, command):
     }
     for name, part in (
         (missing.name, "the file is missing"),
-        (cut.name, "cannot be read whole"),
+        (cut.name, "cannot be read"),
         (nan.name, "group s1_10m has NaN or infinite pixels, by band: {'VH': 1}"),
         (label.name, "Moon base"),
         (lonely.source.s1, "without its Sentinel-2 partner"),
@@ -91,9 +91,9 @@ def test_two_pictures_of_one_key(tmp_path, command):
     ("arguments", "told"),
     [
         (["moon", "--source", "x"], "Unknown archive 'moon'; known are ['aid', 'bigearthnet', 'bigearthnet-v2', "),
-        (["folder", "--source", "nowhere"], "nowhere is no folder"),
+        (["folder", "--source", "nowhere"], "nowhere is not a folder"),
         (["bigearthnet", "--source", "x"], "expected --source [s2=PATH] [s1=PATH] [splits=PATH]"),
-        (["bigearthnet", "--source", "S3=x"], "does not understand the source 'S3=x'"),
+        (["bigearthnet", "--source", "S3=x"], "has no source 'S3=x'"),
     ],
 )
 def test_mistakes_are_one_paragraph(tmp_path, command, arguments, told):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def put(cache, name, size=100, key="k"):
-    claim = cache.claim(key, name, size)
+    claim = cache.reserve(key, name, size)
     part = claim.part(0)
     part.write_bytes(bytes(size))
     cache.publish(claim, part)
@@ -53,7 +53,7 @@ def test_what_is_in_use_stays_and_a_mapping_is_use(tmp_path):
     with pytest.raises(
         NoRoomError, match=r"no room for 0.0003 MB more: 5e-05 MB too much is in use.*Raise data.cache_gb"
     ):
-        cache.claim("k", "c.tar", 300)
+        cache.reserve("k", "c.tar", 300)
     assert names(cache) == ["a.tar", "b.tar", "ledger.lock"]  # nothing went in vain, and no claim stayed
     mapping.close()
     put(cache, "c.tar", 300)
@@ -64,24 +64,24 @@ def test_a_damaged_file_is_taken_out_under_the_eyes_of_its_users(tmp_path):
     cache = made(tmp_path)
     put(cache, "a.tar")
     mine, others = cache.lease("k", "a.tar"), cache.lease("k", "a.tar")
-    cache.retract(mine)
+    cache.discard(mine)
     assert cache.lease("k", "a.tar") is None
     assert len(os.pread(others.fileno(), 200, 0)) == 100  # whoever has it keeps it
     put(cache, "a.tar", 300)  # and there is room for another one
-    cache.retract(others)  # which is not the damaged one
+    cache.discard(others)  # which is not the damaged one
     assert cache.lease("k", "a.tar").is_current
     assert not others.is_current
 
 
 def test_claims_reserve_their_room(tmp_path):
     cache = made(tmp_path)
-    claim = cache.claim("k", "a.tar", 300)
-    assert cache.claim("k", "a.tar", 300) is None
+    claim = cache.reserve("k", "a.tar", 300)
+    assert cache.reserve("k", "a.tar", 300) is None
     with pytest.raises(NoRoomError):
-        cache.claim("k", "b.tar", 100)
+        cache.reserve("k", "b.tar", 100)
     cache.release(claim)
     put(cache, "b.tar", 100)
-    assert cache.claim("k", "b.tar", 100) is None  # it is there
+    assert cache.reserve("k", "b.tar", 100) is None  # it is there
     assert cache.lease("k", "a.tar") is None
 
 
@@ -93,7 +93,7 @@ def test_jobs_with_limits_of_their_own_share_a_folder(tmp_path):
     put(small, "x.tar", 100, key="two")  # the oldest is in use, so the others go, down to what the small one allows
     assert names(large) == ["a.tar", "ledger.lock", "x.tar"]
     with pytest.raises(NoRoomError, match="5e-05 MB too much is in use, of 0.000000 GB of data.cache_gb"):
-        small.claim("two", "y.tar", 200)
+        small.reserve("two", "y.tar", 200)
     put(large, "y.tar", 700, key="two")
     assert names(large) == ["a.tar", "ledger.lock", "x.tar", "y.tar"]  # by its own limit the large one has room
     assert lease.is_current
@@ -104,7 +104,7 @@ def test_what_other_sets_have_in_use_is_told_before_training(tmp_path):
     put(cache, "a.tar", 300, key="one")
     cache.check(900, "two")  # nobody uses it
     lease = cache.lease("one", "a.tar")
-    claim = cache.claim("one", "b.tar", 100)
+    claim = cache.reserve("one", "b.tar", 100)
     cache.check(900, "one")  # the ranks of a job share what they use
     cache.check(600, "two")
     with pytest.raises(
@@ -126,7 +126,7 @@ def test_a_file_of_another_size_is_thrown_away(tmp_path):
 
 def claim_and_wait(folder, started):
     cache = Cache(folder, 1000)
-    claim = cache.claim("k", "a.tar", 900)
+    claim = cache.reserve("k", "a.tar", 900)
     claim.part(0).write_bytes(bytes(500))
     started.set()
     time.sleep(60)
@@ -135,12 +135,12 @@ def claim_and_wait(folder, started):
 def test_nothing_stays_of_a_process_that_was_killed(tmp_path):
     cache = made(tmp_path, 1000)
     context = multiprocessing.get_context("spawn")
-    for next_start in (lambda: cache.check(0), lambda: cache.release(cache.claim("k", "b.tar", 900))):
+    for next_start in (lambda: cache.check(0), lambda: cache.release(cache.reserve("k", "b.tar", 900))):
         started = context.Event()
         process = context.Process(target=claim_and_wait, args=(cache.folder, started))
         process.start()
         assert started.wait(30)
-        assert cache.claim("k", "a.tar", 900) is None
+        assert cache.reserve("k", "a.tar", 900) is None
         assert names(cache) == ["a.tar.0.part", "a.tar.lock", "ledger.lock"]
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -151,7 +151,7 @@ def test_nothing_stays_of_a_process_that_was_killed(tmp_path):
 def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        ValueError, match=r"cache folder .*file/cache cannot be used \(Not a directory\). Expected one on"
+        ValueError, match=r"cache folder .*file/cache cannot be used \(Not a directory\). Expected a writable"
     ):
         Cache(tmp_path / "file" / "cache", 1000).check(0)
     with pytest.raises(
@@ -159,7 +159,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     ):
         Cache(tmp_path / "cache", 1000).check(2000)
     with pytest.raises(
-        ValueError, match=r"has .* GB free and 0 GB of cache, expected 1e\+09 GB together at least. Make"
+        ValueError, match=r"has .* GB free and 0 GB of cache, expected 1e\+09 GB together at least. Free"
     ):
         Cache(tmp_path / "cache", 10**19).check(10**18)
 
@@ -174,7 +174,7 @@ def mounted(tmp_path):
 def test_a_read_only_disk(mounted):
     subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
     with pytest.raises(
-        ValueError, match=r"The cache folder .* cannot be used \(Read-only file system\). Expected one on"
+        ValueError, match=r"The cache folder .* cannot be used \(Read-only file system\). Expected a writable"
     ):
         Cache(mounted / "cache", 1000).check(0)
 
@@ -182,7 +182,7 @@ def test_a_read_only_disk(mounted):
 def test_a_disk_smaller_than_its_cache(mounted):
     cache = Cache(mounted / "cache", 10**9)
     with pytest.raises(
-        ValueError, match="GB free and 0 GB of cache, expected 0.002000 GB together at least. Make room"
+        ValueError, match="GB free and 0 GB of cache, expected 0.002000 GB together at least. Free space"
     ):
         cache.check(2_000_000)
     cache.check(500_000)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from rspretrain.download.file_locks import Lease, evict, is_held, is_still, remove, try_lock
+from rspretrain.download.file_locks import Lease, evict, is_held, is_same_file, remove, try_lock
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -63,10 +63,10 @@ def test_a_path_may_lead_to_another_file(tmp_path):
     path = tmp_path / "set" / "a"
     path.parent.mkdir()
     descriptor = opened(path)
-    assert is_still(path, descriptor)
+    assert is_same_file(path, descriptor)
     (tmp_path / "b").touch()
     (tmp_path / "b").rename(path)
-    assert not is_still(path, descriptor)
+    assert not is_same_file(path, descriptor)
     remove(path)
-    assert not is_still(path, descriptor)
+    assert not is_same_file(path, descriptor)
     os.close(descriptor)

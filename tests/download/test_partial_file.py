@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from rspretrain.download.partial_file import FLUSH, Expected, PartialFile, WrongBytesError
+from rspretrain.download.partial_file import FLUSH_BYTES, Expected, PartialFile, WrongBytesError
 
 DATA = os.urandom(3_000_000)
 WHOLE = Expected(len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -12,10 +12,10 @@ WHOLE = Expected(len(DATA), hashlib.sha256(DATA).hexdigest())
 
 def test_taken_in_as_it_grows(tmp_path, monkeypatch):
     with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming, (tmp_path / "a").open("wb", buffering=0) as file:
-        assert incoming.look() == (0, 0)
+        assert incoming.poll() == (0, 0)
         for start in range(0, len(DATA), 1_000_000):
             file.write(DATA[start : start + 1_000_000])
-            assert incoming.look()[0] == start + 1_000_000
+            assert incoming.poll()[0] == start + 1_000_000
         monkeypatch.setattr(hashlib, "file_digest", None)  # nothing is read again
         incoming.verify()
 
@@ -27,7 +27,7 @@ def test_written_out_of_order_it_is_read_again(tmp_path):
             file.seek(1_000_000)
             file.write(DATA[1_000_000:])
             file.flush()
-            incoming.look()
+            incoming.poll()
             file.seek(0)
             file.write(DATA[:1_000_000])
         incoming.verify()
@@ -37,25 +37,27 @@ def test_another_file_in_its_place(tmp_path):
     with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
         (tmp_path / "b").write_bytes(DATA)
         (tmp_path / "b").rename(tmp_path / "a")
-        assert incoming.look()[0] == len(DATA)
+        assert incoming.poll()[0] == len(DATA)
         incoming.verify()
 
 
 def test_too_much_too_little_and_something_else(tmp_path):
     with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
         (tmp_path / "a").write_bytes(DATA[1:])
-        incoming.look()
-        with pytest.raises(RuntimeError, match="2999999 bytes came, the manifest says 3000000"):
+        incoming.poll()
+        with pytest.raises(RuntimeError, match="2999999 bytes arrived, the manifest says 3000000"):
             incoming.verify()
         (tmp_path / "a").write_bytes(DATA[1:] + b"x")
-        with pytest.raises(WrongBytesError, match=r"what came has SHA-256 \w{12}…, the manifest says \w{12}…: damaged"):
+        with pytest.raises(
+            WrongBytesError, match=r"the download has SHA-256 \w{12}…, the manifest says \w{12}…: it was damaged"
+        ):
             incoming.verify()
         (tmp_path / "a").write_bytes(DATA + b"x")
-        with pytest.raises(RuntimeError, match="it brought more than the 3000000 bytes that are expected"):
-            incoming.look()
+        with pytest.raises(RuntimeError, match="more than the expected 3000000 bytes arrived"):
+            incoming.poll()
     with closing(PartialFile(tmp_path / "b", Expected(limit=5))) as incoming:
         (tmp_path / "b").write_bytes(b"12345")
-        incoming.look()
+        incoming.poll()
         incoming.verify()
 
 
@@ -64,6 +66,6 @@ def test_the_disk_never_owes_much(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: flushed.append(os.fstat(descriptor).st_size))
     with closing(PartialFile(tmp_path / "a", Expected())) as incoming, (tmp_path / "a").open("wb", buffering=0) as file:
         for _ in range(5):
-            file.write(bytes(FLUSH // 2))
-            incoming.look()
-    assert flushed == [FLUSH, 2 * FLUSH]
+            file.write(bytes(FLUSH_BYTES // 2))
+            incoming.poll()
+    assert flushed == [FLUSH_BYTES, 2 * FLUSH_BYTES]

@@ -4,7 +4,7 @@ from gcsfs.retry import HttpError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from rspretrain.download.protocols import child, get_options, is_final, is_url, options, shown, told
+from rspretrain.download.protocols import child, describe_error, display_url, get_options, is_final, is_url, options
 
 
 def answer(status, message=""):
@@ -19,7 +19,7 @@ def test_urls_and_folders():
 
 def test_tokens_stay_at_the_end_and_out_of_messages():
     assert child("https://h/set/?sig=abc", "a.tar") == "https://h/set/a.tar?sig=abc"
-    assert shown("https://me:secret@h/set/a.tar?sig=abc") == "https://h/set/a.tar"
+    assert display_url("https://me:secret@h/set/a.tar?sig=abc") == "https://h/set/a.tar"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_tokens_stay_at_the_end_and_out_of_messages():
     ],
 )
 def test_what_errors_mean(error, cause, final):
-    assert told(error) == cause
+    assert describe_error(error) == cause
     assert is_final(error) is final
 
 

@@ -6,7 +6,7 @@ import pytest
 from servers import serving
 
 from rspretrain.download.partial_file import Expected
-from rspretrain.download.transfer import Patience, Source, Stopped, TransferError
+from rspretrain.download.transfer import RetryPolicy, Source, Stopped, TransferError
 
 pytestmark = pytest.mark.timeout(30)
 DATA = bytes(range(256)) * 2000
@@ -22,7 +22,7 @@ def server(tmp_path):
 
 
 def fetch(server, folder, expected=WHOLE, retries=2, timeout_s=0.4, name="a.tar", **more):
-    source = Source(server.url, Patience(timeout_s, retries))
+    source = Source(server.url, RetryPolicy(timeout_s, retries))
     return source.fetch(name, lambda attempt: folder / f"{attempt}.part", expected, **more)
 
 
@@ -38,26 +38,31 @@ def test_every_fault_ends_in_another_attempt(tmp_path, server, fault):
     ("fault", "cause"),
     [
         ("500", "the server answered 500"),
-        ("stall", "(not a byte came for 0.2 s|Timeout)"),
+        ("stall", "(no byte arrived for 0.2 s|Timeout)"),
         ("cut", "(payload|bytes came)"),
-        ("wrong", "what came has SHA-256 .*, the manifest says .*: damaged under way, or the file behind the URL is"),
-        ("long", "it brought more than|1560576 bytes came, the manifest says 512000"),
+        (
+            "wrong",
+            "the download has SHA-256 .*, the manifest says .*: it was damaged in transit, or the file behind the URL",
+        ),
+        ("long", "more than the expected|1560576 bytes arrived, the manifest says 512000"),
     ],
 )
 def test_in_the_end_the_error_names_url_cause_and_remedy(tmp_path, server, fault, cause):
     server.faults["a.tar"] = [f"{fault} forever"]
     with pytest.raises(
-        TransferError, match=rf"{server.url}/a.tar could not be fetched in 2 attempts .*{cause}"
-    ) as told:
+        TransferError, match=rf"{server.url}/a.tar could not be downloaded in 2 attempts .*{cause}"
+    ) as caught:
         fetch(server, tmp_path, retries=1, timeout_s=0.2)
-    assert "raise data.fetch_retries or data.fetch_timeout_s" in str(told.value)
+    assert "raise data.fetch_retries or data.fetch_timeout_s" in str(caught.value)
     assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize(("fault", "cause"), [("404", "there is no such file"), ("403", "the server answered 403")])
 def test_some_answers_are_final(tmp_path, server, fault, cause):
     server.faults["a.tar"] = [f"{fault} forever"]
-    with pytest.raises(TransferError, match=rf"/a.tar cannot be had: {cause}.*Check the URL and who may read it"):
+    with pytest.raises(
+        TransferError, match=rf"/a.tar cannot be downloaded: {cause}.*Check the URL and its permissions"
+    ):
         fetch(server, tmp_path)
     assert server.requests["a.tar"] == 1
 
@@ -65,7 +70,7 @@ def test_some_answers_are_final(tmp_path, server, fault, cause):
 def test_a_server_that_is_not_there(tmp_path, server):
     server.kill()
     with pytest.raises(
-        TransferError, match="could not be fetched in 2 attempts .*ClientConnectorError.* Check the link"
+        TransferError, match="could not be downloaded in 2 attempts .*ClientConnectorError.* Check network"
     ):
         fetch(server, tmp_path, retries=1)
 
@@ -88,10 +93,10 @@ def test_whoever_waits_may_give_up(tmp_path, server):
 def test_file_systems_without_an_event_loop(tmp_path):
     (tmp_path / "a.tar").write_bytes(DATA)
     (tmp_path / "parts").mkdir()
-    source = Source(f"file://{tmp_path}", Patience(5, 1))
+    source = Source(f"file://{tmp_path}", RetryPolicy(5, 1))
     assert source.read("a.tar") == DATA
     assert source.fetch("a.tar", lambda n: tmp_path / "parts" / f"{n}.part", WHOLE).read_bytes() == DATA
-    with pytest.raises(TransferError, match="b.tar cannot be had: there is no such file"):
+    with pytest.raises(TransferError, match="b.tar cannot be downloaded: there is no such file"):
         source.read("b.tar")
 
 
@@ -99,4 +104,4 @@ def test_unknown_protocols():
     with pytest.raises(
         ValueError, match=r"nosuch://x/y cannot be opened .*Expected a folder, or a URL of http, https, s3"
     ):
-        Source("nosuch://x/y", Patience())
+        Source("nosuch://x/y", RetryPolicy())

@@ -12,7 +12,7 @@ from rspretrain.batch import Batch
 from rspretrain.evaluation import archive_loader
 from rspretrain.evaluation.archive_loader import ArchiveLoader
 from rspretrain.sensors import Group
-from rspretrain.shardset.footprints import corners_of
+from rspretrain.shardset.rows import corners_of
 from rspretrain.streaming.loader import evaluation_batches
 from rspretrain.transforms.inputs import SensorInput, SensorSettings
 from rspretrain.transforms.resample import full_geometry
@@ -53,7 +53,7 @@ def test_unreadable_images_are_skipped_and_named() -> None:
     archive = MemoryArchive(6, broken={1: "unreadable", 4: "cloudy"})
     found = batches(archive, [0, 1, 2, 3, 4, 5], batch_size=2)
     assert [batch.rows.tolist() for batch in found] == [[0, 2], [3, 5]]
-    assert [(fault.name, fault.reason) for fault in found.faults] == [("Patch1", "Patch.tif: cannot be read whole")]
+    assert [(fault.name, fault.reason) for fault in found.faults] == [("Patch1", "Patch.tif: cannot be read")]
     assert [fault.name for fault in found.excluded] == ["Patch4"]
     assert found.corners().shape == (4, 5, 2)
     assert batches(archive, []).corners().shape == (0, 5, 2)

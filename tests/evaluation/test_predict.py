@@ -180,7 +180,7 @@ def test_labels_require_the_classes_of_the_classifier(shards: ShardSet) -> None:
 def test_an_archive_without_readable_images_is_refused(shards: ShardSet) -> None:
     archive = MemoryArchive(2, broken={0: "unreadable", 1: "cloudy"})
     with pytest.raises(
-        ValueError, match=r"None of 2 images can be predicted, expected at least one; Patch0: .*whole\. C"
+        ValueError, match=r"None of 2 images can be predicted, expected at least one; Patch0: .*read\. C"
     ):
         predict_patches(pair(), sensor_inputs(shards), archive, multi=True)
 

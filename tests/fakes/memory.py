@@ -43,7 +43,7 @@ class MemoryArchive(Archive):
         number = entry.source
         fault = self.broken.get(number)
         if fault == "unreadable":
-            raise PatchError("Patch.tif: cannot be read whole")
+            raise PatchError("Patch.tif: cannot be read")
         if fault == "cloudy":
             raise PatchExcluded("clouds cover 80 %, more than max_cloud 50 %")
         images = {group.name: self.pixels(number, group) for group in self.groups}

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rspretrain.shardset import counting
-from rspretrain.shardset.counting import Band, Scratch, band_of
+from rspretrain.shardset.counting import BandCounter, Scratch, band_counter
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
 SCRATCH = Scratch()
 
 
-def band(dtype: str, *parts: np.ndarray, nodata: float | None = None) -> Band:
-    made = band_of(dtype, nodata, SCRATCH)
+def band(dtype: str, *parts: np.ndarray, nodata: float | None = None) -> BandCounter:
+    made = band_counter(dtype, nodata, SCRATCH)
     for part in parts:
         made.add(part)
-    made.settle()
+    made.flush()
     return made
 
 
-def everything(band: Band) -> tuple:
+def everything(band: BandCounter) -> tuple:
     return band.counts.tobytes(), band.state(), band.sums(), [x.hex() for x in band.extremes()]
 
 
@@ -115,7 +115,7 @@ def test_nodata_may_be_nan():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(dtype, value):
-    with pytest.raises(ValueError, match="Statistics met NaN or infinity, expected finite pixels. Leave"):
+    with pytest.raises(ValueError, match="Statistics got NaN or infinite pixels, expected finite ones. Exclude"):
         band(dtype, np.array([1.0, value], dtype))
 
 
@@ -126,4 +126,4 @@ def test_nothing_has_no_extremes():
 @pytest.mark.parametrize("dtype", ["int64", "complex64", "bool"])
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(ValueError, match=f"No statistics of {dtype}, expected integers of up to 32 bits or floats"):
-        band_of(dtype, None, SCRATCH)
+        band_counter(dtype, None, SCRATCH)

@@ -81,7 +81,7 @@ def test_what_is_not_a_shard_set(tmp_path):
 
 def test_unknown_names(tmp_path):
     shards = memory_shards(tmp_path, samples=4)
-    with pytest.raises(ValueError, match=r"has no nomenclature '19'; it has \['all', 'class'\]"):
+    with pytest.raises(ValueError, match=r"has no nomenclature '19'; its nomenclatures are \['all', 'class'\]"):
         shards.labels("19")
-    with pytest.raises(ValueError, match=r"has no column 'colour'; it has \['key', "):
+    with pytest.raises(ValueError, match=r"has no column 'colour'; its columns are \['key', "):
         shards.column("colour")

@@ -7,7 +7,15 @@ from fakes.memory import PAIR_GROUPS, SCENE_GROUPS, MemoryArchive
 from laws import check_record
 
 from rspretrain.patch import PatchError
-from rspretrain.shardset.record import END_OF_TAR, check_patch, encode, fixed_layout, follows
+from rspretrain.shardset.record import (
+    END_OF_TAR,
+    check_patch,
+    encode,
+    fixed_layout,
+    matches_layout,
+    npy_header,
+    parse_npy_header,
+)
 
 
 @pytest.mark.parametrize("groups", [PAIR_GROUPS, SCENE_GROUPS])
@@ -22,7 +30,7 @@ def test_records_of_equal_images_have_equal_places():
     layout = fixed_layout(archive.groups, True, archive.metadata_bytes)
     for entry in archive.entries()[0][:7]:
         record = encode(archive.read(entry), archive.groups, archive.nomenclatures, archive.metadata_bytes)
-        assert follows(record, layout)
+        assert matches_layout(record, layout)
     assert fixed_layout(SCENE_GROUPS, True, 1024) is None
 
 
@@ -63,3 +71,11 @@ def test_shape_label_and_key():
             check_patch(type(patch)(**{**vars(patch), **change}), archive.groups, archive.nomenclatures)
     with pytest.raises(PatchError, match="has 111 characters, a tar header holds 100"):
         encode(type(patch)(**{**vars(patch), "key": "k" * 100}), archive.groups, archive.nomenclatures, 1024)
+
+
+def test_an_array_header_one_bit_off_is_a_value_error():
+    header = npy_header("float32", (2, 3, 3))
+    assert parse_npy_header(header) == (np.dtype("float32"), (2, 3, 3))
+    for damaged in (header.replace(b"<f4", b"<b4"), header.replace(b"<f4", b"<f1"), header.replace(b"False", b"Fals ")):
+        with pytest.raises(ValueError, match="array header .*, expected"):
+            parse_npy_header(damaged)

@@ -13,7 +13,7 @@ from processes import CONTEXT, join, start
 from servers import object_store, serving, total_bytes
 
 from rspretrain.download.cache import Cache
-from rspretrain.download.transfer import Patience, TransferError
+from rspretrain.download.transfer import RetryPolicy, TransferError
 from rspretrain.shardset.index import CorruptSampleError, open_shards
 from rspretrain.shardset.manifest import Manifest, dump_manifest
 from rspretrain.shardset.remote import RemoteOptions
@@ -29,7 +29,7 @@ def server(tmp_path):
 
 
 def options(folder, limit=10**9, timeout_s=1.0, retries=3):
-    return RemoteOptions(folder / "cache", limit, Patience(timeout_s, retries))
+    return RemoteOptions(folder / "cache", limit, RetryPolicy(timeout_s, retries))
 
 
 def left(folder):
@@ -70,13 +70,11 @@ def test_another_version_of_a_set_is_another_folder(tmp_path, server):
 
 def test_no_set_behind_the_url(tmp_path, server):
     with pytest.raises(
-        ValueError, match=r"/nowhere/manifest.json cannot be had: there is no such file. .* that shards/b"
+        ValueError, match=r"/nowhere/manifest.json cannot be downloaded: there is no such file. .* that `rspr"
     ):
         open_shards(f"{server.url}/nowhere", options(tmp_path))
     (tmp_path / "set" / "manifest.json").write_text("<html>Sign in</html>")
-    with pytest.raises(
-        ValueError, match=r"127.0.0.1:\d+/manifest.json, in the cache, is not to be used: .* is not JSON"
-    ):
+    with pytest.raises(ValueError, match=r"127.0.0.1:\d+/manifest.json, in the cache, cannot be used: .* is not JSON"):
         open_shards(server.url, options(tmp_path))
     assert left(tmp_path) == ["ledger.lock"]
 
@@ -84,7 +82,8 @@ def test_no_set_behind_the_url(tmp_path, server):
 def test_an_index_that_is_not_the_manifests(tmp_path, server):
     (tmp_path / "set" / "index.parquet").write_bytes(b"PAR1")
     with pytest.raises(
-        ValueError, match=r"/index.parquet is another file, 3 times the same: .*SHA-256.*Upload index.par"
+        ValueError,
+        match=r"/index.parquet is not the file of the manifest, in 3 identical downloads: .*SHA-256.*Upload index.par",
     ):
         open_shards(server.url, options(tmp_path))
 
@@ -94,7 +93,7 @@ def test_names_that_lead_out_of_the_cache(tmp_path, server):
     content = json.loads(path.read_text())
     content["shards"][0]["name"] = "../../evil.tar"
     path.write_bytes(dump_manifest(Manifest.model_validate(content)))
-    with pytest.raises(ValueError, match=r"names a shard '../../evil.tar', expected a plain name"):
+    with pytest.raises(ValueError, match=r"names a shard '../../evil.tar', expected a plain file name"):
         open_shards(server.url, options(tmp_path))
 
 
@@ -102,7 +101,8 @@ def test_wrong_bytes_for_good_name_the_url(tmp_path, server):
     shards = open_shards(server.url, options(tmp_path))
     server.faults["memory-000002.tar"] = ["wrong forever"]
     with pytest.raises(
-        TransferError, match=rf"{server.url}/memory-000002.tar is another file, 3 times the same: .*SHA"
+        TransferError,
+        match=rf"{server.url}/memory-000002.tar is not the file of the manifest, in 3 identical downloads: .*SHA",
     ):
         shards.read(16)
     assert server.requests["memory-000002.tar"] == 3
@@ -124,10 +124,12 @@ def test_a_cached_shard_that_the_disk_damaged_is_fetched_again_once(tmp_path, se
     damage(shards.path / "memory-000000.tar")
     assert np.array_equal(shards.read(0)[0]["s1_10m"], near.read(0)[0]["s1_10m"])
     assert server.requests["memory-000000.tar"] == 2
-    assert f"memory-000000.tar was damaged in the cache after it came from {server.url}/memory-000000" in caplog.text
+    assert (
+        f"memory-000000.tar was damaged in the cache after the download from {server.url}/memory-000000" in caplog.text
+    )
     damage(shards.path / "memory-000000.tar")
     with pytest.raises(
-        CorruptSampleError, match=r"was damaged before and fetched again from http.*/memory-000000.tar. Mind the disk"
+        CorruptSampleError, match=r"was damaged before and downloaded again from http.*/memory-000000.tar. Check the"
     ):
         shards.read(0)
     assert server.requests["memory-000000.tar"] == 2
@@ -156,7 +158,7 @@ def test_a_manifest_and_an_index_that_the_disk_damaged(tmp_path, server, name, c
 def test_a_disk_that_keeps_nothing_ends_it(tmp_path, server, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: bytes(size))
     with pytest.raises(
-        ValueError, match=r"cannot be kept in .*: twice, other bytes are read than were written. Mind th"
+        ValueError, match=r"cannot be stored in .*: twice, the bytes read differed from those written. Check"
     ):
         open_shards(server.url, options(tmp_path))
 
@@ -169,7 +171,7 @@ def test_a_shard_and_an_index_that_are_not_of_one_build(tmp_path, server):
     path.write_bytes(dump_manifest(Manifest.model_validate(content)))
     shards = open_shards(server.url, options(tmp_path))
     with pytest.raises(
-        CorruptSampleError, match=r"is the one behind http.*/memory-000001.tar, so that shard and index.parquet are no"
+        CorruptSampleError, match=r"is the one behind http.*/memory-000001.tar, so that shard and index.parquet are fr"
     ):
         shards.read(8)
     assert server.requests["memory-000001.tar"] == 1  # another download would bring the same
@@ -242,7 +244,9 @@ def test_from_an_object_store(tmp_path, monkeypatch):
         remote = open_shards("s3://bucket/set", options(tmp_path, timeout_s=10))
         assert remote.manifest_sha256 == local.manifest_sha256
         assert np.array_equal(remote.read(9)[0]["s2_10m"], local.read(9)[0]["s2_10m"])
-        with pytest.raises(ValueError, match=r"s3://bucket/other/manifest.json cannot be had: there is no such file."):
+        with pytest.raises(
+            ValueError, match=r"s3://bucket/other/manifest.json cannot be downloaded: there is no such file."
+        ):
             open_shards("s3://bucket/other", options(tmp_path))
 
 

@@ -35,4 +35,4 @@ def test_bytes_of_no_tar(tmp_path):
     noise = np.random.default_rng(0).bytes(5000)
     found = scan(tmp_path, 1, noise)
     assert not found.rows
-    assert found.faults[-1].reason == "ends without the end of a tar"
+    assert found.faults[-1].reason == "has no end-of-tar marker"

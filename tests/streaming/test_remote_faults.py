@@ -86,7 +86,9 @@ def test_a_server_that_restarts_within_an_epoch(tmp_path, kind, server, url, loc
 @pytest.mark.parametrize(("answer", "cause"), [("404", "there is no such file"), ("403", ".*([Ff]orbidden| 403).*")])
 def test_missing_and_forbidden_shards(tmp_path, server, url, answer, cause):
     server.faults["memory-000003.tar"] = [f"{answer} forever"]
-    with pytest.raises(RuntimeError, match=rf"{url}/memory-000003.tar cannot be had: ({cause}). Check the URL and who"):
+    with pytest.raises(
+        RuntimeError, match=rf"{url}/memory-000003.tar cannot be downloaded: ({cause}). Check the URL and its"
+    ):
         seen(loader(settings(url, tmp_path)))
     assert server.requests["memory-000003.tar"] == 1
 
@@ -95,8 +97,10 @@ def test_no_server(tmp_path, server, url):
     stream = loader(settings(url, tmp_path, fetch_retries=1))
     server.kill()
     with pytest.raises(
-        RuntimeError, match=rf"{url}/memory-00000\d.tar could not be fetched in 2 attempts over .* Check"
+        RuntimeError, match=rf"{url}/memory-00000\d.tar could not be downloaded in 2 attempts over .* Check"
     ):
         seen(stream)
-    with pytest.raises(ValueError, match=rf"{url}/manifest.json could not be fetched in 2 attempts over .* Check the"):
+    with pytest.raises(
+        ValueError, match=rf"{url}/manifest.json could not be downloaded in 2 attempts over .* Check net"
+    ):
         open_shards(url, settings(url, tmp_path, fetch_retries=1).remote_options())

@@ -104,7 +104,9 @@ def test_batches_do_not_depend_on_the_number_of_processes(tmp_path, server, worl
 
 def test_a_failed_download_stops_the_run(tmp_path, server):
     server.faults["memory-000003.tar"] = ["500 forever"]
-    with pytest.raises(RuntimeError, match=rf"{server.url}/memory-000003.tar could not be fetched in 2 attempts over"):
+    with pytest.raises(
+        RuntimeError, match=rf"{server.url}/memory-000003.tar could not be downloaded in 2 attempts over"
+    ):
         seen(loader(settings(server.url, tmp_path, fetch_retries=1)))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("fetch", "gather"))]
 
@@ -156,7 +158,7 @@ def test_damaged_cached_shards_are_downloaded_again(tmp_path, server, caplog):
     damage_cache(tmp_path)  # a run verifies each checksum once; the next run finds this damage
     assert same(seen(loader(data)), local)
     assert set(server.shards().values()) == {3}
-    assert caplog.text.count(f"after it came from {server.url}/memory-00000") == 12
+    assert caplog.text.count(f"after the download from {server.url}/memory-00000") == 12
 
 
 def test_ranks_that_find_the_same_damage_download_it_once(tmp_path, server):
@@ -180,7 +182,7 @@ def test_repeated_damage_stops_the_run_or_is_replaced(tmp_path, server):
     next(iter(stream.sources.sets.values())).remote._renewed.update(range(6))  # as if downloaded again before
     seen(loader(data), 6)
     damage_cache(tmp_path)
-    with pytest.raises(CorruptSampleError, match=r"memory-00000\d.tar .*was damaged before and fetched again from"):
+    with pytest.raises(CorruptSampleError, match=r"memory-00000\d.tar .*was damaged before and downloaded again from"):
         seen(stream, 6)
     more = {"on_corrupt": "quarantine", "quarantine_limit": 0.5, "streams": 1}
     stream = loader(settings(server.url, tmp_path, **more))

@@ -6,7 +6,7 @@ import pytest
 from fakes.memory import memory_shards
 from servers import serving
 
-from rspretrain.download.transfer import Patience, TransferError
+from rspretrain.download.transfer import RetryPolicy, TransferError
 from rspretrain.shardset.index import open_shards
 from rspretrain.shardset.remote import RemoteOptions
 from rspretrain.streaming.shard_prefetcher import ShardPrefetcher
@@ -22,7 +22,7 @@ def server(tmp_path):
 
 
 def remote(server, tmp_path, limit=10**9, timeout_s=0.5, retries=1):
-    options = RemoteOptions(tmp_path / "cache", limit, Patience(timeout_s, retries))
+    options = RemoteOptions(tmp_path / "cache", limit, RetryPolicy(timeout_s, retries))
     return open_shards(server.url, options).remote
 
 
@@ -57,10 +57,10 @@ def test_shards_that_are_no_longer_requested_free_space(tmp_path, server):
         prefetcher.request([1, 2, 3])
         assert [prefetcher.lease(number).path.name[-5] for number in (1, 2)] == ["1", "2"]
         with pytest.raises(
-            RuntimeError, match=r"memory-000003.tar was waited for [\d.]+ s: the cache folder .* has no room"
+            RuntimeError, match=r"memory-000003.tar did not arrive within [\d.]+ s: the cache folder .* has no room"
         ):
             prefetcher.lease(3)
-    assert far.cache.claim("other", "x", 2 * far.manifest.shards[0].bytes) is not None  # all leases are released
+    assert far.cache.reserve("other", "x", 2 * far.manifest.shards[0].bytes) is not None  # all leases are released
 
 
 def test_errors_are_raised_by_lease(tmp_path, server):
@@ -70,7 +70,7 @@ def test_errors_are_raised_by_lease(tmp_path, server):
         prefetcher.request([1, 0])
         assert prefetcher.lease(0)
         for _ in range(3):
-            with pytest.raises(TransferError, match=r"memory-000001.tar could not be fetched in 2 attempts"):
+            with pytest.raises(TransferError, match=r"memory-000001.tar could not be downloaded in 2 attempts"):
                 prefetcher.lease(1)
     assert server.requests["memory-000001.tar"] == 2  # a failed shard is not tried again
 

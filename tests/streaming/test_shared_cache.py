@@ -116,7 +116,7 @@ def test_one_of_two_jobs_that_do_not_fit_together_continues(tmp_path, servers):
             assert same(torch.load(tmp_path / f"{name}.pt"), alone)
         else:
             error = (tmp_path / f"{name}.error").read_text()
-            assert re.search(r"/memory-00000\d.tar was waited for [\d.]+ s: the cache folder .* has no room for", error)
+            assert re.search(r"/memory-00000\d.tar did not arrive within [\d.]+ s: the cache .* no room for", error)
 
 
 def test_a_job_without_cache_space_is_refused_before_training(tmp_path, servers):

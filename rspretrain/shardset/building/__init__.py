@@ -1,1 +1,1 @@
-"""Build shard sets: from the entries of an archive to tars, index and manifest."""
+"""Build shard sets: tars, index and manifest from the entries of an archive."""

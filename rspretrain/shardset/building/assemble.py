@@ -1,4 +1,4 @@
-"""Receipts of finished shards to a finished shard set: the report, the index, and the manifest last of all."""
+"""Finish a shard set from the receipts of its shards: write the report, the index, and last the manifest."""
 
 import hashlib
 from collections import Counter
@@ -28,12 +28,12 @@ from rspretrain.shardset.rows import finished_table
 from rspretrain.shardset.statistics import Tally
 
 REPORT_NAME = "build_report.json"
-ROW_GROUP = 65_536  # rows of the index that a reader with a filter may pass over
+ROW_GROUP = 65_536  # rows per row group of the index, the unit that readers with filters skip
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did. `faults` could not be converted; `excluded` the user did not want; both by name and reason."""
+    """The result of a build. `faults`: patches that could not be converted; `excluded`: by options of the user."""
 
     out: Path
     found: int
@@ -45,11 +45,11 @@ class BuildReport:
 
 
 class NothingWrittenError(ValueError):
-    """Not one patch of an archive could be converted; the folder holds nothing but the report."""
+    """No patch of an archive could be converted; the folder holds only the report."""
 
 
-def report_on(out: Path, listing_faults: list[Fault], receipts: Sequence[Receipt]) -> BuildReport:
-    """What the receipts add up to."""
+def make_report(out: Path, listing_faults: list[Fault], receipts: Sequence[Receipt]) -> BuildReport:
+    """The report of all receipts."""
     faults = [fault for fault in listing_faults if not isinstance(fault, Exclusion)]
     excluded: list[Fault] = [fault for fault in listing_faults if isinstance(fault, Exclusion)]
     for receipt in receipts:
@@ -61,18 +61,18 @@ def report_on(out: Path, listing_faults: list[Fault], receipts: Sequence[Receipt
 
 
 def assemble(plan: Plan, receipts: Sequence[Receipt], listing_faults: list[Fault], out: Path) -> BuildReport:
-    """Finish a shard set whose tars all lie in `out`. NothingWrittenError where no patch could be converted."""
-    report = report_on(out, listing_faults, receipts)
+    """Finish a shard set whose tars are all in `out`. NothingWrittenError if no patch could be converted."""
+    report = make_report(out, listing_faults, receipts)
     write_json(out / REPORT_NAME, report_json(plan.archive, report), indent=1)
     if not report.written:
         for receipt in receipts:
             (out / receipt.entry.name).unlink()
         raise NothingWrittenError(_nothing_written(report))
-    finish(plan, receipts, out)
+    write_index_and_manifest(plan, receipts, out)
     return report
 
 
-def finish(plan: Plan, receipts: Sequence[Receipt], out: Path) -> None:
+def write_index_and_manifest(plan: Plan, receipts: Sequence[Receipt], out: Path) -> None:
     """Write the index, then the manifest."""
     table = finished_table([receipt.rows for receipt in receipts if receipt.entry.samples])
     index = index_bytes(table)
@@ -82,14 +82,14 @@ def finish(plan: Plan, receipts: Sequence[Receipt], out: Path) -> None:
 
 
 def index_bytes(table: pa.Table) -> bytes:
-    """The index as a Parquet file: the same table gives the same bytes."""
+    """The index as a Parquet file. Equal tables give equal bytes."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
     return bytes(buffer.getvalue().to_pybytes())
 
 
 def manifest_of(plan: Plan, receipts: Sequence[Receipt], table: pa.Table, index_sha256: str) -> Manifest:
-    """The manifest of finished shards whose index is `table`."""
+    """The manifest of finished shards with the index `table`."""
     over, tally = _statistics(plan, receipts)
     splits = Counter(split for split in table.column("split").to_pylist() if split is not None)
     return Manifest(
@@ -113,7 +113,7 @@ def manifest_of(plan: Plan, receipts: Sequence[Receipt], table: pa.Table, index_
 
 
 def _statistics(plan: Plan, receipts: Sequence[Receipt]) -> tuple[Any, Tally]:
-    """Over the training split; over everything where an archive has none."""
+    """Statistics over the training split; over all samples if there is none."""
     merged = {name: Tally(plan.sensor_groups()) for name in (TRAIN, REST)}
     for receipt in receipts:
         for name, tally in receipt.tallies.items():
@@ -144,6 +144,6 @@ def _nothing_written(report: BuildReport) -> str:
     first = f"; the first was {report.faults[0].name}: {report.faults[0].reason}" if report.faults else ""
     return (
         f"No patch could be converted: {report.found} found, {len(report.faults)} left out, {len(report.excluded)} "
-        f"excluded{first}. Expected at least one whole patch; check the source folder against the archive's layout "
+        f"excluded{first}. Expected at least one complete patch; compare the source folder with the archive's layout "
         f"({REPORT_NAME} lists every reason)."
     )

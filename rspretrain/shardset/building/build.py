@@ -1,7 +1,7 @@
-"""Archive to shards: chunk the entries, write one tar and one receipt a chunk, and assemble the set when all are there.
+"""Build shards from an archive: one tar and one receipt per chunk of entries, then index and manifest.
 
-A chunk depends on nothing but its own entries, so it may be built by any process of any node, at any time, twice: the
-bytes are the same. Whatever cannot be converted whole is left out, named in build_report.json, and counted.
+A shard depends on its entries alone, so any process on any node may build it at any time, even twice: the bytes are the
+same. Patches that cannot be converted without loss are left out, and listed in build_report.json.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from pathlib import Path
 from rspretrain.archives.base import Archive, Entry
 from rspretrain.files import atomic
 from rspretrain.patch import Fault, PatchError, PatchExcluded
-from rspretrain.shardset.building.assemble import BuildReport, assemble, report_on
+from rspretrain.shardset.building.assemble import BuildReport, assemble, make_report
 from rspretrain.shardset.building.plan import Listing, Plan, list_entries, plan_build
-from rspretrain.shardset.building.receipt import Census, Receipt, is_finished, read_receipt, write_receipt
-from rspretrain.shardset.building.workdir import claim, finished_report, leave, read_listing_faults
+from rspretrain.shardset.building.receipt import Receipt, ShardStatistics, is_finished, read_receipt, write_receipt
+from rspretrain.shardset.building.workdir import finished_report, lock_build, read_listing_faults, remove_workdir
 from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
-from rspretrain.shardset.record import END_OF_TAR, RAW, check_patch, encode, follows
+from rspretrain.shardset.record import END_OF_TAR, RAW, check_patch, encode, matches_layout
 from rspretrain.shardset.rows import Row, index_row, shard_table
 
 Progress = Callable[[int, int], None]
@@ -35,14 +35,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Part:
-    """The share of a build that one node has: every `of`-th shard, from `number` (counted from 1) on."""
+    """The part of a build that one node does: every `of`-th shard, starting at `number` (counted from 1)."""
 
     number: int = 1
     of: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.of:
-            raise ValueError(f"part {self.number}/{self.of} does not exist, expected i/n with 1 <= i <= n.")
+            raise ValueError(
+                f"part {self.number}/{self.of} does not exist, expected i/n with 1 <= i <= n. Correct --part."
+            )
 
     def shards(self, plan: Plan) -> range:
         """The numbers of this part's shards."""
@@ -60,33 +62,34 @@ def build_shards(
     part: Part = Part(),
     progress: Progress = lambda done, total: None,
 ) -> BuildReport:
-    """Build a shard set from an archive, go on with an unfinished one, or do nothing about a finished one.
+    """Build a shard set from an archive, or continue an unfinished build. Does nothing if it is finished.
 
-    The bytes are a function of the archive, `samples_per_shard`, `shuffle` and `codec`; not of `workers`, parts and
-    interruptions. `shuffle` mixes the entries by their keys, so that a shard is a fair sample. A part has shards and
-    receipts, but no manifest; `merge_parts` joins parts. `progress` gets the entries done so far and those there are.
-    ValueError where `out` holds something else, another process builds there, or nothing could be converted.
+    The bytes depend on the archive, `samples_per_shard`, `shuffle` and `codec`, but not on `workers`, parts and
+    interruptions. `shuffle` distributes the entries by a hash of their keys, so that every shard is a random sample. A
+    part has shards and receipts, but no manifest; `merge_parts` joins parts. `progress` gets the numbers of finished
+    and of all entries. ValueError if `out` holds something else, another process builds there, or no patch was
+    converted.
     """
     listing = list_entries(archive, shuffle=shuffle, samples_per_shard=samples_per_shard)
     plan = plan_build(archive, listing, samples_per_shard=samples_per_shard, shuffle=shuffle, codec=codec)
     if (report := finished_report(out, plan)) is not None:
         progress(plan.entries, plan.entries)
         return report
-    with claim(out, plan, listing.faults, exclusive=part.of == 1):
+    with lock_build(out, plan, listing.faults, exclusive=part.of == 1):
         _build_missing(_Job(archive, plan, out), listing, part, workers, progress)
         receipts = [read_receipt(out, plan.shard_name(number), archive.groups) for number in part.shards(plan)]
-        whole = [receipt for receipt in receipts if receipt is not None]
-        assert len(whole) == len(receipts), "every shard of the part has just been finished"
+        finished = [receipt for receipt in receipts if receipt is not None]
+        assert len(finished) == len(receipts), "all shards of the part were just built"
         if part.of > 1:
-            return report_on(out, listing.faults if part.number == 1 else [], whole)
-        report = assemble(plan, whole, read_listing_faults(out), out)
-        leave(out)
+            return make_report(out, listing.faults if part.number == 1 else [], finished)
+        report = assemble(plan, finished, read_listing_faults(out), out)
+        remove_workdir(out)
     return report
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker process has to know."""
+    """The input of a worker process."""
 
     archive: Archive
     plan: Plan
@@ -106,14 +109,14 @@ def _build_missing(job: _Job, listing: Listing, part: Part, workers: int, progre
 
 
 def _run(job: _Job, tasks: list[tuple[int, list[Entry]]], workers: int) -> Iterator[int]:
-    """Build shards, yielding the number of entries of each as it gets ready; in processes where there are several."""
+    """Build shards, in processes for several workers. Yields the number of entries of each finished shard."""
     if workers <= 1:
         yield from (_build_shard(job, number, entries) for number, entries in tasks)
         return
     context = _fork_server([__name__, type(job.archive).__module__])
-    with ProcessPoolExecutor(min(workers, len(tasks) or 1), context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks) or 1), context, initializer=_exit_with_parent) as pool:
         queue = iter(tasks)
-        # Few tasks at a time: a list of millions of entries is not copied into a pipe before it is needed.
+        # Submit few tasks at a time, so that millions of entries are not pickled before they are needed.
         running: set[Future[int]] = set()
         try:
             while True:
@@ -125,8 +128,8 @@ def _run(job: _Job, tasks: list[tuple[int, list[Entry]]], workers: int) -> Itera
                 yield from (future.result() for future in ready)
         except BrokenProcessPool:
             raise RuntimeError(
-                "A worker process died; the kernel ends processes when memory runs out. Start the same command again, "
-                "perhaps with fewer --workers: finished shards stay."
+                "A worker process died, possibly because memory ran out. Start the same command again, if necessary "
+                "with fewer --workers: finished shards are kept."
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -134,14 +137,14 @@ def _run(job: _Job, tasks: list[tuple[int, list[Entry]]], workers: int) -> Itera
 
 
 def _fork_server(modules: list[str]) -> multiprocessing.context.BaseContext:
-    """Where workers come from: a process that has imported `modules`, and does nothing else.
+    """A fork server that has imported `modules`.
 
-    Not fork: GDAL keeps threads and locks that a forked child would inherit in an unknown state; the server never calls
-    it. Not spawn: every worker would import everything again, 0.5 s of CPU.
+    Not fork: a child would inherit threads and locks of GDAL in an unknown state; the server never calls GDAL. Not
+    spawn: every worker would import all modules again, which takes 0.5 s of CPU.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(modules)
-    # Python 3.11 does not tell the server this process's path: it might import another copy of the package.
+    # Python 3.11 does not pass sys.path to the server, which might import another copy of the package.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     try:
@@ -153,8 +156,8 @@ def _fork_server(modules: list[str]) -> multiprocessing.context.BaseContext:
     return context
 
 
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for ever: end it, whatever it is doing."""
+def _exit_with_parent() -> None:
+    """Exit this worker when its parent dies; it would wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a child only"
 
@@ -167,7 +170,7 @@ def _die_with_parent() -> None:
 
 @dataclass
 class _Shard:
-    """A shard that is being written: what its receipt will say."""
+    """A shard that is being written, with the content of its receipt."""
 
     job: _Job
     number: int
@@ -178,10 +181,10 @@ class _Shard:
     size: int = 0
 
     def __post_init__(self) -> None:
-        self.census = Census(self.job.archive.groups)
+        self.statistics = ShardStatistics(self.job.archive.groups)
 
-    def take(self, entry: Entry) -> bytes | memoryview | None:
-        """The record to be written next; None, noted by name, where the entry cannot or shall not be converted."""
+    def add(self, entry: Entry) -> bytes | memoryview | None:
+        """Convert an entry to its record. None, with a recorded reason, if it cannot be converted or is excluded."""
         archive = self.job.archive
         try:
             patch = archive.read(entry)
@@ -195,20 +198,20 @@ class _Shard:
             self.faults.append(Fault(entry.name, str(reason)))
             return None
         self.rows.append(row)
-        self.census.add(patch.split, patch.images)
-        self.uniform = self.uniform and follows(record, self.job.plan.layout)
+        self.statistics.add(patch.split, patch.images)
+        self.uniform = self.uniform and matches_layout(record, self.job.plan.layout)
         self.size += len(record.data)
         return record.data
 
 
 def _build_shard(job: _Job, number: int, entries: list[Entry]) -> int:
-    """Write one tar and its receipt; returns the number of entries that it took care of."""
+    """Write one tar and its receipt. Returns the number of entries."""
     name = job.plan.shard_name(number)
     shard = _Shard(job, number)
     digest = hashlib.sha256()
     with atomic(job.out / name, temporary=job.out / BUILD_FOLDER / f"{name}.{os.getpid()}.tmp") as file:
         for entry in entries:
-            if (record := shard.take(entry)) is not None:
+            if (record := shard.add(entry)) is not None:
                 file.write(record)
                 digest.update(record)
         file.write(END_OF_TAR)
@@ -220,6 +223,8 @@ def _build_shard(job: _Job, number: int, entries: list[Entry]) -> int:
         sha256=digest.hexdigest(),
         uniform=shard.uniform,
     )
-    table, census = shard_table(shard.rows), shard.census
-    write_receipt(job.out, Receipt(line, table, shard.faults, shard.excluded, census.max_shapes, census.tallies))
+    table, statistics = shard_table(shard.rows), shard.statistics
+    write_receipt(
+        job.out, Receipt(line, table, shard.faults, shard.excluded, statistics.max_shapes, statistics.tallies)
+    )
     return len(entries)

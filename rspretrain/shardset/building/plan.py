@@ -1,7 +1,7 @@
-"""What a build will do, known before the first pixel is read: which entries make up which shard, in which format.
+"""The plan of a build, known before the first pixel is read: the entries of every shard, and the format.
 
-The plan lies in the folder of an unfinished build. A build goes on, and parts are joined, only under one and the same
-plan; that is what makes the bytes of a shard set independent of workers, nodes and interruptions.
+The plan is stored in the folder of an unfinished build. A build is continued, and parts are merged, only under the same
+plan. This makes the bytes of a shard set independent of workers, nodes and interruptions.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ PLAN_NAME = "plan.json"
 
 
 class Plan(Settings):
-    """The part of a manifest that does not depend on pixels, and a fingerprint of the archive's listing."""
+    """The part of a manifest that does not depend on pixels, and a checksum of the archive's entries."""
 
     version: int
     archive: str
@@ -41,12 +41,12 @@ class Plan(Settings):
 
     @property
     def sha256(self) -> str:
-        """The plan's fingerprint."""
+        """The checksum of the plan."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json")).encode()).hexdigest()
 
     @property
     def num_shards(self) -> int:
-        """How many tars the build has."""
+        """Number of tars of the build."""
         return -(-self.entries // self.samples_per_shard)
 
     def shard_name(self, number: int) -> str:
@@ -54,33 +54,33 @@ class Plan(Settings):
         return f"{self.archive}-{number:06d}.tar"
 
     def sensor_groups(self) -> tuple[Group, ...]:
-        """The groups, as the rest of the package knows them."""
+        """The groups as sensors.Group."""
         return tuple(Group(**group.model_dump()) for group in self.groups)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """An archive's entries in shard order, and what had to be left out before any was read."""
+    """The entries of an archive in shard order, and the faults found while listing."""
 
     entries: list[Entry]
     faults: list[Fault]
 
 
 def list_entries(archive: Archive, *, shuffle: bool, samples_per_shard: int) -> Listing:
-    """The archive's entries in shard order.
+    """The entries of an archive in shard order.
 
-    `shuffle` deals them out to shards by a hash of their keys, so that every shard is a fair sample. Inside a shard
-    they keep the archive's order: neighbours are read together (a tiler opens a scene once), and nobody is hurt,
-    because streaming shuffles inside shards anyway.
+    `shuffle` distributes them over shards by a hash of their keys, so that every shard is a random sample. Inside a
+    shard they keep the archive's order, so that neighbours are read together (a scene is opened once); streaming
+    shuffles inside shards anyway.
     """
     if samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard is {samples_per_shard}, expected at least 1. Leave it at 1024.")
+        raise ValueError(f"samples_per_shard is {samples_per_shard}, expected at least 1. The default is 1024.")
     entries, faults = archive.entries()
     if not shuffle:
         return Listing(entries, faults)
     hashed = [(xxhash.xxh3_64_intdigest(entry.key.encode()), number) for number, entry in enumerate(entries)]
-    dealt = [number for _, number in sorted(hashed)]
-    chunks = (sorted(dealt[i : i + samples_per_shard]) for i in range(0, len(dealt), samples_per_shard))
+    order = [number for _, number in sorted(hashed)]
+    chunks = (sorted(order[i : i + samples_per_shard]) for i in range(0, len(order), samples_per_shard))
     return Listing([entries[number] for chunk in chunks for number in chunk], faults)
 
 
@@ -106,7 +106,7 @@ def plan_build(archive: Archive, listing: Listing, *, samples_per_shard: int, sh
 
 
 def nomenclature_entries(nomenclatures: dict[str, Nomenclature]) -> dict[str, NomenclatureEntry]:
-    """Nomenclatures as they stand in plans and manifests."""
+    """Nomenclatures in the form of plans and manifests."""
     return {name: NomenclatureEntry(names=n.names, multi=n.multi) for name, n in nomenclatures.items()}
 
 
@@ -116,7 +116,7 @@ def store_plan(folder: Path, plan: Plan) -> None:
 
 
 def load_plan(folder: Path) -> Plan | None:
-    """The plan of the unfinished build in a folder; None where there is none, or none that this release understands."""
+    """The plan of the unfinished build in a folder; None if there is none, or this release cannot read it."""
     path = folder / BUILD_FOLDER / PLAN_NAME
     try:
         return Plan.model_validate_json(path.read_bytes())
@@ -125,8 +125,8 @@ def load_plan(folder: Path) -> Plan | None:
 
 
 def differences(one: Plan, other: Plan) -> str:
-    """Which fields of two plans differ, for an error: 'codec: raw / zstd'."""
+    """The fields in which two plans differ, for an error message: 'codec: raw / zstd'."""
     left, right = one.model_dump(), other.model_dump()
     long: Sequence[str] = ("groups", "nomenclatures", "layout", "entries_sha256")
-    told = [name if name in long else f"{name}: {left[name]} / {right[name]}" for name in left]
-    return "; ".join(text for name, text in zip(left, told, strict=True) if left[name] != right[name])
+    texts = [name if name in long else f"{name}: {left[name]} / {right[name]}" for name in left]
+    return "; ".join(text for name, text in zip(left, texts, strict=True) if left[name] != right[name])

@@ -1,7 +1,7 @@
-"""A receipt says that one shard is finished: its line of the manifest, its rows of the index, its statistics.
+"""Receipts of finished shards: the manifest entry, the index rows and the statistics of one shard.
 
-It is one Parquet file in the folder of the unfinished build, written after its shard. A shard without a receipt is
-built again; one with a receipt is never touched.
+A receipt is a Parquet file in the folder of the unfinished build, written after its shard. A shard without a receipt is
+built again; a shard with a receipt is never changed.
 """
 
 import json
@@ -20,23 +20,23 @@ from rspretrain.sensors import Group
 from rspretrain.shardset.manifest import BUILD_FOLDER, ShardEntry
 from rspretrain.shardset.statistics import Tally
 
-TRAIN, REST = "train", "rest"  # statistics are taken over the training split, or over everything where there is none
+TRAIN, REST = "train", "rest"  # statistics cover the training split, or all samples if there is none
 
 
-class Census:
-    """What is counted over the images of a shard: statistics by share of the split, and the largest shapes."""
+class ShardStatistics:
+    """Statistics of a shard: pixel counts of the training split and of the rest, and the largest shapes."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._groups = groups
-        self.tallies: dict[str, Tally] = {}  # TRAIN, REST -> statistics of these samples, where there are any
+        self.tallies: dict[str, Tally] = {}  # TRAIN, REST -> counts of these samples, if there are any
         self.max_shapes = {group.name: (0, 0) for group in groups}
 
     def add(self, split: str | None, images: Mapping[str, NDArray[Any]]) -> None:
         """Count one sample: [C H W] of every group."""
-        share = TRAIN if split == TRAIN else REST
-        if share not in self.tallies:
-            self.tallies[share] = Tally(self._groups)
-        self.tallies[share].add(images)
+        part = TRAIN if split == TRAIN else REST
+        if part not in self.tallies:
+            self.tallies[part] = Tally(self._groups)
+        self.tallies[part].add(images)
         for name, image in images.items():
             height, width = self.max_shapes[name]
             self.max_shapes[name] = max(height, image.shape[1]), max(width, image.shape[2])
@@ -49,18 +49,18 @@ class Receipt:
     entry: ShardEntry
     rows: pa.Table  # its rows of the index, without the derived columns
     faults: list[Fault]
-    excluded: list[Fault]  # left out because the user asked for it
+    excluded: list[Fault]  # excluded by options of the user
     max_shapes: dict[str, tuple[int, int]]
     tallies: dict[str, Tally]
 
 
 def receipt_path(folder: Path, shard: str) -> Path:
-    """Where the receipt of a shard lies."""
+    """The path of the receipt of a shard."""
     return folder / BUILD_FOLDER / f"{shard}.receipt"
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
-    """Put a receipt beside its shard, which must be in `folder` already."""
+    """Write the receipt of a shard that is already in `folder`."""
     content = {
         "entry": receipt.entry.model_dump(mode="json"),
         "faults": [vars(fault) for fault in receipt.faults],
@@ -74,7 +74,7 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
 
 
 def read_receipt(folder: Path, shard: str, groups: Sequence[Group]) -> Receipt | None:
-    """The receipt of a shard; None where the shard is not finished, or is not the one that the receipt is for."""
+    """The receipt of a shard; None if the shard is unfinished, or does not have the size in the receipt."""
     path = receipt_path(folder, shard)
     if not path.is_file():
         return None
@@ -104,7 +104,7 @@ def read_receipt(folder: Path, shard: str, groups: Sequence[Group]) -> Receipt |
 
 
 def is_finished(folder: Path, shard: str) -> bool:
-    """Whether a shard has a receipt and the size that it says; cheaper than reading all of it."""
+    """Whether a shard has a receipt and the size in it. Cheaper than `read_receipt`."""
     path = receipt_path(folder, shard)
     if not path.is_file():
         return False

@@ -1,10 +1,10 @@
-"""Shard sets of older format versions to the present one, in place: index and manifest are made anew from the tars.
+"""Upgrade shard sets of older format versions in place: index and manifest are created again from the tars.
 
-    1 -> 2   the tars stay as they are; the index gets degrees and GeoParquet footprints, the manifest statistics of
+    1 -> 2   the tars do not change; the index gets degrees and GeoParquet footprints, the manifest statistics of
              every band, the codec, the plan, and a checksum of itself
 
-Nothing is written before every tar has been read and found whole. The index is replaced first and the manifest last,
-so that an upgrade that was killed can be started again.
+Nothing is written before every tar has been verified. The index is replaced first and the manifest last, so that a
+killed upgrade can be started again.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from rspretrain.sensors import Group
 from rspretrain.settings import Settings
-from rspretrain.shardset.building.assemble import finish
+from rspretrain.shardset.building.assemble import write_index_and_manifest
 from rspretrain.shardset.building.plan import Plan
-from rspretrain.shardset.building.receipt import Census, Receipt
+from rspretrain.shardset.building.receipt import Receipt, ShardStatistics
 from rspretrain.shardset.manifest import VERSION, GroupSpec, Layout, NomenclatureEntry, ShardEntry, read_content
 from rspretrain.shardset.record import RAW, decode_array
 from rspretrain.shardset.rows import Row, shard_table
@@ -53,9 +53,10 @@ class _ManifestV1(Settings):
 
 
 def upgrade(folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-    """Bring a shard set to the present version; returns the version that it had. `progress` gets samples done and all.
+    """Upgrade a shard set to the current version, and return its previous version.
 
-    ValueError where it is no shard set, of a version that is not known, or damaged; then nothing has been changed.
+    `progress` gets the numbers of finished and of all samples. ValueError if it is not a shard set, damaged, or of an
+    unknown version; then nothing has been changed.
     """
     content = read_content(folder)
     version = content.get("version")
@@ -73,7 +74,7 @@ def upgrade(folder: Path, progress: Callable[[int, int], None] = lambda done, to
     for number, entry in enumerate(old.shards):
         receipts.append(_receipt(folder, entry, number, plan))
         progress(sum(receipt.entry.samples for receipt in receipts), old.samples)
-    finish(plan, receipts, folder)
+    write_index_and_manifest(plan, receipts, folder)
     return int(version)
 
 
@@ -87,7 +88,7 @@ def _parse(folder: Path, content: dict[str, Any]) -> _ManifestV1:
 
 
 def _plan(old: _ManifestV1) -> Plan:
-    """What the builder of version 1 did, as far as its manifest tells."""
+    """The plan of a version 1 build, as far as its manifest records it."""
     return Plan(
         version=VERSION,
         archive=old.archive,
@@ -96,7 +97,7 @@ def _plan(old: _ManifestV1) -> Plan:
         shuffled=True,
         samples_per_shard=max(entry.samples for entry in old.shards),
         entries=old.samples,
-        entries_sha256="",  # it was not kept
+        entries_sha256="",  # not recorded
         groups=tuple(GroupSpec(**group.model_dump(exclude={"max_shape"}), nodata=None) for group in old.groups),
         nomenclatures=old.nomenclatures,
         layout=old.layout,
@@ -104,7 +105,7 @@ def _plan(old: _ManifestV1) -> Plan:
 
 
 def _receipt(folder: Path, entry: ShardEntry, number: int, plan: Plan) -> Receipt:
-    """What a builder of the present version would have noted about a shard."""
+    """The receipt that the current builder would have written for a shard."""
     groups = plan.sensor_groups()
     contents = Contents(groups, {name: n.nomenclature() for name, n in plan.nomenclatures.items()}, plan.codec)
     path = folder / entry.name
@@ -119,13 +120,13 @@ def _receipt(folder: Path, entry: ShardEntry, number: int, plan: Plan) -> Receip
         if hashlib.sha256(data).hexdigest() != entry.sha256 or scan.faults or len(scan.rows) != entry.samples:
             reason = "; ".join(f"{fault.name} {fault.reason}" for fault in scan.faults[:3]) or "its SHA-256 differs"
             raise ValueError(f"{path} is damaged ({reason}). Restore it from a copy, then upgrade.")
-        census = Census(groups)
+        statistics = ShardStatistics(groups)
         for row in scan.rows:
-            census.add(row["split"], _images(data, row, groups))
-    return Receipt(entry, shard_table(scan.rows), [], [], census.max_shapes, census.tallies)
+            statistics.add(row["split"], _images(data, row, groups))
+    return Receipt(entry, shard_table(scan.rows), [], [], statistics.max_shapes, statistics.tallies)
 
 
 def _images(data: memoryview, row: Row, groups: Sequence[Group]) -> dict[str, Any]:
     spans = {group.name: (row[f"offset_{group.name}"], row[f"bytes_{group.name}"]) for group in groups}
-    # Copies: views would keep the mapping open.
+    # Copies, because views would keep the mapping open.
     return {name: decode_array(bytes(data[start : start + size])) for name, (start, size) in spans.items()}

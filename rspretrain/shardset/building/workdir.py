@@ -1,11 +1,11 @@
-"""The folder of an unfinished build: who works in it, under which plan, and what a killed process has left.
+"""The folder of an unfinished build: its lock, its plan, and leftovers of killed processes.
 
-out/memory-000000.tar …          whole shards only
-out/.build/plan.json             the plan; every process that works here has the same
-out/.build/listing.json          what the archive's listing had to leave out
-out/.build/<shard>.receipt       one for every finished shard
+out/memory-000000.tar …          finished shards
+out/.build/plan.json             the plan, the same for all processes of the build
+out/.build/listing.json          faults found while listing the archive
+out/.build/<shard>.receipt       one per finished shard
 out/.build/<shard>.<pid>.tmp     a shard that is being written
-out/.build/lock                  held by builders, exclusively by whoever assembles
+out/.build/lock                  locked by all builders, exclusively by the process that finishes the set
 """
 
 import contextlib
@@ -25,34 +25,34 @@ LISTING_NAME = "listing.json"
 
 
 @contextlib.contextmanager
-def claim(out: Path, plan: Plan, faults: list[Fault], *, exclusive: bool) -> Iterator[None]:
-    """Work in `out` under `plan`, alone if `exclusive`. The claim ends with the process, however it ends.
+def lock_build(out: Path, plan: Plan, faults: list[Fault], *, exclusive: bool) -> Iterator[None]:
+    """Lock `out` for a build under `plan`, for this process alone if `exclusive`. The kernel frees the lock at exit.
 
-    ValueError where `out` holds something that is no build under this plan, or another process is at work there.
+    ValueError if `out` holds anything but a build under this plan, or another process builds there.
     """
-    site = out / BUILD_FOLDER
-    if not site.is_dir():
+    workdir = out / BUILD_FOLDER
+    if not workdir.is_dir():
         _expect_empty(out)
-        site.mkdir(parents=True, exist_ok=True)
-    with (site / "lock").open("w") as lock:
+        workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"Another process builds in {out} at this moment. Wait for it, or choose another --out."
+                f"Another process is building in {out}, expected none. Wait for it, or choose another --out."
             ) from None
-        _settle(out, plan, faults)
+        _check_or_store_plan(out, plan, faults)
         if exclusive:
-            for leftover in site.glob("*.tmp"):
+            for leftover in workdir.glob("*.tmp"):
                 leftover.unlink()
         try:
             yield
-        except NothingWrittenError:  # a wrong folder, most likely: the next command will have another plan
-            leave(out)
+        except NothingWrittenError:  # probably a wrong source folder: the next command will have another plan
+            remove_workdir(out)
             raise
 
 
-def _settle(out: Path, plan: Plan, faults: list[Fault]) -> None:
+def _check_or_store_plan(out: Path, plan: Plan, faults: list[Fault]) -> None:
     found = load_plan(out)
     if found is None:
         kinds: dict[str, list[dict[str, str]]] = {kind.__name__: [] for kind in (Fault, Exclusion)}
@@ -62,9 +62,9 @@ def _settle(out: Path, plan: Plan, faults: list[Fault]) -> None:
         store_plan(out, plan)
     elif found != plan:
         raise ValueError(
-            f"{out} holds an unfinished build with another plan; what differs (there / now): "
-            f"{differences(found, plan)}. Start the command that began it, or build into a new folder, or remove "
-            "this one."
+            f"{out} holds an unfinished build with another plan; differences (there / now): "
+            f"{differences(found, plan)}. Start the command that began it, build into a new folder, or remove this "
+            "one."
         )
 
 
@@ -77,19 +77,19 @@ def _expect_empty(out: Path) -> None:
 
 
 def finished_report(out: Path, plan: Plan) -> BuildReport | None:
-    """The report of a finished set that was built by this very plan; None where there is no finished set.
+    """The report of a finished set with the same plan; None if there is no finished set.
 
-    ValueError where the finished set was built by another plan.
+    ValueError if the finished set has another plan.
     """
     if not (out / MANIFEST_NAME).is_file():
         return None
     manifest, _ = load_manifest(out)
     if manifest.plan_sha256 != plan.sha256:
         raise ValueError(
-            f"{out} is a finished shard set of another archive, another listing or other settings. A shard set is "
+            f"{out} is a finished shard set of another archive, other entries or other settings. A shard set is "
             "built into a new or empty folder; choose another --out, or remove this one."
         )
-    leave(out)
+    remove_workdir(out)
     report = json.loads((out / REPORT_NAME).read_bytes())
     return BuildReport(
         out,
@@ -103,11 +103,11 @@ def finished_report(out: Path, plan: Plan) -> BuildReport | None:
 
 
 def read_listing_faults(out: Path) -> list[Fault]:
-    """What the archive's listing had to leave out, as the first builder in `out` noted it."""
+    """The faults found while listing the archive, as stored by the first process of the build."""
     content = json.loads((out / BUILD_FOLDER / LISTING_NAME).read_bytes())
     return [kind(**fault) for kind in (Fault, Exclusion) for fault in content[kind.__name__]]
 
 
-def leave(out: Path) -> None:
-    """The build is finished: its traces go."""
+def remove_workdir(out: Path) -> None:
+    """Remove the working files of a finished build."""
     shutil.rmtree(out / BUILD_FOLDER, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Band statistics for a person: a histogram of every band as a picture, and a table. No torch, no display."""
+"""Band statistics as a table and as a PNG of histograms. Needs neither torch nor a display."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from rspretrain.shardset.statistics import BandStatistics
 
 Statistics = Mapping[str, Mapping[str, BandStatistics]]  # group -> band -> statistics
 
-# What the numbers of a group mean, for the axis below them.
+# Axis labels by units.
 AXIS = {"dn": "reflectance x 10,000", "db": "backscatter, dB", "grey": "grey level", "class": "class code"}
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
-# Bands that the eye knows have its colours: (all pixels, those between the 5th and the 95th percentile).
+# Colours of visible bands: (all pixels, those between the 5th and the 95th percentile).
 _COLOURS = {
     **dict.fromkeys(("R", "B04"), ("#e8b4ae", "#b5443a")),
     **dict.fromkeys(("G", "B03"), ("#b5d3b0", "#4a8a40")),
     **dict.fromkeys(("B", "B02"), ("#b1c9e6", "#3b6fae")),
 }
 _PANEL_INCHES = (2.6, 1.75)
-_MOST_CODES = 8  # of a map, in the table and in its panel
+_MOST_CODES = 8  # codes of a map in the table and in its panel
 
 
 def statistics_lines(groups: Sequence[Group], statistics: Statistics) -> list[str]:
-    """A table, one line a band; bands without a measured pixel are told, maps have the shares of their codes."""
+    """A table with one line per band; maps have the shares of their codes."""
     heads = ("mean", "std", "min", "1 %", "50 %", "99 %", "max")
     wide = max(10, *(len(group.name) + 2 for group in groups))
     narrow = max(8, *(len(name) + 2 for group in groups for name in group.bands))
@@ -43,7 +43,7 @@ def statistics_lines(groups: Sequence[Group], statistics: Statistics) -> list[st
             found = statistics.get(group.name, {}).get(name)
             head = f"{group.name:<{wide}}{name:<{narrow}}"
             if found is None:
-                lines.append(f"{head}{0:>16}  no pixel was measured")
+                lines.append(f"{head}{0:>16}  no valid pixel")
             elif group.units == "class":
                 lines.append(f"{head}{found.count:>16,}  {_codes_text(name, found)}")
             else:
@@ -56,7 +56,7 @@ def statistics_lines(groups: Sequence[Group], statistics: Statistics) -> list[st
 
 
 def shares_of_codes(found: BandStatistics) -> list[tuple[int, float]] | None:
-    """(code, share) of a map, the most frequent first; None where codes were not counted one by one."""
+    """(code, share) of a map, the most frequent first; None if codes were not counted individually."""
     if found.codes is None:
         return None
     shares = [(int(code), count / found.count) for code, count in found.codes.items()]
@@ -72,12 +72,12 @@ def _codes_text(band: str, found: BandStatistics) -> str:
 
 
 def draw_statistics(groups: Sequence[Group], statistics: Statistics, path: Path, title: str = "") -> None:
-    """A PNG of the histograms of all bands, each on its own scale. ValueError where there is no statistics at all."""
+    """Draw a PNG of the histograms of all bands, each with its own axes. ValueError without statistics."""
     shown = [(group, name) for group in groups for name in group.bands if name in statistics.get(group.name, {})]
     if not shown:
         raise ValueError(
-            f"No statistics of {[group.name for group in groups]}, expected those of one band at least. Build the "
-            "shards from patches that were measured, with a split named train or none."
+            f"No statistics of {[group.name for group in groups]}, expected those of at least one band. Build the "
+            "shards from patches with valid pixels, with a split named train or without splits."
         )
     columns = min(4, len(shown))
     lines = math.ceil(len(shown) / columns)
@@ -90,7 +90,7 @@ def draw_statistics(groups: Sequence[Group], statistics: Statistics, path: Path,
         _draw_band(axis, group, name, statistics[group.name][name])
     if title:
         figure.suptitle(title, fontsize=10, color=_INK, x=0.01, ha="left")
-    _explain(figure)
+    _add_legend(figure)
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.12)
 
 
@@ -110,32 +110,32 @@ def _draw_band(axis: Axes, group: Group, name: str, found: BandStatistics) -> No
     edges = np.linspace(found.histogram.low, found.histogram.high, len(counts) + 1)
     if found.histogram.low == found.histogram.high:
         edges = edges + np.array([-0.5, 0.5])
-    codes = group.units == "class"  # a mean of codes says nothing
+    codes = group.units == "class"  # the mean of class codes is meaningless
     axis.stairs(counts, edges, fill=True, color=middle if codes else fill, linewidth=0)
     if not codes:
         _shade(axis, counts, edges, found, middle)
         axis.axvline(found.mean, color=_INK, linewidth=1.0)
         axis.axvline(found.percentiles["50"], color=_INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
-        said = f"{_short(found.mean)} ± {_short(found.std)}"
-        axis.set_title(said, fontsize=7, color=_FAINT, loc="right", pad=3)
+        text = f"{_short(found.mean)} ± {_short(found.std)}"
+        axis.set_title(text, fontsize=7, color=_FAINT, loc="right", pad=3)
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(0, 1.06 * max(counts.max(), 1.0))
     axis.set_yticks([])
     axis.locator_params(axis="x", nbins=5)
-    several = f", {edges[1] - edges[0]:.0f} codes a bar" if codes else ""
+    several = f", {edges[1] - edges[0]:.0f} codes per bar" if codes else ""
     meaning = "number in the file" if group.sensor == ANY_SENSOR else AXIS.get(group.units, group.units)
     label = meaning + several + metres
     axis.set_xlabel(label, fontsize=7, color=_FAINT, labelpad=2)
 
 
 def _draw_codes(axis: Axes, group: Group, band: str, shares: Sequence[tuple[int, float]]) -> None:
-    """A bar a code, the most frequent on top, in the colours of the preview."""
+    """One bar per code, the most frequent on top, in the colours of the preview."""
     places = range(len(shares))
     colours = [code_colour(band, code, group.nodata) for code, _ in shares]
-    axis.barh(places, [share for _, share in shares], color=colours, height=0.7, alpha=0.5)  # text lies on them
+    axis.barh(places, [share for _, share in shares], color=colours, height=0.7, alpha=0.5)  # with text on top
     for place, (code, share) in zip(places, shares, strict=True):
-        said = f" {code_name(band, code)[:24]}  {share:.0%}"
-        axis.text(0, place, said, fontsize=6, color=_INK, va="center")
+        text = f" {code_name(band, code)[:24]}  {share:.0%}"
+        axis.text(0, place, text, fontsize=6, color=_INK, va="center")
     axis.set_ylim(_MOST_CODES - 0.5, -0.5)
     axis.set_xlim(0, 1)
     axis.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
@@ -145,7 +145,7 @@ def _draw_codes(axis: Axes, group: Group, band: str, shares: Sequence[tuple[int,
 def _shade(
     axis: Axes, counts: NDArray[np.float64], edges: NDArray[np.float64], found: BandStatistics, colour: str
 ) -> None:
-    """The same histogram between two percentiles, cut where they lie."""
+    """The same histogram, clipped to the 5th to 95th percentile."""
     low, high = found.percentiles["5"], found.percentiles["95"]
     inner = np.unique(np.clip(edges, low, high))
     if len(inner) > 1:
@@ -153,7 +153,7 @@ def _shade(
         axis.stairs(counts[at], inner, fill=True, color=colour, linewidth=0)
 
 
-def _explain(figure: Figure) -> None:
+def _add_legend(figure: Figure) -> None:
     handles = [
         Line2D([], [], color=_INK, linewidth=1.0, label="mean (right: ± standard deviation)"),
         Line2D([], [], color=_INK, linewidth=1.0, linestyle=(0, (1, 1.5)), label="median"),
@@ -164,7 +164,7 @@ def _explain(figure: Figure) -> None:
 
 
 def _short(number: float) -> str:
-    """Four digits or the whole integer part, whichever is more: 1,234 and -12.62 and 0.0521."""
+    """Format with four digits, or the whole integer part if longer: 1,234 and -12.62 and 0.0521."""
     if number == 0 or abs(number) >= 1e7 or abs(number) < 1e-3:
         return f"{number:.4g}"
     decimals = max(0, 3 - math.floor(math.log10(abs(number))))

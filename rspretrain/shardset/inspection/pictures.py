@@ -1,4 +1,4 @@
-"""Which pictures show a sample: composites of three bands, single bands with their scale, maps with their classes."""
+"""The pictures of a sample: composites of three bands, single bands, and maps."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from rspretrain.sensors import ANY_SENSOR, Group
 Images = Mapping[str, NDArray[Any]]  # group -> [C H W]
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 
-# Three bands as red, green, blue. False colour shows plants in red: the near infrared is what they reflect most.
+# Three bands as red, green, blue. False colour shows vegetation in red, because it reflects near infrared most.
 COMPOSITES: tuple[tuple[str, tuple[str, str, str]], ...] = (
     ("true colour", ("R", "G", "B")),
     ("true colour", ("B04", "B03", "B02")),
@@ -69,14 +69,14 @@ _CLC_COLOURS = [
     "a6ffe6",
     "e6f2ff",
 ]
-# Classes of IGBP and DFC2020 by the first letters of their names, in the colours of lukasliebel/dfc2020_baseline.
+# Classes of IGBP and DFC2020 by the start of their names, in the colours of lukasliebel/dfc2020_baseline.
 _LAND_COLOURS = {
     "Forest": "009900", "Shrub": "c6b044", "Savanna": "fbff13", "Grass": "b6ff05", "Wetlands": "27ff87",
     "Crop": "c24f44", "Urban": "a5a5a5", "Snow": "69fff8", "Barren": "f9ffa4", "Water": "1c0dff",
 }  # fmt: skip
 _NOTHING = (0.93, 0.93, 0.93)  # no data, no class
-_GOLDEN = 0.618034  # of a circle of hues: neighbours in this sequence lie far apart
-# Band of a map -> code -> name. DFC2020 counts savanna, snow and 0 as invalid, so they are no classes of its labels.
+_GOLDEN = 0.618034  # step on the circle of hues that separates consecutive codes
+# Band of a map -> code -> name. DFC2020 counts savanna, snow and 0 as invalid, so its labels do not include them.
 CODE_NAMES: dict[str, dict[int, str]] = {
     "clc": CLC43 | {999: "unlabelled"},
     "igbp": {code: name for name, codes in IGBP_CODES.items() for code in codes} | {0: "no class", 255: "fill"},
@@ -88,24 +88,24 @@ CODE_NAMES: dict[str, dict[int, str]] = {
 class Picture:
     """One picture of a sample."""
 
-    title: str  # what it is: "true colour"
-    bands: tuple[str, ...]  # what it is made of
+    title: str  # "true colour"
+    bands: tuple[str, ...]  # the bands shown
     pixels: NDArray[Any]  # [H W 3] in [0, 1], or [H W] of one band in its units
     group: Group
 
 
 def pictures_of(groups: Sequence[Group], images: Images) -> list[Picture]:
-    """Everything of a sample that can be shown: colours first, then single bands, then maps."""
-    shown = [picture for group in groups for picture in _of_group(group, images[group.name])]
+    """All pictures of a sample: composites first, then single bands, then maps."""
+    shown = [picture for group in groups for picture in _group_pictures(group, images[group.name])]
     known = {picture.group.sensor for picture in shown}
-    for group in groups:  # bands that belong to no composite stand for sensors that would not be seen otherwise
+    for group in groups:  # sensors without a composite are shown by their own bands
         if group.sensor not in known or group.sensor == ANY_SENSOR:
-            shown += _of_any(group, images[group.name])
+            shown += _fallback_pictures(group, images[group.name])
     return sorted(shown, key=lambda picture: (picture.pixels.ndim == 2, picture.group.units == "class"))
 
 
-def _of_group(group: Group, image: NDArray[Any]) -> list[Picture]:
-    """Pictures that people know: composites of this group's bands, backscatter, classes."""
+def _group_pictures(group: Group, image: NDArray[Any]) -> list[Picture]:
+    """Composites, backscatter or classes of one group."""
     if group.units == "class":
         return [Picture("classes", (name,), band, group) for name, band in zip(group.bands, image, strict=True)]
     if group.sensor == "s1":
@@ -113,14 +113,14 @@ def _of_group(group: Group, image: NDArray[Any]) -> list[Picture]:
     if group.sensor == ANY_SENSOR:
         return []
     return [
-        Picture(title, names, composite(chosen(group, image, names), group), group)
+        Picture(title, names, composite(select_bands(group, image, names), group), group)
         for title, names in COMPOSITES
         if set(names) <= set(group.bands)
     ]
 
 
-def _of_any(group: Group, image: NDArray[Any]) -> list[Picture]:
-    """Red, green and blue where bands have such names, else the first three; of fewer bands each by itself."""
+def _fallback_pictures(group: Group, image: NDArray[Any]) -> list[Picture]:
+    """Bands named red, green and blue, else the first three; fewer than three bands one by one."""
     if group.units == "class":
         return []
     if len(group.bands) < 3:
@@ -129,17 +129,17 @@ def _of_any(group: Group, image: NDArray[Any]) -> list[Picture]:
     named = all(colour in by_name for colour in _COLOUR_NAMES)
     names = tuple(by_name[colour] for colour in _COLOUR_NAMES) if named else group.bands[:3]
     title = "true colour" if named else f"{group.name}, first bands"
-    return [Picture(title, names, composite(chosen(group, image, names), group), group)]
+    return [Picture(title, names, composite(select_bands(group, image, names), group), group)]
 
 
-def chosen(group: Group, image: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
-    """The bands [C H W] of those names, in that order."""
+def select_bands(group: Group, image: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
+    """Select bands [C H W] by name, in the given order."""
     bands: NDArray[Any] = image[[group.bands.index(name) for name in names]]
     return bands
 
 
 def composite(bands: NDArray[Any], group: Group) -> NDArray[np.float32]:
-    """Three bands [3 H W] as a picture [H W 3] in [0, 1]: percentiles 2 to 98 of each, grey levels from 0 to 255."""
+    """Three bands [3 H W] as a picture [H W 3] in [0, 1]: percentiles 2 to 98 per band; grey levels from 0 to 255."""
     picture = np.moveaxis(bands, 0, -1).astype(np.float32)
     if group.units == "grey":
         return picture / 255.0
@@ -149,21 +149,21 @@ def composite(bands: NDArray[Any], group: Group) -> NDArray[np.float32]:
 
 
 def limits(band: NDArray[Any], nodata: float | None) -> tuple[float, float]:
-    """Percentiles 2 and 98 of the pixels that were measured; (0, 1) where none was."""
-    measured = band if nodata is None else band[band != nodata]
-    if not measured.size:
+    """Percentiles 2 and 98 of the valid pixels; (0, 1) if there are none."""
+    valid = band if nodata is None else band[band != nodata]
+    if not valid.size:
         return 0.0, 1.0
-    low, high = np.percentile(measured, (2, 98))
+    low, high = np.percentile(valid, (2, 98))
     return float(low), float(high)
 
 
 def code_name(band: str, code: int) -> str:
-    """What a code of a map means: "312 Coniferous forest"; the code alone where that is not known."""
+    """A code of a map with its name: "312 Coniferous forest"; the code alone if its name is unknown."""
     return f"{code} {CODE_NAMES.get(band, {}).get(code, '')}".rstrip()
 
 
 def code_colour(band: str, code: int, nodata: float | None = None) -> Colour:
-    """The colour of a code of a map, the same in every picture: its legend's, else a hue of its own."""
+    """The colour of a code of a map, the same in all pictures: from its legend, else a hue per code."""
     name = CODE_NAMES.get(band, {}).get(code)
     if code == nodata or name in ("unlabelled", "no class", "fill", "invalid"):
         return _NOTHING
@@ -173,7 +173,7 @@ def code_colour(band: str, code: int, nodata: float | None = None) -> Colour:
     return _rgb(land) if land else colorsys.hsv_to_rgb(code * _GOLDEN % 1, 0.45 + 0.2 * (code % 3), 0.9)
 
 
-def painted(codes: NDArray[Any], band: str, nodata: float | None) -> NDArray[np.float32]:
+def colour_codes(codes: NDArray[Any], band: str, nodata: float | None) -> NDArray[np.float32]:
     """A map [H W] of codes as a picture [H W 3] in [0, 1]."""
     values, places = np.unique(codes, return_inverse=True)
     colours = np.array([code_colour(band, int(value), nodata) for value in values], dtype=np.float32)

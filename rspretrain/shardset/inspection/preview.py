@@ -1,7 +1,7 @@
-"""What is inside a shard set, for a person: numbers as text, samples as pictures. No torch, no display.
+"""The content of a shard set as text, and its samples as PNG. Needs neither torch nor a display.
 
-Composites are stretched between the 2nd and 98th percentile of each band; single bands are shown with their scale, maps
-with the codes that occur. What is shown at all is up to `pictures`.
+Composites are stretched between the 2nd and 98th percentile of each band; single bands have a colour bar, maps a legend
+of the codes that occur. `pictures` selects the pictures of a sample.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as Swatch
 
-from rspretrain.archives.degrees import to_degrees
+from rspretrain.archives.raster import to_degrees
 from rspretrain.sensors import Group
 from rspretrain.shardset.index import ShardSet
 from rspretrain.shardset.inspection.pictures import (
@@ -24,8 +24,8 @@ from rspretrain.shardset.inspection.pictures import (
     code_colour,
     code_name,
     code_shares,
+    colour_codes,
     limits,
-    painted,
     pictures_of,
 )
 
@@ -33,9 +33,9 @@ Metadata = dict[str, Any]
 
 UNITS = {"db": "dB", "dn": "DN", "grey": "grey"}
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
-_COLUMNS = 4  # pictures a line
-_CODES = 6  # codes of a map in a legend
-_LEGEND_INCHES = 0.14  # a line of a legend
+_COLUMNS = 4  # pictures per line
+_CODES = 6  # codes in a legend
+_LEGEND_INCHES = 0.14  # per line of a legend
 
 
 def summary(shards: ShardSet) -> str:
@@ -50,7 +50,7 @@ def summary(shards: ShardSet) -> str:
     lines = [
         f"{shards.path}: archive {manifest.archive}, {manifest.samples:,} samples, "
         f"{len(manifest.shards)} shards, {size / 1e6:,.1f} MB",
-        f"splits: {', '.join(splits) or 'none of its own'}",
+        f"splits: {', '.join(splits) or 'none'}",
         "",
         f"{'group':<{width}}{'sensor':<8}{'dtype':<9}{'pixels':<13}{'metres':<8}{'units':<7}bands",
         *(_group_line(shards, group, width) for group in shards.groups.values()),
@@ -61,7 +61,7 @@ def summary(shards: ShardSet) -> str:
 
 
 def column_width(texts: Iterable[str], least: int) -> int:
-    """Characters of a column of a table that keeps these texts apart from the next column."""
+    """Width of a table column in characters, with a gap of two after the longest text."""
     return max(least, *(len(text) + 2 for text in texts))
 
 
@@ -77,24 +77,24 @@ def _label_lines(shards: ShardSet, nomenclature: str) -> list[str]:
     hot = shards.labels(nomenclature)
     known = shards.nomenclatures[nomenclature]
     unlabelled = int((~hot.any(axis=1)).sum())
-    kind = "several a sample" if known.multi else "one a sample"
+    kind = "several per sample" if known.multi else "one per sample"
     head = f"labels {nomenclature!r}: {len(known.names)} classes, {kind}, {unlabelled:,} samples without"
     return [head, *(f"{num:>9,}  {name}" for name, num in zip(known.names, hot.sum(axis=0), strict=True))]
 
 
 def row_of(shards: ShardSet, key: str) -> int:
-    """The row of a key. ValueError with the nearest keys where there is none."""
+    """The row of a key. ValueError, with the nearest keys, if there is none."""
     if key not in shards.row_of_key:
         near = difflib.get_close_matches(key, shards.row_of_key, n=3, cutoff=0.0)
         raise ValueError(
             f"{shards.path} has no sample {key!r} among its {len(shards)}; the nearest keys are {', '.join(near)}. "
-            "Keys are lower case, with every other character than letters, digits, _ and - replaced by -."
+            "Keys are lower case; characters other than letters, digits, _ and - are replaced by -."
         )
     return shards.row_of_key[key]
 
 
 def describe(shards: ShardSet, row: int) -> str:
-    """One sample as text: where it lies, its metadata, and what every band holds."""
+    """One sample as text: position, metadata, and statistics of every band."""
     images, metadata = shards.read(row)
     shard = shards.manifest.shards[int(shards.numbers("shard")[row])].name
     lines = [f"{metadata['key']}  (row {row}, {shard}, byte {int(shards.numbers('offset')[row]):,})"]
@@ -113,24 +113,26 @@ def describe(shards: ShardSet, row: int) -> str:
 
 
 def _numbers(group: Group, band: str, pixels: Any) -> str:
-    """What the pixels of a band are like; of a map, the share of every code."""
+    """Statistics of the pixels of a band; for maps, the share of every code."""
     if group.units == "class":
         shares = code_shares(pixels)
         rest = f", {len(shares) - _CODES} more" if len(shares) > _CODES else ""
         return ", ".join(f"{code_name(band, code)} {share:.1%}" for code, share in shares[:_CODES]) + rest
-    real = pixels.astype(np.float64)
-    return "".join(f"{x:>11.2f}" for x in (real.min(), real.mean(), real.max(), real.std())) + f"  {group.units}"
+    values = pixels.astype(np.float64)
+    return (
+        "".join(f"{x:>11.2f}" for x in (values.min(), values.mean(), values.max(), values.std())) + f"  {group.units}"
+    )
 
 
 def place(metadata: Metadata) -> str | None:
-    """Where the middle of a sample is: degrees, or coordinates of a CRS that is nowhere on Earth; and the country."""
+    """Country and centre of a sample, in degrees, or in CRS units if they cannot be transformed."""
     country: str | None = metadata["attributes"].get("country")
     if metadata["bounds"] is None:
         return country
     left, bottom, right, top = metadata["bounds"]
     x, y = (left + right) / 2, (bottom + top) / 2
     crs = metadata["crs"] or "unknown CRS"
-    known = crs if len(crs) < 20 else "own CRS"
+    known = crs if len(crs) < 20 else "custom CRS"
     lon, lat = to_degrees(crs, np.array([x]), np.array([y]))[0].tolist()
     if math.isfinite(lat):
         where = f"{abs(lat):.4f}° {'N' if lat >= 0 else 'S'} {abs(lon):.4f}° {'E' if lon >= 0 else 'W'}, {known}"
@@ -140,7 +142,7 @@ def place(metadata: Metadata) -> str | None:
 
 
 def draw_sample(shards: ShardSet, row: int, path: Path, *, labels: bool = True) -> None:
-    """A PNG of one sample: all its pictures, with key, labels (unless they are to be guessed), date and place."""
+    """Draw a PNG of one sample: all its pictures, with key, date, place, and optionally labels."""
     images, metadata = shards.read(row)
     shown = pictures_of(list(shards.groups.values()), images)
     columns = min(_COLUMNS, len(shown))
@@ -162,9 +164,9 @@ def draw_sample(shards: ShardSet, row: int, path: Path, *, labels: bool = True) 
 
 
 def draw_sheet(shards: ShardSet, rows: Sequence[int], path: Path) -> None:
-    """A PNG of several samples, one a line (one a cell, where a sample is a single picture)."""
+    """Draw a PNG of several samples, one per line (or per cell, if a sample has one picture)."""
     samples = [shards.read(row) for row in rows]
-    shown = [_few(pictures_of(list(shards.groups.values()), images)) for images, _ in samples]
+    shown = [_first_of_maps(pictures_of(list(shards.groups.values()), images)) for images, _ in samples]
     per_sample = len(shown[0])
     columns = per_sample if per_sample > 1 else min(_COLUMNS, len(rows))
     lines = math.ceil(len(rows) * per_sample / columns)
@@ -179,8 +181,8 @@ def draw_sheet(shards: ShardSet, rows: Sequence[int], path: Path) -> None:
             axis = axes[number * per_sample + place_in_line]
             _show(axis, picture, _CODES - 2)
             first = place_in_line == 0
-            wide = picture.pixels.ndim == 3 or picture.group.units == "class"  # others have a scale beside them
-            text = _short(shards, metadata, 36 if wide else 30) if first else middle(_title(picture), 42)
+            wide = picture.pixels.ndim == 3 or picture.group.units == "class"  # others have a colour bar
+            text = _short(shards, metadata, 36 if wide else 30) if first else shorten_middle(_title(picture), 42)
             axis.set_title(text, fontsize=7, color=_INK if first else _FAINT, loc="left")
     if per_sample == 1:
         figure.supxlabel(_title(shown[0][0]), fontsize=7, color=_FAINT, x=0.01, ha="left")
@@ -191,8 +193,8 @@ def _title(picture: Picture) -> str:
     return f"{picture.title}: {' '.join(picture.bands)}"
 
 
-def _few(pictures: list[Picture]) -> list[Picture]:
-    """Of the maps only the first of every group: land cover, not the three hydrologies below it."""
+def _first_of_maps(pictures: list[Picture]) -> list[Picture]:
+    """Drop all maps but the first of every group: land cover, without the three LCCS layers."""
     return [
         picture for picture in pictures if picture.group.units != "class" or picture.bands[0] == picture.group.bands[0]
     ]
@@ -205,8 +207,8 @@ def _save(figure: Figure, path: Path) -> None:
 def _show(axis: Axes, picture: Picture, codes: int) -> None:
     pixels, group = picture.pixels, picture.group
     if group.units == "class":
-        axis.imshow(painted(pixels, picture.bands[0], group.nodata), interpolation="nearest")
-        _explain_codes(axis, picture, codes)
+        axis.imshow(colour_codes(pixels, picture.bands[0], group.nodata), interpolation="nearest")
+        _add_code_legend(axis, picture, codes)
         return
     if pixels.ndim == 3:
         axis.imshow(pixels, interpolation="nearest")
@@ -219,8 +221,8 @@ def _show(axis: Axes, picture: Picture, codes: int) -> None:
     bar.ax.set_title(UNITS.get(group.units, group.units), fontsize=7, color=_FAINT)
 
 
-def _explain_codes(axis: Axes, picture: Picture, codes: int) -> None:
-    """A legend of the codes that occur most, below the map."""
+def _add_code_legend(axis: Axes, picture: Picture, codes: int) -> None:
+    """A legend of the most frequent codes, below the map."""
     (band,) = picture.bands
     shares = code_shares(picture.pixels)
     handles = [
@@ -228,7 +230,7 @@ def _explain_codes(axis: Axes, picture: Picture, codes: int) -> None:
             facecolor=code_colour(band, code, picture.group.nodata),
             edgecolor=_FAINT,
             linewidth=0.3,
-            label=f"{middle(code_name(band, code), 34)}  {share:.0%}",
+            label=f"{shorten_middle(code_name(band, code), 34)}  {share:.0%}",
         )
         for code, share in shares[:codes]
     ]
@@ -246,8 +248,8 @@ def _legend_inches(pictures: Sequence[Picture], codes: int) -> float:
     return max((_LEGEND_INCHES * min(len(code_shares(pixels)), codes + 1) for pixels in maps), default=0.0)
 
 
-def middle(text: str, characters: int) -> str:
-    """`text` in so many characters; what is too much goes from the middle, because ends tell samples apart."""
+def shorten_middle(text: str, characters: int) -> str:
+    """Shorten `text` to a number of characters, in the middle, because the ends of keys differ."""
     if len(text) <= characters:
         return text
     end = (characters - 1) // 2
@@ -255,7 +257,7 @@ def middle(text: str, characters: int) -> str:
 
 
 def _labels(shards: ShardSet, metadata: Metadata) -> list[str]:
-    """The labels in one nomenclature: one a sample before several, then the one with the fewest classes."""
+    """The labels in one nomenclature: single labels first, then the nomenclature with the fewest classes."""
     known = shards.nomenclatures
     for name in sorted(known, key=lambda name: (known[name].multi, len(known[name].names))):
         if labels := metadata["labels"].get(name):
@@ -264,7 +266,7 @@ def _labels(shards: ShardSet, metadata: Metadata) -> list[str]:
 
 
 def _dates(metadata: Metadata) -> str:
-    """Every sensor's day of acquisition, as far as the archive tells."""
+    """The known acquisition dates, per sensor."""
     dated = {
         name: str(value)[:10] for name, value in metadata["attributes"].items() if name.endswith("_date") and value
     }
@@ -279,12 +281,12 @@ def _caption(shards: ShardSet, metadata: Metadata, characters: int, labels: bool
 
 
 def _short(shards: ShardSet, metadata: Metadata, characters: int) -> str:
-    """Key and labels in two lines of so many characters; labels that do not fit are counted."""
+    """Key and labels in two lines of limited length; labels that do not fit are counted."""
     labels = _labels(shards, metadata)
     for kept in range(len(labels), 0, -1):
         rest = f" + {len(labels) - kept} more" if kept < len(labels) else ""
         text = ", ".join(labels[:kept])
         if kept == 1 or len(text + rest) <= characters:
             break
-    told = middle(text, characters - len(rest)) + rest if labels else ""
-    return f"{middle(metadata['key'], characters)}\n{told}".rstrip("\n")
+    names = shorten_middle(text, characters - len(rest)) + rest if labels else ""
+    return f"{shorten_middle(metadata['key'], characters)}\n{names}".rstrip("\n")

@@ -1,7 +1,7 @@
-"""Every byte of a shard set against its checksums, its structure against its manifest. Damage is named by its place.
+"""Verify every byte of a shard set against its checksums, and its structure against its manifest.
 
-The manifest has a checksum of itself and one of the index and of every tar; the index has one of every record, and a
-record's JSON one of every array. So damage can be told from a shard set that was built wrongly, and both are found.
+The manifest has checksums of itself, of the index and of every tar; the index has one per record, and the JSON of a
+record one per array. So damage is located, and distinguished from a shard set that was built incorrectly.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from rspretrain.patch import Fault
 from rspretrain.shardset.building.assemble import REPORT_NAME
-from rspretrain.shardset.footprints import DERIVED, with_footprints
 from rspretrain.shardset.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -28,15 +27,15 @@ from rspretrain.shardset.manifest import (
     dump_manifest,
     load_manifest,
 )
-from rspretrain.shardset.rows import shard_table
+from rspretrain.shardset.rows import DERIVED, shard_table, with_footprints
 from rspretrain.shardset.scan import Contents, Scan, scan_shard
 
 _OWN_FILES = {MANIFEST_NAME, INDEX_NAME, REPORT_NAME}
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """What every shard is checked against. `index` is None where it is not the manifest's own."""
+class _Context:
+    """The reference for every shard. `index` is None if it does not match the manifest."""
 
     folder: Path
     manifest: Manifest
@@ -47,21 +46,24 @@ class _Whole:
 def verify(
     folder: Path, workers: int = 1, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Fault]:
-    """All faults of a shard set, an empty list where every byte is as it was built. `progress` gets samples done
-    and samples in all.
+    """All faults of a shard set; empty if every byte is as it was built.
+
+    `progress` gets the numbers of checked and of all samples.
     """
     try:
         manifest, data = load_manifest(folder)
     except ValueError as error:
         return [Fault(MANIFEST_NAME, str(error))]
-    faults = [] if data == dump_manifest(manifest) else [Fault(MANIFEST_NAME, "has other bytes than were written")]
-    whole = _Whole(folder, manifest, _contents(manifest), _read_index(folder, manifest, faults))
-    faults += _strange_files(folder, manifest)
+    faults = (
+        [] if data == dump_manifest(manifest) else [Fault(MANIFEST_NAME, "does not have the bytes that were written")]
+    )
+    context = _Context(folder, manifest, _contents(manifest), _read_index(folder, manifest, faults))
+    faults += _unknown_files(folder, manifest)
     owner: dict[str, tuple[str, bool]] = {}
     done = 0
     progress(done, manifest.samples)
-    with ThreadPoolExecutor(workers) as pool:  # hashing, which takes most of the time, runs without Python's lock
-        jobs = [pool.submit(_verify_shard, whole, number) for number in range(len(manifest.shards))]
+    with ThreadPoolExecutor(workers) as pool:  # hashing, which takes most of the time, releases the GIL
+        jobs = [pool.submit(_verify_shard, context, number) for number in range(len(manifest.shards))]
         for entry, job in zip(manifest.shards, jobs, strict=True):
             keys, found = job.result()
             faults += found
@@ -83,18 +85,20 @@ def _read_index(folder: Path, manifest: Manifest, faults: list[Fault]) -> pa.Tab
         return None
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        faults.append(Fault(INDEX_NAME, "is not the manifest's: one of the two was changed, or is of another build"))
+        faults.append(
+            Fault(INDEX_NAME, "does not match the manifest: one of the two was changed, or is from another build")
+        )
         return None
     table = pq.read_table(pa.BufferReader(data))
     if table.num_rows != manifest.samples:
         faults.append(Fault(INDEX_NAME, f"has {table.num_rows} rows, the manifest counts {manifest.samples} samples"))
     plain = table.select([name for name in table.column_names if name not in DERIVED])
     if not with_footprints(plain).equals(table):
-        faults.append(Fault(INDEX_NAME, "has lon, lat or geometry that do not follow from its bounds"))
+        faults.append(Fault(INDEX_NAME, "has lon, lat or geometry that do not match its bounds"))
     return table
 
 
-def _strange_files(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+def _unknown_files(folder: Path, manifest: Manifest) -> Iterator[Fault]:
     known = {entry.name for entry in manifest.shards}
     for path in sorted(folder.iterdir()):
         if path.name not in known | _OWN_FILES:
@@ -107,15 +111,15 @@ def _strange_files(folder: Path, manifest: Manifest) -> Iterator[Fault]:
         except (ValueError, KeyError, TypeError, AttributeError):
             fits = False
         if not fits:
-            yield Fault(REPORT_NAME, f"does not account for the {manifest.samples} samples of the manifest")
+            yield Fault(REPORT_NAME, f"does not add up to the {manifest.samples} samples of the manifest")
 
 
-def _verify_shard(whole: _Whole, number: int) -> tuple[dict[str, bool], list[Fault]]:
-    """The keys of one shard (see Scan.keys), and what is wrong with it."""
-    entry = whole.manifest.shards[number]
-    path = whole.folder / entry.name
+def _verify_shard(context: _Context, number: int) -> tuple[dict[str, bool], list[Fault]]:
+    """The keys of one shard (see Scan.keys), and its faults."""
+    entry = context.manifest.shards[number]
+    path = context.folder / entry.name
     if not path.is_file():
-        return {}, [Fault(entry.name, f"is missing, and {entry.samples} samples with it")]
+        return {}, [Fault(entry.name, f"is missing, with {entry.samples} samples")]
     if not path.stat().st_size:
         return {}, [Fault(entry.name, "is empty")]
     with (
@@ -124,14 +128,14 @@ def _verify_shard(whole: _Whole, number: int) -> tuple[dict[str, bool], list[Fau
         memoryview(mapped) as data,
     ):
         digest, size = hashlib.sha256(data).hexdigest(), len(data)
-        scan = scan_shard(data, entry.name, number, whole.contents)
+        scan = scan_shard(data, entry.name, number, context.contents)
     faults = list(scan.faults)
     named = {fault.name.partition(".tar:")[2].partition(".")[0] for fault in faults}
-    if (twin := _twin(whole.manifest, entry, digest)) is not None:
-        return scan.keys, [
-            Fault(entry.name, f"holds the bytes of {twin}: shards were swapped or copied over each other")
-        ]
-    faults += [fault for key, fault in _against_index(whole, number, scan, digest == entry.sha256) if key not in named]
+    if (other_name := _swapped_with(context.manifest, entry, digest)) is not None:
+        return scan.keys, [Fault(entry.name, f"holds the bytes of {other_name}: shards were swapped or overwritten")]
+    faults += [
+        fault for key, fault in _compare_with_index(context, number, scan, digest == entry.sha256) if key not in named
+    ]
     if size != entry.bytes:
         faults.append(Fault(entry.name, f"has {size} bytes, expected {entry.bytes}"))
     elif digest != entry.sha256 and not faults:
@@ -141,40 +145,42 @@ def _verify_shard(whole: _Whole, number: int) -> tuple[dict[str, bool], list[Fau
     return scan.keys, faults
 
 
-def _twin(manifest: Manifest, entry: ShardEntry, digest: str) -> str | None:
-    """Another shard that should have these bytes."""
+def _swapped_with(manifest: Manifest, entry: ShardEntry, digest: str) -> str | None:
+    """The name of another shard with this SHA-256 in the manifest."""
     if digest == entry.sha256:
         return None
     return next((other.name for other in manifest.shards if other.sha256 == digest), None)
 
 
-def _against_index(whole: _Whole, number: int, scan: Scan, bytes_are_right: bool) -> Iterator[tuple[str, Fault]]:
-    """(key, fault) where the rows that the bytes tell and the index's rows of this shard differ."""
-    if whole.index is None:
+def _compare_with_index(
+    context: _Context, number: int, scan: Scan, bytes_are_intact: bool
+) -> Iterator[tuple[str, Fault]]:
+    """(key, fault) for every difference between the parsed rows and the rows in the index."""
+    if context.index is None:
         return
-    name = whole.manifest.shards[number].name
-    listed = {row["key"]: row for row in _rows_of_shard(whole.index, number)}
-    told = {row["key"]: row for row in shard_table(scan.rows).to_pylist()}
-    for key, row in told.items():
+    name = context.manifest.shards[number].name
+    listed = {row["key"]: row for row in _rows_of_shard(context.index, number)}
+    scanned = {row["key"]: row for row in shard_table(scan.rows).to_pylist()}
+    for key, row in scanned.items():
         if key not in listed:
             yield key, Fault(f"{name}:{key}", "is not in the index")
             continue
         columns = [column for column in listed[key] if listed[key][column] != row.get(column)]
-        if columns and bytes_are_right:
-            yield key, Fault(f"{name}:{key}", f"the index is stale: its {', '.join(columns)} are not this record's")
+        if columns and bytes_are_intact:
+            yield key, Fault(f"{name}:{key}", f"the index is stale: its {', '.join(columns)} differ from the record")
         elif columns:
             yield key, Fault(f"{name}:{key}.json", _what_changed(columns))
-    for key in listed.keys() - told.keys():
-        yield key, Fault(f"{name}:{key}", "is in the index, but not in the shard")
+    for key in listed.keys() - scanned.keys():
+        yield key, Fault(f"{name}:{key}", "is in the index but not in the shard")
 
 
 def _rows_of_shard(index: pa.Table, number: int) -> list[dict[str, Any]]:
     plain = index.drop_columns([name for name in DERIVED if name in index.column_names])
-    places = np.flatnonzero(plain.column("shard").to_numpy() == number)
-    # Rows lie shard by shard, unless the index is wrong: a slice costs nothing, however large the set is.
-    together = len(places) and places[-1] - places[0] + 1 == len(places)
-    chosen = plain.slice(places[0], len(places)) if together else plain.take(places)
-    rows: list[dict[str, Any]] = chosen.to_pylist()
+    positions = np.flatnonzero(plain.column("shard").to_numpy() == number)
+    # Rows are sorted by shard, unless the index is damaged. A slice is cheap for any size of the set.
+    together = len(positions) and positions[-1] - positions[0] + 1 == len(positions)
+    selected = plain.slice(positions[0], len(positions)) if together else plain.take(positions)
+    rows: list[dict[str, Any]] = selected.to_pylist()
     return rows
 
 
@@ -184,11 +190,13 @@ def _what_changed(columns: list[str]) -> str:
 
 
 def _shared_keys(shard: str, keys: dict[str, bool], owner: dict[str, tuple[str, bool]]) -> Iterator[Fault]:
-    """Keys that another shard holds too."""
-    for key, whole in keys.items():
+    """Keys that occur in more than one shard."""
+    for key, complete in keys.items():
         if key not in owner:
-            owner[key] = shard, whole
+            owner[key] = shard, complete
             continue
-        other, other_whole = owner[key]
-        reason = f"is in {other} too" if whole and other_whole else f"is split: other members of it lie in {other}"
+        other, other_complete = owner[key]
+        reason = (
+            f"is also in {other}" if complete and other_complete else f"is split: some of its members are in {other}"
+        )
         yield Fault(f"{shard}:{key}", reason)

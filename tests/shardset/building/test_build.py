@@ -143,17 +143,17 @@ def test_a_finished_set_is_not_touched(tmp_path):
     assert again == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
     assert calls == [(20, 20)]
-    with pytest.raises(ValueError, match="is a finished shard set of another archive, another listing or other sett"):
+    with pytest.raises(ValueError, match="is a finished shard set of another archive, other entries or other sett"):
         build_shards(MemoryArchive(samples=21), tmp_path / "out", samples_per_shard=8)
 
 
 def test_another_plan_does_not_continue_a_build(tmp_path):
     build_shards(MemoryArchive(), tmp_path / "out", samples_per_shard=8, part=Part(1, 2))
     with pytest.raises(
-        ValueError, match=r"what differs \(there / now\): samples_per_shard: 8 / 9; entries_sha256. Start"
+        ValueError, match=r"differences \(there / now\): samples_per_shard: 8 / 9; entries_sha256. Start"
     ):
         build_shards(MemoryArchive(), tmp_path / "out", samples_per_shard=9)
-    with pytest.raises(ValueError, match=r"differs \(there / now\): entries: 40 / 41; entries_sha256"):
+    with pytest.raises(ValueError, match=r"differences \(there / now\): entries: 40 / 41; entries_sha256"):
         build_shards(MemoryArchive(samples=41), tmp_path / "out", samples_per_shard=8)
 
 

@@ -39,7 +39,7 @@ def test_parts_in_one_folder_are_joined_where_they_are(tmp_path):
 
 def test_a_part_is_no_shard_set(tmp_path):
     parts(tmp_path, 2)
-    with pytest.raises(ValueError, match=r"is an unfinished build: .* of a build are joined by `rspretrain merge`"):
+    with pytest.raises(ValueError, match=r"is an unfinished build: .* `rspretrain merge` joins the parts of a build"):
         open_shards(tmp_path / "part1")
 
 
@@ -51,21 +51,21 @@ def test_missing_parts(tmp_path):
     with pytest.raises(ValueError, match="1 of 9 shards are in none of the parts"):
         merge_parts(folders, tmp_path / "joined")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty is no part of a build: it has no .build/plan.json"):
+    with pytest.raises(ValueError, match=r"empty is not a part of a build: it has no .build/plan.json"):
         merge_parts([*folders, tmp_path / "empty"], tmp_path / "joined")
 
 
 def test_parts_of_different_builds(tmp_path):
     one, _ = parts(tmp_path / "a", 2)
     _, two = parts(tmp_path / "b", 2, samples=61)
-    with pytest.raises(ValueError, match="are parts of different builds; what differs: entries: 60 / 61"):
+    with pytest.raises(ValueError, match="are parts of different builds; they differ in entries: 60 / 61"):
         merge_parts([one, two], tmp_path / "joined")
 
 
 def test_archives_that_differ_between_nodes(tmp_path):
     one, two = parts(tmp_path, 2)
     build_shards(MemoryArchive(samples=60, seed=1), tmp_path / "other", samples_per_shard=7, part=Part(1, 2))
-    with pytest.raises(ValueError, match=r"memory-000000.tar is not the same in .*part1 and .*other: their archives"):
+    with pytest.raises(ValueError, match=r"memory-000000.tar differs between .*part1 and .*other: their archives"):
         merge_parts([one, two, tmp_path / "other"], tmp_path / "joined")
 
 

@@ -45,5 +45,5 @@ def test_shards_are_dealt_by_keys_and_keep_the_archives_order_inside():
 
 
 def test_shards_of_no_samples():
-    with pytest.raises(ValueError, match="samples_per_shard is 0, expected at least 1. Leave it at 1024."):
+    with pytest.raises(ValueError, match="samples_per_shard is 0, expected at least 1. The default is 1024."):
         plan_of(samples_per_shard=0)

@@ -1,36 +1,36 @@
 import pytest
 
 from rspretrain.patch import Exclusion, Fault
-from rspretrain.shardset.building.workdir import claim, finished_report, leave, read_listing_faults
+from rspretrain.shardset.building.workdir import finished_report, lock_build, read_listing_faults, remove_workdir
 from shardset.building.test_plan import plan_of
 
 
 def test_one_builder_at_a_time(tmp_path):
     with (
-        claim(tmp_path / "out", plan_of(), [], exclusive=True),
-        pytest.raises(ValueError, match=r"Another process builds in .*out at this moment. Wait for it"),
-        claim(tmp_path / "out", plan_of(), [], exclusive=False),
+        lock_build(tmp_path / "out", plan_of(), [], exclusive=True),
+        pytest.raises(ValueError, match=r"Another process is building in .*out, expected none. Wait for it"),
+        lock_build(tmp_path / "out", plan_of(), [], exclusive=False),
     ):
         pass
     with (
-        claim(tmp_path / "out", plan_of(), [], exclusive=False),
-        claim(tmp_path / "out", plan_of(), [], exclusive=False),
+        lock_build(tmp_path / "out", plan_of(), [], exclusive=False),
+        lock_build(tmp_path / "out", plan_of(), [], exclusive=False),
     ):
         pass  # parts of one build share a folder
 
 
 def test_what_a_killed_process_has_left_goes(tmp_path):
     listed = [Fault("Patch9", "is odd"), Exclusion("Patch3", "is cloudy")]
-    with claim(tmp_path / "out", plan_of(), listed, exclusive=True):
+    with lock_build(tmp_path / "out", plan_of(), listed, exclusive=True):
         (tmp_path / "out/.build/memory-000000.tar.77.tmp").write_bytes(b"half")
-    with claim(tmp_path / "out", plan_of(), [], exclusive=True):
+    with lock_build(tmp_path / "out", plan_of(), [], exclusive=True):
         assert sorted(path.name for path in (tmp_path / "out/.build").iterdir()) == [
             "listing.json",
             "lock",
             "plan.json",
         ]
         assert read_listing_faults(tmp_path / "out") == listed
-    leave(tmp_path / "out")
+    remove_workdir(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -38,7 +38,7 @@ def test_folders_of_others_are_not_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with (
         pytest.raises(ValueError, match=r"is not empty: it holds \['thesis.tex'\]"),
-        claim(tmp_path, plan_of(), [], exclusive=True),
+        lock_build(tmp_path, plan_of(), [], exclusive=True),
     ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

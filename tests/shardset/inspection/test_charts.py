@@ -49,7 +49,7 @@ def test_the_table_has_a_line_for_every_band():
     assert vv.split()[:4] == ["s1", "VV", "1,600", f"{found.mean:.2f}"]
     assert vv.split()[-1] == "db"
     assert constant.split() == ["s2", "B03", "1,600", "250.0", "0", *["250.0"] * 5, "dn"]
-    assert empty == "s2        B04                    0  no pixel was measured"
+    assert empty == "s2        B04                    0  no valid pixel"
 
 
 def test_every_band_is_drawn(tmp_path):
@@ -91,7 +91,7 @@ def test_maps_have_shares_of_codes_instead_of_percentiles(tmp_path):
 
 def test_nothing_to_draw_is_told(tmp_path):
     with pytest.raises(
-        ValueError, match=r"No statistics of \['s1', 's2', 'map'\], expected those of one band at least"
+        ValueError, match=r"No statistics of \['s1', 's2', 'map'\], expected those of at least one band"
     ):
         draw_statistics(GROUPS, {}, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()

@@ -12,9 +12,9 @@ from rspretrain.shardset.inspection.pictures import (
     code_colour,
     code_name,
     code_shares,
+    colour_codes,
     composite,
     limits,
-    painted,
     pictures_of,
 )
 
@@ -111,7 +111,7 @@ def test_codes_have_one_colour_each():
 
 def test_a_map_is_painted_and_counted():
     codes = np.array([[312, 312, 999], [312, 523, 999]], dtype=np.uint16)
-    picture = painted(codes, "clc", 999.0)
+    picture = colour_codes(codes, "clc", 999.0)
     assert picture.shape == (2, 3, 3)
     np.testing.assert_allclose(picture[0, 0], code_colour("clc", 312), atol=1e-6)
     np.testing.assert_allclose(picture[1, 1], code_colour("clc", 523), atol=1e-6)

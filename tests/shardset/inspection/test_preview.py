@@ -19,9 +19,9 @@ from rspretrain.shardset.inspection.preview import (
     describe,
     draw_sample,
     draw_sheet,
-    middle,
     place,
     row_of,
+    shorten_middle,
     summary,
 )
 
@@ -44,7 +44,7 @@ def test_summary_counts_what_is_there(shards: ShardSet) -> None:
     assert "archive memory, 20 samples, 3 shards" in text
     assert "splits: test 4, train 16" in text
     assert "s2_20m    s2      uint16   6x6          20      dn     B05 B06 B07 B8A B11 B12" in text
-    assert "labels 'class': 3 classes, one a sample, 0 samples without" in text
+    assert "labels 'class': 3 classes, one per sample, 0 samples without" in text
     assert "\n        7  field\n" in text
 
 
@@ -69,7 +69,7 @@ def test_places_are_degrees_where_the_crs_is_known() -> None:
     metadata |= {"crs": "EPSG:32633", "bounds": [499_990, 5_400_000, 500_010, 5_400_020]}
     assert place(metadata) == "Austria, 48.7531° N 15.0000° E, EPSG:32633"
     metadata |= {"crs": CRS.from_epsg(32733).to_wkt(), "attributes": {}}
-    assert place(metadata) == "41.5516° S 15.0000° E, own CRS"
+    assert place(metadata) == "41.5516° S 15.0000° E, custom CRS"
 
 
 def test_a_place_is_that_of_the_index(shards: ShardSet) -> None:
@@ -86,9 +86,9 @@ def test_scenes_of_different_sizes_fit_on_a_sheet(tmp_path: Path) -> None:
 
 
 def test_too_much_text_is_cut_in_the_middle() -> None:
-    assert middle("short", 5) == "short"
-    assert middle("s2a_msil2a_20220706t085611_240_480", 17) == "s2a_msil…_240_480"
-    assert [len(middle("abcdefghij", size)) for size in (9, 8, 3)] == [9, 8, 3]
+    assert shorten_middle("short", 5) == "short"
+    assert shorten_middle("s2a_msil2a_20220706t085611_240_480", 17) == "s2a_msil…_240_480"
+    assert [len(shorten_middle("abcdefghij", size)) for size in (9, 8, 3)] == [9, 8, 3]
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,10 @@ def test_the_words(whole, tmp_path):
         faults.nan_in_a_band: "has NaN or infinite pixels, by band: {'VH': 1}",
         faults.wrong_dtype: "has dtype int32, expected float32",
         faults.wrong_shape: "is (11, 12) pixels, expected (12, 12)",
-        faults.duplicated_key: "is there twice",
-        faults.interleaved: "other members come between those of this sample",
-        faults.split_over_shards: "is split: other members of it lie in memory-000000.tar",
-        faults.foreign_manifest: "one of the two was changed, or is of another build",
+        faults.duplicated_key: "occurs twice",
+        faults.interleaved: "its members are separated by other members",
+        faults.split_over_shards: "is split: some of its members are in memory-000000.tar",
+        faults.foreign_manifest: "one of the two was changed, or is from another build",
     }.items():
         shutil.copytree(whole, tmp_path / fault.__name__)
         fault(tmp_path / fault.__name__, rng)
