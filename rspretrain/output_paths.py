@@ -16,7 +16,7 @@ def check_folder(path: Path, name: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
     else:
-        reason = f"{existing} is a file" if existing != path else "it is a file"
+        reason = f"{existing} is a file"
     raise ValueError(f"{name}: {path} cannot be used as a folder ({reason}). Choose another {name}.")
 
 

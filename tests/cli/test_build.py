@@ -1,7 +1,6 @@
 """`rspretrain build` and what is done to its result: printed lines, files, exit codes."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,40 +111,6 @@ def test_output_that_is_in_use(tmp_path, command):
     assert "is not empty: it holds ['mine.txt']" in done.stderr
 
 
-def test_verify_says_it_by_its_exit_code(tmp_path, command):
-    command("build", "folder", "--source", write_folder(tmp_path / "pictures"), "--out", tmp_path / "out")
-    whole = command("verify", tmp_path / "out")
-    assert (whole.returncode, "every byte as it was built" in whole.stdout) == (0, True)
-    shard = next((tmp_path / "out").glob("*.tar"))
-    data = bytearray(shard.read_bytes())
-    data[700] ^= 1
-    shard.write_bytes(data)
-    damaged = command("verify", tmp_path / "out")
-    assert damaged.returncode == 1
-    assert f"damaged: {shard.name}:" in damaged.stdout
-    assert command("verify", tmp_path).returncode == 2
-
-
-def test_parts_merge_and_go_on(tmp_path, command):
-    root = write_folder(tmp_path / "pictures", per_class=10)
-    build = ("build", "folder", "--source", root, "--samples-per-shard", 4)
-    for part in ("1/2", "2/2"):
-        built = command(*build, "--out", tmp_path / f"part{part[0]}", "--part", part)
-        assert built.returncode == 0, built.stderr
-        assert f"This is part {part[0]} of 2: join all of them with `rspretrain merge" in built.stdout
-    joined = command("merge", tmp_path / "part1", tmp_path / "part2", "--out", tmp_path / "joined")
-    assert joined.returncode == 0, joined.stderr
-    assert "20 of 20 patches in 5 shards" in joined.stdout
-    alone = command(*build, "--out", tmp_path / "alone", "--workers", 2)
-    assert alone.returncode == 0
-    for path in (tmp_path / "alone").iterdir():
-        assert (tmp_path / "joined" / path.name).read_bytes() == path.read_bytes()
-    assert command("merge", tmp_path / "part1", "--out", tmp_path / "half").returncode == 2
-    assert command(*build, "--out", tmp_path / "bad", "--part", "3/2").returncode == 2
-    again = command(*build, "--out", tmp_path / "alone")
-    assert again.stdout == alone.stdout
-
-
 @pytest.mark.parametrize("codec", ["zstd", "bitshuffle-lz4", "bitshuffle-zstd"])
 def test_compressed_shards_have_the_same_pixels(tmp_path, command, codec):
     root = write_bigearthnet(tmp_path / "archive", pairs=10)
@@ -160,16 +125,6 @@ def test_compressed_shards_have_the_same_pixels(tmp_path, command, codec):
         assert all(np.array_equal(images[name], packed[name]) for name in images)
         assert {**told, "xxh3": None} == {**also_told, "xxh3": None}
     assert command("verify", tmp_path / codec).returncode == 0
-
-
-def test_upgrade(tmp_path, command):
-    shutil.copytree(ROOT / "tests/golden/v1/pairs", tmp_path / "old")
-    assert "Run `rspretrain upgrade" in command("inspect", tmp_path / "old").stderr
-    done = command("upgrade", tmp_path / "old")
-    assert (done.returncode, "version 2, upgraded from version 1" in done.stdout) == (0, True)
-    assert "nothing to do" in command("upgrade", tmp_path / "old").stdout
-    assert command("verify", tmp_path / "old").returncode == 0
-    assert command("upgrade", tmp_path).returncode == 2
 
 
 def test_what_options_leave_out_is_counted_and_named_but_no_fault(tmp_path, command):
