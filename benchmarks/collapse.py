@@ -54,7 +54,7 @@ def measure(run: Run, folder: Path, seed: int, overrides: Sequence[str] = ()) ->
         shutil.rmtree(settings.run.dir, ignore_errors=True)  # of a run that was interrupted
         job = run.plant(prepare(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False))
         with suppress(RuntimeError):  # too many refused steps in a row, which are in the metrics
-            train(job, resume=False, say=lambda line: None)
+            train(job, resume=False, log=lambda line: None)
         ended.touch()
     return {"run": run.name, "seed": seed, **judge_file(metrics, run.fits)}
 

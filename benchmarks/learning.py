@@ -104,7 +104,7 @@ def backbone_of(run: Run, work: Path) -> tuple[Backbone, dict[str, Any]]:
     summary = settings.run.dir / "summary.json"
     if not summary.exists():
         job = prepare(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False)
-        train(job, resume=settings.run.dir.exists(), say=lambda line: None)
+        train(job, resume=settings.run.dir.exists(), log=lambda line: None)
     told = read_json(summary)
     return load_backbone(settings.run.dir / "export/rgb")[0], {
         "verdict": told["health"]["verdict"],

@@ -135,7 +135,7 @@ def finetune(run: Run, work: Path) -> dict[str, Any]:
         tree["backbone"] = {name: exports / name for name in ("s1", "s2")}
     settings = config.parse_as(config.FinetuneSettings, tree)
     job = prepare_finetune(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False)
-    train(job, resume=settings.run.dir.exists(), say=lambda line: None)
+    train(job, resume=settings.run.dir.exists(), log=lambda line: None)
     return read_json(settings.run.dir / "results.json")
 
 
@@ -151,7 +151,7 @@ def pretrain(seed: int, work: Path) -> Path:
     settings = config.parse(tree)
     if not (settings.run.dir / "summary.json").exists():
         job = prepare(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False)
-        train(job, resume=settings.run.dir.exists(), say=lambda line: None)
+        train(job, resume=settings.run.dir.exists(), log=lambda line: None)
     return settings.run.dir / "export"
 
 

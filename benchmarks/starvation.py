@@ -55,7 +55,7 @@ def settings(shards: Path, out: Path, steps: int, batch: int) -> config.RunSetti
 
 
 def while_training(shards: Path, out: Path, steps: int, batch: int) -> dict[str, float | str]:
-    train(prepare(settings(shards, out, steps, batch), HERE, False), resume=False, say=print)
+    train(prepare(settings(shards, out, steps, batch), HERE, False), resume=False, log=print)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
     found = {
         name: statistics.median(line[f"perf/{name}"] for line in lines)

@@ -191,7 +191,7 @@ class Run:
 
     def line(self, batch: Batch, report: StepReport) -> None:
         """The line of metrics of the last step."""
-        self.metric_logger.after(self.step, batch, report, self.job.lr(self.step))
+        self.metric_logger.log_step(self.step, batch, report, self.job.lr(self.step))
 
     def as_it_runs(self, steps: int) -> dict[str, float]:
         """Seconds a step and the share of the time that the loop waits for data, the loader included."""

@@ -1,4 +1,4 @@
-"""rspretrain: remote-sensing archives to checksummed shards to self-supervised backbones that know their bands."""
+"""rspretrain: self-supervised pretraining on remote sensing archives, from raw archives to exported backbones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,12 @@ __version__ = "0.1.0"
 
 
 def open_shards(path: Path | str, cache_dir: Path | str | None = None, cache_gb: float = 100.0) -> "ShardSet":
-    """Open a shard set in a folder or behind a URL: `shards[0]`, `shards["key"]`, `for patch in shards`.
+    """Open a shard set in a folder or at a URL: `shards[0]`, `shards["key"]`, `for patch in shards`.
 
-    Shards behind a URL are kept in `cache_dir` (None: $XDG_CACHE_HOME/rspretrain or ~/.cache/rspretrain), at most
-    `cache_gb` GB. ValueError where there is no shard set, it is damaged, or of another format version.
+    Shards from a URL are cached in `cache_dir` (None: $XDG_CACHE_HOME/rspretrain or ~/.cache/rspretrain), up to
+    `cache_gb` GB. ValueError if there is no shard set, or if it is damaged or of another format version.
     """
-    # Here, so that `import rspretrain` stays cheap.
+    # Imported here, so that `import rspretrain` stays fast.
     from rspretrain.shardset.index import open_shards
     from rspretrain.shardset.remote import RemoteOptions
 
@@ -24,7 +24,7 @@ def open_shards(path: Path | str, cache_dir: Path | str | None = None, cache_gb:
 
 
 def __getattr__(name: str) -> Any:
-    """`rspretrain.ShardDataset`, a torch Dataset over a shard set; torch is imported when somebody asks for it."""
+    """Import `rspretrain.ShardDataset`, a torch Dataset of a shard set, and thereby torch, at its first use."""
     if name != "ShardDataset":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rspretrain.streaming.dataset import ShardDataset

@@ -1,4 +1,4 @@
-"""A batch: tensors on their way from the shards to an objective, with the identity of every sample."""
+"""A batch of samples: tensors from the shards, with the seed and the index row of every sample."""
 
 from dataclasses import dataclass, replace
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one rank in one step. Pixels are as the archive has them: dtype, resolution, no normalisation.
+    """The samples of one rank in one step. Pixels have the archive's dtype and resolution and are not normalised.
 
-    Shapes: B samples; a group's array is [B C H W]. Where images of an archive differ in size, H and W are the largest
-    and `sizes` says which upper left part of the canvas is image; the rest must never be looked at.
+    Shapes: B samples; a group's array is [B C H W]. If images of an archive differ in size, H and W are the maxima, and
+    `sizes` gives the valid upper left part of each image; other pixels are undefined.
     """
 
     images: dict[str, Tensor]  # group name -> [B C H W]
-    sizes: dict[str, Tensor]  # group name -> [B 2] int64 (height, width), only for groups whose images differ in size
-    seeds: Tensor  # [B] int64, the key of every random choice about a sample (keyed.sample_seeds)
-    rows: NDArray[np.int64]  # [B] row of each sample in the index of the shard set: its labels, key and place
+    sizes: dict[str, Tensor]  # group name -> [B 2] int64 (height, width); only groups whose images differ in size
+    seeds: Tensor  # [B] int64, seed of all random numbers of a sample (rng.sample_seeds)
+    rows: NDArray[np.int64]  # [B] row of each sample in the index of the shard set
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def split(self, pieces: int) -> list["Batch"]:
-        """So many batches of equal size, views of this one; `pieces` divides B."""
+        """Split into `pieces` batches of equal size, which are views. `pieces` must divide B."""
         each = len(self) // pieces
         spans = [slice(start, start + each) for start in range(0, len(self), each)]
         return [
@@ -39,7 +39,7 @@ class Batch:
         ]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device; copies do not block where the memory is pinned."""
+        """The batch on another device. Copies from pinned memory are asynchronous."""
         if self.seeds.device == device:
             return self
         move = {name: value.to(device, non_blocking=True) for name, value in self.images.items()}

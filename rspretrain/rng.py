@@ -1,8 +1,8 @@
-"""Randomness that belongs to the sample: counter-based hashes instead of generators with state (design.md D4).
+"""Counter-based random numbers per sample: hashes instead of generators with state (docs/methods.md, Keyed randomness).
 
-A draw is a pure function of (seed, epoch, position, purpose, counter): the same for any rank, worker, batch size and
-restart. This half needs numpy only; `draws.py` draws for whole batches on the device. The mixer is splitmix64's
-finaliser (Steele et al. 2014), applied once for every word that is mixed in.
+A random number is a pure function of (seed, epoch, position, purpose, counter), so it does not depend on rank, worker,
+batch size or restarts. This module needs only numpy; `rng_torch.py` draws for whole batches on the device. The mixing
+function is the finaliser of splitmix64 (Steele et al. 2014), applied once per mixed-in word.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ MASK = (1 << 64) - 1
 
 
 def mix(*words: int) -> int:
-    """One 64-bit hash of integers, as a Python int in [0, 2**64)."""
+    """A 64-bit hash of integers, as an int in [0, 2**64)."""
     state = 0
     for word in words:
         z = (state + GOLDEN + (word & MASK)) & MASK
@@ -26,7 +26,7 @@ def mix(*words: int) -> int:
 
 
 def mix_array(state: int, words: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """`mix(…, word)` for an array of last words, where `state` is the mix of the words before."""
+    """`mix(…, word)` for an array of last words. `state` is the hash of the words before."""
     with np.errstate(over="ignore"):
         z = np.uint64(state) + np.uint64(GOLDEN) + words.astype(np.uint64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX1)
@@ -35,10 +35,10 @@ def mix_array(state: int, words: NDArray[np.integer]) -> NDArray[np.uint64]:
 
 
 def permutation(length: int, *words: int) -> NDArray[np.int64]:
-    """A permutation of range(length): a pure function of `words`, equal for every version of every library."""
+    """A permutation of range(length), a pure function of `words` that does not depend on library versions."""
     return np.argsort(mix_array(mix(*words), np.arange(length)), kind="stable")
 
 
 def sample_seeds(seed: int, epoch: int, positions: NDArray[np.integer]) -> NDArray[np.int64]:
-    """[B] one 64-bit key a sample, from which all its random choices follow."""
+    """[B] one 64-bit seed per sample, from which all its random numbers are derived."""
     return mix_array(mix(seed, epoch), positions).view(np.int64)

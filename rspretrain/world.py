@@ -1,8 +1,7 @@
-"""The ranks of a run and the few collectives that cross them. Alone, every collective is an identity.
+"""The ranks of a run and its collectives. With one process, every collective is an identity.
 
-Objectives and norms use nothing of torch.distributed but `gather_with_grad`, `gather_stack`, `mean_over_ranks` and
-`sum_over_ranks`, evaluation nothing but `gather_rows`, label-budget loops `from_first`; nobody else in the package
-calls a collective except the strategies.
+All collectives outside of the strategies are in this module. Objectives and norms use `gather_with_grad`,
+`gather_stack`, `mean_over_ranks` and `sum_over_ranks`, evaluation `gather_rows`, label-budget loops `broadcast_text`.
 """
 
 import os
@@ -17,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands. `device` is its own accelerator, or the CPU."""
+    """Rank, world size and device of this process. `device` is its own accelerator, or the CPU."""
 
     rank: int
     size: int
@@ -26,38 +25,38 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank is the one that writes and talks."""
+        """Whether this rank writes files and messages."""
         return self.rank == 0
 
 
 def start() -> World:
-    """Join the world that the launcher (deepspeed, torchrun, srun, or none) describes."""
-    _adopt_slurm()
+    """Initialise the process group from the launcher's variables (deepspeed, torchrun, srun, or none)."""
+    _set_variables_from_slurm()
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     cuda = torch.cuda.is_available()
-    # Where SLURM binds one GPU to each task, that one has index 0 whatever the local rank.
+    # If SLURM binds one GPU to each task, it has index 0 for every local rank.
     device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    # A launcher's world of one is a world too: DeepSpeed wants a process group even alone.
+    # Also with one rank: DeepSpeed needs a process group.
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=size)
     return World(rank, size, local_rank, device)
 
 
-def _adopt_slurm() -> None:
-    """Under srun without torchrun: SLURM's description of this task in torchrun's variables.
+def _set_variables_from_slurm() -> None:
+    """With srun and without torchrun: set torchrun's variables from those of SLURM.
 
-    The step's variables, not the job's: a plain `python` in a batch script of many tasks is alone.
+    Uses the variables of the job step, because plain `python` in a batch script with several tasks is one process.
     """
     if "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
         return
-    nodes = os.environ["SLURM_STEP_NODELIST"]  # "gpu[003-006,9],cpu1": the master is gpu003
+    nodes = os.environ["SLURM_STEP_NODELIST"]  # e.g. "gpu[003-006,9],cpu1": the master is gpu003
     first = re.match(r"([^,\[]+)(?:\[([0-9]+))?", nodes)
     assert first is not None, f"SLURM_STEP_NODELIST is {nodes!r}"
-    port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000  # equal in all tasks, different for jobs that share a node
-    described = {
+    port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000  # equal in all tasks, different for jobs on one node
+    variables = {
         "RANK": os.environ["SLURM_PROCID"],
         "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": os.environ["SLURM_LOCALID"],
@@ -65,32 +64,35 @@ def _adopt_slurm() -> None:
         "MASTER_ADDR": "".join(part for part in first.groups() if part),
         "MASTER_PORT": str(port),
     }
-    os.environ.update({name: value for name, value in described.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in variables.items() if name not in os.environ})
 
 
 def local_size() -> int:
-    """How many ranks share this machine, as the launcher says (torchrun, srun or deepspeed)."""
+    """The number of ranks on this machine, from the launcher (torchrun, srun or deepspeed)."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
 
 
 def stop() -> None:
-    """Leave the world; a no-op for a process that is alone."""
+    """Destroy the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """This process's rank, 0 where there is no process group."""
+    """The rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many ranks there are, 1 where there is no process group."""
+    """The number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 class _GatherWithGrad(torch.autograd.Function):
-    """Concatenate in rank order; backward sums the gradients of all ranks and returns the own slice (methods A.4)."""
+    """Concatenates in rank order; backward sums the gradients of all ranks and returns this rank's slice.
+
+    docs/methods.md, NT-Xent.
+    """
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -128,16 +130,16 @@ def gather_rows(local: Tensor) -> Tensor:
     if size() == 1:
         return local.detach()
     counts = gather_stack(torch.tensor(len(local), device=local.device)).tolist()
-    padded = local.new_zeros(max(counts), *local.shape[1:])  # collectives want equal shapes
+    padded = local.new_zeros(max(counts), *local.shape[1:])  # collectives need equal shapes
     padded[: len(local)] = local.detach()
     return torch.cat([rows[:count] for rows, count in zip(gather_stack(padded), counts, strict=True)])
 
 
-def from_first(text: str) -> str:
-    """The first rank's text, on all ranks; what the others give is not looked at."""
-    said = bytearray(text.encode()) if rank() == 0 else bytearray()
-    letters = torch.frombuffer(said, dtype=torch.uint8) if said else torch.empty(0, dtype=torch.uint8)
-    return bytes(gather_rows(letters).tolist()).decode()
+def broadcast_text(text: str) -> str:
+    """The first rank's text, on all ranks."""
+    encoded = bytearray(text.encode()) if rank() == 0 else bytearray()
+    data = torch.frombuffer(encoded, dtype=torch.uint8) if encoded else torch.empty(0, dtype=torch.uint8)
+    return bytes(gather_rows(data).tolist()).decode()
 
 
 def mean_over_ranks(local: Tensor) -> Tensor:
@@ -159,7 +161,7 @@ def sum_over_ranks(local: Tensor) -> Tensor:
 
 
 def max_over_ranks(local: Tensor) -> Tensor:
-    """The largest of a tensor's elements over all ranks, without gradient."""
+    """The elementwise maximum of a tensor over all ranks, without gradient."""
     if size() == 1:
         return local.detach()
     largest = local.detach().clone()

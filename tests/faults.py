@@ -1,7 +1,7 @@
-"""Faults of shard sets, one function each: what disks, networks, careless copies and wrong builders do.
+"""Faults of shard sets, one function per fault: damage by disks, networks, incomplete copies and buggy builders.
 
-Each changes a set in place and returns texts that a finding must contain: the shard, the key, the member as far as the
-fault has them. `reseal` makes the manifest fit the bytes again, as a builder with a bug would have written it.
+Each function changes a set in place and returns texts that a finding must contain: shard, key and member, if they
+apply. `reseal` updates the manifest to the changed bytes, like a builder with a bug.
 """
 
 import hashlib
@@ -43,13 +43,13 @@ def write_tar(path: Path, members: list[Member]) -> None:
             info = tarfile.TarInfo(name)
             info.size, info.mtime, info.mode = len(data), 0, 0o644
             tar.addfile(info, io.BytesIO(data))
-    data = path.read_bytes()  # tarfile fills up to 10,240 bytes
+    data = path.read_bytes()  # tarfile pads to 10,240 bytes
     size = sum(BLOCK + -(-len(d) // BLOCK) * BLOCK for _, d in members) + 2 * BLOCK
     path.write_bytes(data[:size])
 
 
 def reseal(folder: Path) -> None:
-    """A manifest and an index whose checksums fit what lies there."""
+    """Write a manifest whose checksums match the files on disk."""
     manifest, _ = load_manifest(folder)
     shards = []
     for entry in manifest.shards:
@@ -63,7 +63,7 @@ def reseal(folder: Path) -> None:
 
 
 def place(folder: Path, rng: Rng) -> tuple[Path, str, dict[str, tuple[int, int]]]:
-    """A random record: its shard, its key, and (offset, bytes) of its members."""
+    """A random record: path of its shard, key, and (offset, bytes) of its members."""
     shards = open_shards(folder)
     row = int(rng.integers(len(shards)))
     names = [*shards.groups, "cls", "json"]
@@ -169,7 +169,7 @@ def extra_shard(folder: Path, rng: Rng) -> list[str]:
 def edited(
     folder: Path, rng: Rng, edit: Callable[[list[list[Member]]], list[list[Member]]]
 ) -> tuple[Path, list[list[Member]]]:
-    """Rewrite a random shard with its records changed; returns it and the records it had."""
+    """Rewrite a random shard with edited records; returns its path and the original records."""
     path = pick(rng, folder)
     members = read_tar(path)
     size = len({name.partition(".")[2] for name, _ in members})
@@ -219,7 +219,7 @@ def foreign_member(folder: Path, rng: Rng) -> list[str]:
 
 
 def _array_changed(folder: Path, rng: Rng, change_array: Callable[[np.ndarray], np.ndarray]) -> list[str]:
-    """Another array in the first record, with a checksum in its JSON that fits."""
+    """Replace an array in the first record, and update the checksum in its JSON."""
 
     def edit(records: list[list[Member]]) -> list[list[Member]]:
         import xxhash
@@ -245,16 +245,16 @@ def wrong_shape(folder: Path, rng: Rng) -> list[str]:
 
 
 def nan_in_a_band(folder: Path, rng: Rng) -> list[str]:
-    def poison(array: np.ndarray) -> np.ndarray:
+    def with_nan(array: np.ndarray) -> np.ndarray:
         array = array.copy()
         array[1, 2, 3] = np.nan
         return array
 
-    return _array_changed(folder, rng, poison)
+    return _array_changed(folder, rng, with_nan)
 
 
 def stale_index(folder: Path, rng: Rng) -> list[str]:
-    """Rows of another moment: a label, a place, or an offset that is no longer true."""
+    """An outdated index: a wrong label, position, or offset."""
     table = pq.read_table(folder / "index.parquet")
     column = str(rng.choice(["split", "offset", "country", "left", "labels_all"]))
     values = table.column(column).to_pylist()

@@ -1,4 +1,4 @@
-"""Real ranks for tests: processes that meet over gloo. Nothing is mocked (design.md, law 9)."""
+"""Real ranks for tests: processes with a gloo process group. Nothing is mocked."""
 
 import os
 import tempfile
@@ -14,7 +14,7 @@ from processes import CONTEXT
 
 
 def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
-    """What `function(*args)` returns on each of `size` gloo ranks, in rank order; a function of a module's top level.
+    """The results of `function(*args)` on `size` gloo ranks, in rank order. The function must be at module level.
 
     Results may hold tensors. RuntimeError with the first rank's traceback where one fails; the others are ended.
     """

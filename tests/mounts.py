@@ -1,4 +1,4 @@
-"""Small file systems for tests: really full, really read-only."""
+"""Small mounted file systems for tests."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own of so many bytes ("64k", "1m") in a new folder; skips the test where none can be had."""
+    """Mount a file system of this size ("64k", "1m") in a new folder; skips the test if that is not possible."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a file system of its own")
+        pytest.skip("mounting a file system needs root")
     try:
         yield folder
     finally:

@@ -1,4 +1,4 @@
-"""Processes of their own for tests, started in a moment: their server has imported torch once for all of them."""
+"""Subprocesses for tests that start quickly, because a fork server has imported torch for all of them."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -21,14 +21,14 @@ CONTEXT.set_forkserver_preload(
 
 
 def start(target: Callable[..., Any], *arguments: object) -> ForkServerProcess:
-    """Run a function of a module's top level; its exit code tells how it ended."""
+    """Start a subprocess that runs a module-level function."""
     process = CONTEXT.Process(target=target, args=arguments)
     process.start()
     return process
 
 
 def join(processes: list[ForkServerProcess], timeout_s: float = 80) -> list[int | None]:
-    """The exit codes, None of one that does not end."""
+    """The exit codes; None for processes that do not end in time."""
     for process in processes:
         process.join(timeout_s)
     codes = [process.exitcode for process in processes]

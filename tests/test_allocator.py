@@ -21,10 +21,10 @@ def start(path, **environment):
     return process.pid, process.communicate(timeout=60)[0].strip()
 
 
-def test_a_second_start_under_the_same_number_with_the_same_arguments(tmp_path):
-    pid, told = start(tmp_path / "program.py")
-    assert told == f"{pid} {TUNABLES} ['a b', 'c']"
+def test_restart_with_the_same_process_id_and_arguments(tmp_path):
+    pid, output = start(tmp_path / "program.py")
+    assert output == f"{pid} {TUNABLES} ['a b', 'c']"
 
 
-def test_the_users_own_tunables_stay(tmp_path):
+def test_existing_tunables_are_kept(tmp_path):
     assert start(tmp_path / "program.py", GLIBC_TUNABLES="glibc.malloc.check=0")[1].split()[1] == "glibc.malloc.check=0"

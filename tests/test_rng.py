@@ -1,4 +1,4 @@
-"""Counter-based randomness: splitmix64 itself, arrays equal to integers, permutations that are pure."""
+"""Counter-based random numbers: splitmix64, arrays, permutations."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def test_arrays_are_integers_one_by_one() -> None:
     assert sample_seeds(3, 4, words).view(np.uint64).tolist() == [mix(3, 4, int(word)) for word in words]
 
 
-def test_permutations_are_pure_and_whole() -> None:
+def test_permutations_are_deterministic_and_complete() -> None:
     one = permutation(1000, 7, 1)
     assert sorted(one.tolist()) == list(range(1000))
     assert np.array_equal(one, permutation(1000, 7, 1))

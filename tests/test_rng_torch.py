@@ -1,4 +1,4 @@
-"""Keyed draws: a function of sample and purpose, uniform, independent, and the mixer of keyed.py bit for bit."""
+"""Random numbers are functions of sample and purpose, uniform, independent, and bit-equal to rng.py."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,18 @@ from rspretrain.rng_torch import _mix_tensor, normal, purpose_id, uniform
 SEEDS = torch.from_numpy(sample_seeds(0, 0, np.arange(20_000)))
 
 
-def test_a_draw_belongs_to_its_sample() -> None:
+def test_a_number_depends_only_on_its_sample_and_purpose() -> None:
     whole, pick = uniform(SEEDS, "view0/crop", (3,)), torch.tensor([5, 19_999, 0])
     assert torch.equal(uniform(SEEDS[pick], "view0/crop", (3,)), whole[pick])
     assert not torch.equal(uniform(SEEDS, "view1/crop", (3,)), whole)
 
 
-def test_more_draws_begin_with_the_same() -> None:
+def test_more_numbers_begin_with_the_same() -> None:
     assert torch.equal(uniform(SEEDS, "a", (5,))[:, :2], uniform(SEEDS, "a", (2,)))
     assert torch.equal(uniform(SEEDS, "a"), uniform(SEEDS, "a", (1,))[:, 0])
 
 
-def test_mixer_is_that_of_keyed() -> None:
+def test_mixer_is_that_of_rng() -> None:
     words = [0, 1, 2**63, 2**64 - 1, 0x123456789ABCDEF0]
     signed = torch.tensor([(w + GOLDEN & MASK) - (1 << 64) * ((w + GOLDEN & MASK) >> 63) for w in words])
     assert [int(z) & MASK for z in _mix_tensor(signed)] == [mix(w) for w in words]

@@ -19,7 +19,7 @@ from rspretrain.cli.main import run
 
 if TYPE_CHECKING:
     from rspretrain.config import FinetuneSettings
-    from rspretrain.engine.trainer import Finish
+    from rspretrain.engine.trainer import TrainResult
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,19 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_training("finetune", arguments, config.load_finetune, prepare_finetune, report)
 
 
-def report(finish: "Finish", settings: "FinetuneSettings") -> None:
+def report(result: "TrainResult", settings: "FinetuneSettings") -> None:
     """Print the closing lines."""
     from rspretrain.files import read_json
 
     folder = settings.run.dir
-    if not finish.is_complete:
-        print(f"Stopped by a signal after step {finish.step} of {finish.total_steps}; go on with --resume.")
-        print(f"checkpoints  {folder}/checkpoints/step_{finish.step:08d}")
+    if not result.is_complete:
+        print(f"Stopped by a signal after step {result.step} of {result.total_steps}; continue with --resume.")
+        print(f"checkpoints  {folder}/checkpoints/step_{result.step:08d}")
         return
     print(table(read_json(folder / "results.json")))
     print(f"metrics      {folder}/metrics.jsonl, {folder}/summary.json")
     print(f"results      {folder}/results.json")
-    print(f"classifier   {finish.exports['classifier']}")
+    print(f"classifier   {result.exports['classifier']}")
 
 
 def table(results: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from rspretrain.cli.main import run
 
 if TYPE_CHECKING:
     from rspretrain.config import RunSettings
-    from rspretrain.engine.trainer import Finish
+    from rspretrain.engine.trainer import TrainResult
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_training("pretrain", arguments, config.load, prepare, report)
 
 
-def report(finish: "Finish", settings: "RunSettings") -> None:
+def report(result: "TrainResult", settings: "RunSettings") -> None:
     """Print the closing lines."""
     folder = settings.run.dir
-    if not finish.is_complete:
-        print(f"Stopped by a signal after step {finish.step} of {finish.total_steps}; go on with --resume.")
-    print(f"checkpoints  {folder}/checkpoints/step_{finish.step:08d}")
+    if not result.is_complete:
+        print(f"Stopped by a signal after step {result.step} of {result.total_steps}; continue with --resume.")
+    print(f"checkpoints  {folder}/checkpoints/step_{result.step:08d}")
     print(f"metrics      {folder}/metrics.jsonl, {folder}/summary.json")
-    for sensor, path in finish.exports.items():
+    for sensor, path in result.exports.items():
         print(f"backbone {sensor:<4}{path}")
 
 

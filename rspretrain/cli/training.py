@@ -15,7 +15,7 @@ from rspretrain.cli.common import typed
 from rspretrain.config import CommonSettings, ConfigError
 from rspretrain.engine.job import Job, describe
 from rspretrain.engine.run_dir import check_run_dir
-from rspretrain.engine.trainer import Finish, train
+from rspretrain.engine.trainer import TrainResult, train
 from rspretrain.shipped_configs import find_config
 from rspretrain.strategies.precision import precision_text
 
@@ -27,7 +27,7 @@ def run_training(
     arguments: argparse.Namespace,
     load: Callable[[Path, Sequence[str]], Kind],
     prepare: Callable[[Kind, world.World, bool], Job],
-    report: Callable[[Finish, Kind], None],
+    report: Callable[[TrainResult, Kind], None],
 ) -> int:
     """Prepare a training run, run it, and `report` where its files are; exit status."""
     here = world.start()
@@ -45,12 +45,12 @@ def run_training(
         return refuse(command, error, here)
     print_precision(job.settings, here)
     try:
-        finish = train(job, resume=arguments.resume, say=lambda line: print(line, flush=True))
+        result = train(job, resume=arguments.resume, log=lambda line: print(line, flush=True))
     except ConfigError as error:  # of run.dir; anything else is a failure, with a traceback
         return refuse(command, error, here)
     world.stop()
     if here.is_first:
-        report(finish, settings)
+        report(result, settings)
     return 0
 
 

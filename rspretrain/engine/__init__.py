@@ -1,1 +1,1 @@
-"""The one training loop, its optimizers and its checkpoints."""
+"""The training loop, its jobs, evaluators and checkpoints."""

@@ -21,7 +21,6 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from rspretrain import world
 from rspretrain.active_learning.budget import Labels
 from rspretrain.active_learning.labelling_task import LabellingTask, open_labelling_task
 from rspretrain.active_learning.oracle import CsvOracle
@@ -32,15 +31,14 @@ from rspretrain.config import ActiveSettings, ConfigError
 from rspretrain.engine.finetune import check_data, prepare_finetune
 from rspretrain.engine.job import Job, describe, with_precision
 from rspretrain.engine.rounds import Rounds
-from rspretrain.engine.run_dir import claim_run_dir
-from rspretrain.engine.stop_request import StopRequest
-from rspretrain.engine.trainer import Say, train
+from rspretrain.engine.run_dir import open_run_dir
+from rspretrain.engine.trainer import LogLine, StopRequest, train
 from rspretrain.evaluation.labels import LabelSettings
 from rspretrain.evaluation.predict import predict_with_features
 from rspretrain.files import write_json
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.streaming.sources import open_sources
-from rspretrain.world import World
+from rspretrain.world import World, barrier, broadcast_text, max_over_ranks, rank
 
 POOL, HELD_OUT, TO_LABEL = "pool.json", "held_out.json", "to_label"
 _USED_LABEL_SETTINGS = ("nomenclature", "balanced", "train_split", "test_split")
@@ -56,7 +54,7 @@ class LoopStatus:
     is_stopped: bool = False  # by a signal
 
 
-def prepare_active(settings: ActiveSettings, here: World, deepspeed_launcher: bool, resume: bool) -> "ActiveLearning":
+def prepare_active(settings: ActiveSettings, world: World, deepspeed_launcher: bool, resume: bool) -> "ActiveLearning":
     """Build the loop and check the settings; nothing is written. ValueError, in one paragraph, for invalid settings."""
     check_data(settings)
     _check_sections(settings)
@@ -74,7 +72,7 @@ def prepare_active(settings: ActiveSettings, here: World, deepspeed_launcher: bo
         return pool.model_dump_json()
 
     pool = LabelPool.model_validate_json(_from_first_rank(state))
-    return ActiveLearning(settings, here, task, pool, deepspeed_launcher=deepspeed_launcher, resume=resume)
+    return ActiveLearning(settings, world, task, pool, deepspeed_launcher=deepspeed_launcher, resume=resume)
 
 
 def _check_sections(settings: ActiveSettings) -> None:
@@ -95,12 +93,12 @@ def _check_sections(settings: ActiveSettings) -> None:
 def _from_first_rank(work: Callable[[], str]) -> str:
     """Run `work` on the first rank and return its result on all ranks. Its ValueError becomes a ConfigError on all."""
     message = ""
-    if world.rank() == 0:
+    if rank() == 0:
         try:
             message = f"+{work()}"
         except ValueError as error:
             message = f"-{error}"
-    message = world.from_first(message)
+    message = broadcast_text(message)
     if message.startswith("-"):
         raise ConfigError(message[1:])
     return message[1:]
@@ -113,7 +111,7 @@ class ActiveLearning:
     def __init__(
         self,
         settings: ActiveSettings,
-        here: World,
+        world: World,
         task: LabellingTask,
         pool: LabelPool,
         *,
@@ -121,7 +119,7 @@ class ActiveLearning:
         resume: bool,
     ) -> None:
         """ValueError for settings that a later round would reject: networks, bands, batches, class names."""
-        self.settings, self.world, self.task, self.pool = settings, here, task, pool
+        self.settings, self.world, self.task, self.pool = settings, world, task, pool
         self._deepspeed_launcher, self._resume = deepspeed_launcher, resume
         self._dir, self._rounds = settings.run.dir, Rounds(settings.run.dir)
         self._oracle = task.oracle(settings.oracle, self._dir / TO_LABEL)
@@ -141,15 +139,15 @@ class ActiveLearning:
         }
         return "\n".join(["", "label budget", *(f"  {name:<28}{fact}" for name, fact in facts.items())])
 
-    def run(self, say: Say) -> LoopStatus:
+    def run(self, log: LogLine) -> LoopStatus:
         """Run until the budget is spent, labels have to be entered by hand, or a signal requests a stop.
 
-        `say` receives log lines. ConfigError if run.dir is in use or entered labels need correction; no state is lost.
+        `log` receives log lines. ConfigError if run.dir is in use or entered labels need correction; no state is lost.
         """
-        self._say: Say = say if self.world.is_first else lambda line: None
-        claim_run_dir(self.settings, self.world, self._resume)
+        self._log: LogLine = log if self.world.is_first else lambda line: None
+        open_run_dir(self.settings, self.world, self._resume)
         self._save(self.pool)
-        self._report_start()
+        self._log_start()
         with StopRequest() as stop:
             while True:
                 if tables := self._label_pending():
@@ -159,7 +157,7 @@ class ActiveLearning:
                     return self._status(is_stopped=True)
                 if self.pool.is_spent:
                     return self._status()
-                if bool(world.max_over_ranks(torch.tensor(int(stop.received is not None)))):
+                if bool(max_over_ranks(torch.tensor(int(stop.received is not None)))):
                     return self._status(is_stopped=True)
                 self._save(self.pool.request(self._query(number)))
 
@@ -174,17 +172,17 @@ class ActiveLearning:
         self.pool = pool
         if self.world.is_first:
             pool.save(self._dir / POOL)
-        world.barrier()
+        barrier()
 
-    def _report_start(self) -> None:
+    def _log_start(self) -> None:
         pool, budget = self.pool, self.settings.budget
         if complete := self._complete():
-            self._say(f"Continuing after round {complete[-1]} of {budget.rounds}.")
+            self._log(f"Continuing after round {complete[-1]} of {budget.rounds}.")
         for name, keys in pool.removed.items():
             lack = f", {pool.missing[name]} fewer than the scenario requires" if pool.missing[name] else ""
-            self._say(f"Scenario {budget.scenario}: removed {len(keys)} images of {name!r} from the pool{lack}.")
+            self._log(f"Scenario {budget.scenario}: removed {len(keys)} images of {name!r} from the pool{lack}.")
         if absent := self.task.absent_classes(pool):
-            self._say(f"No image of the pool has {', '.join(map(repr, absent))}; the model cannot learn these classes.")
+            self._log(f"No image of the pool has {', '.join(map(repr, absent))}; the model cannot learn these classes.")
 
     def _held_out(self) -> Labels | None:
         """Labels entered by hand for held-out images without labels; None if these are not complete yet."""
@@ -226,16 +224,16 @@ class ActiveLearning:
     def _train(self, number: int, stop: StopRequest) -> bool:
         """Complete a round if it is not complete; False if a signal stopped it."""
         if number not in self._complete():
-            begun = json.loads(_from_first_rank(lambda: json.dumps(self._rounds.has_begun(number))))
-            self._say(f"Round {number} of {self.settings.budget.rounds}: {len(self.pool.labels)} labels.")
+            started = json.loads(_from_first_rank(lambda: json.dumps(self._rounds.has_started(number))))
+            self._log(f"Round {number} of {self.settings.budget.rounds}: {len(self.pool.labels)} labels.")
             warm = self._rounds.weights(number - 1) if self.settings.warm_start and number else None
-            finish = train(self._job(number, warm), resume=begun, say=self._say, stop=stop)
-            if not finish.is_complete:
+            result = train(self._job(number, warm), resume=started, log=self._log, stop=stop)
+            if not result.is_complete:
                 return False
         if self.world.is_first:
             self._rounds.prune(number)
             self._rounds.report(self.settings, self.task, self.pool)
-        world.barrier()
+        barrier()
         return True
 
     def _job(self, number: int, initial: Mapping[str, Tensor] | None = None, *, pending: bool = False) -> Job:

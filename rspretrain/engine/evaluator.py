@@ -1,4 +1,4 @@
-"""What a run is for: what is found out about its weights on the way, and what it writes in the end."""
+"""Evaluators: evaluation of the weights during a run, early stopping, and the results at its end."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,76 +9,76 @@ from torch import Tensor
 
 from rspretrain import world
 from rspretrain.config import RunSettings
-from rspretrain.engine.checkpoint import gather
-from rspretrain.engine.export import export_all, provenance
+from rspretrain.engine.checkpoint import gather_to_cpu
+from rspretrain.engine.export import export_backbones, provenance
 from rspretrain.objectives.base import Objective
 
-Weights = Iterable[tuple[str, Tensor]]  # every parameter and buffer of the objective, whole; all ranks iterate together
+Weights = Iterable[tuple[str, Tensor]]  # every parameter and buffer of the objective, whole; iterated by all ranks
 
 
 class Evaluator(ABC):
-    """The loop asks; pretraining and fine-tuning answer differently. Whatever gets `Weights` is called by all ranks."""
+    """Interface between the training loop and the kind of run. Methods with `Weights` are collective."""
 
     @abstractmethod
     def is_due(self, step: int) -> bool:
-        """Whether `evaluate` is due after step number `step`; the same on all ranks."""
+        """Whether `evaluate` is due after step `step`; equal on all ranks."""
 
     @abstractmethod
     def evaluate(self, step: int, weights: Weights) -> dict[str, float]:
-        """Numbers for the line of metrics of this step; the same on all ranks."""
+        """Metrics of the weights, for the metrics line of this step; equal on all ranks."""
 
     @abstractmethod
     def restore(self, lines: Sequence[Mapping[str, float]]) -> None:
-        """Take up what the lines of a resumed run say of `evaluate`; on the first rank, whose word counts."""
+        """Restore the state from the metrics lines of a resumed run. First rank only."""
 
     @property
     @abstractmethod
     def best_step(self) -> int | None:
-        """The step whose checkpoint must be there in the end; on the first rank, whose word counts."""
+        """The step whose checkpoint must be kept. The first rank's value is used."""
 
     @property
     @abstractmethod
     def should_stop(self) -> bool:
-        """Whether further steps are of no use; on the first rank, whose word counts."""
+        """Whether to stop early. The first rank's value is used."""
 
     @abstractmethod
     def finish(self, step: int, weights: Weights) -> dict[str, Path]:
-        """Write what the run exists for; the folders by name, on all ranks."""
+        """Write the results of the run. Returns folders by name, on all ranks."""
 
 
 @final
 class Pretraining(Evaluator):
-    """Backbones, after all steps."""
+    """Evaluator of pretraining: exports the backbones after the last step."""
 
     def __init__(self, settings: RunSettings, objective: Objective, shards_sha256: str) -> None:
         self._settings, self._objective, self._shards_sha256 = settings, objective, shards_sha256
 
     def is_due(self, step: int) -> bool:
-        """Never."""
+        """See Evaluator: never."""
         return False
 
     def evaluate(self, step: int, weights: Weights) -> dict[str, float]:
-        """Nothing."""
+        """See Evaluator: no metrics."""
         return {}
 
     def restore(self, lines: Sequence[Mapping[str, float]]) -> None:
-        """Nothing to take up."""
+        """See Evaluator: nothing to restore."""
 
     @property
     def best_step(self) -> int | None:
-        """None: the last weights are what the run exists for."""
+        """See Evaluator: None, the last weights are exported."""
         return None
 
     @property
     def should_stop(self) -> bool:
-        """Only by all steps."""
+        """See Evaluator: never early."""
         return False
 
     def finish(self, step: int, weights: Weights) -> dict[str, Path]:
         """See Evaluator."""
         folder, first = self._settings.run.dir / "export", world.rank() == 0
-        whole = gather(weights, first)
+        whole = gather_to_cpu(weights, first)
         if first:
-            export_all(self._objective, whole, folder, provenance(self._settings, step, self._shards_sha256))
+            export_backbones(self._objective, whole, folder, provenance(self._settings, step, self._shards_sha256))
         world.barrier()
         return {name: folder / name for name in self._objective.backbones()}

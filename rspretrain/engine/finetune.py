@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.engine.classification import Classification, Task
-from rspretrain.engine.job import Job, ready, resolved
+from rspretrain.engine.job import Job, build_job, resolve_settings
 from rspretrain.evaluation.labels import FinetuneData, choose_labels
 from rspretrain.evaluation.metrics import main_metric, metric_names
 from rspretrain.finetuning.networks import Networks, assemble, grid_inputs, load_networks, resize_
@@ -30,11 +30,11 @@ def prepare_finetune(
     `data`: the samples, instead of those of `settings.labels`; `initial`: initial weights of the objective.
     """
     check_data(settings)
-    settings, sources = resolved(settings, world, deepspeed_launcher)
+    settings, sources = resolve_settings(settings, world, deepspeed_launcher)
     (shards,) = sources.sets.values()
     data = data or choose_labels(shards, settings.labels, settings.data.filter)
     _check_validation(settings, data)
-    settings = _capped(settings, len(data.epoch_rows), world)
+    settings = _cap_global_batch(settings, len(data.epoch_rows), world)
     networks = _networks(settings, shards)
     if settings.views.px is not None:
         resize_(networks, settings.views.px)
@@ -55,7 +55,7 @@ def prepare_finetune(
         total_steps=settings.train.steps or settings.train.epochs * steps,
         device=world.device,
     )
-    return ready(settings, world, sources, objective, evaluator, data.epoch_rows)
+    return build_job(settings, world, sources, objective, evaluator, data.epoch_rows)
 
 
 def check_data(settings: FinetuneSettings) -> None:
@@ -99,14 +99,14 @@ def _networks(settings: FinetuneSettings, shards: ShardSet) -> Networks:
     return load_networks(settings.backbone, settings.sensors, settings.network, shards, at_random)
 
 
-def _capped(settings: FinetuneSettings, num: int, world: World) -> FinetuneSettings:
+def _cap_global_batch(settings: FinetuneSettings, num: int, world: World) -> FinetuneSettings:
     """Reduce the batch to at most the number of samples: 1 % of the labels may be less than one batch."""
-    pieces = world.size * settings.strategy.accumulate
-    largest = num // pieces * pieces
+    parts = world.size * settings.strategy.accumulate
+    largest = num // parts * parts
     if not largest:
         raise ConfigError(
             f"labels: got {num} training samples for {world.size} ranks with strategy.accumulate "
-            f"{settings.strategy.accumulate}, expected at least {pieces}. Raise labels.fraction, or start fewer ranks."
+            f"{settings.strategy.accumulate}, expected at least {parts}. Raise labels.fraction, or start fewer ranks."
         )
     if settings.train.global_batch <= largest:
         return settings

@@ -13,19 +13,18 @@ from typing import get_args
 
 import torch
 
-from rspretrain import config, world
+from rspretrain import config
 from rspretrain.config import ConfigError, FinetuneSettings
 from rspretrain.engine.finetune import prepare_finetune
-from rspretrain.engine.stop_request import StopRequest
-from rspretrain.engine.trainer import Say, train
+from rspretrain.engine.trainer import LogLine, StopRequest, train
 from rspretrain.evaluation.metrics import main_metric
 from rspretrain.files import read_json, write_atomically, write_json
 from rspretrain.finetuning.fraction_report import CellResult, as_csv, draw, summarise, table
 from rspretrain.nn.tuning import TuneSettings
-from rspretrain.world import World
+from rspretrain.world import World, max_over_ranks, sum_over_ranks
 
 PRETRAINED = "pretrained"  # the unchanged configuration
-_NEW, _BEGUN, _FINISHED = range(3)
+_NEW, _STARTED, _FINISHED = range(3)
 
 
 @dataclass(frozen=True)
@@ -91,46 +90,46 @@ def _cell_settings(settings: FinetuneSettings, method: str, fraction: float, num
     )
 
 
-def check_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool) -> None:
+def check_cells(cells: Sequence[Cell], world: World, deepspeed_launcher: bool) -> None:
     """Build one job per method, with the fewest labels, to find errors before training. ValueError as in those jobs."""
     for cell in {cell.method.name: cell for cell in reversed(cells)}.values():
-        prepare_finetune(cell.settings, here, deepspeed_launcher)
+        prepare_finetune(cell.settings, world, deepspeed_launcher)
 
 
-def run_cells(cells: Sequence[Cell], here: World, deepspeed_launcher: bool, say: Say) -> bool:
+def run_cells(cells: Sequence[Cell], world: World, deepspeed_launcher: bool, log: LogLine) -> bool:
     """Run all incomplete cells; called by all ranks. False if a signal requested a stop.
 
     ConfigError if a folder holds a run of another configuration.
     """
     with StopRequest() as stop:
         for position, cell in enumerate(cells, 1):
-            if world.max_over_ranks(torch.tensor(int(stop.received is not None))):
+            if max_over_ranks(torch.tensor(int(stop.received is not None))):
                 return False
             title = f"[{position}/{len(cells)}] {cell.method.name}, {100 * cell.fraction:g} % of the labels"
-            if not _run_cell(cell, here, deepspeed_launcher, title, say, stop):
+            if not _run_cell(cell, world, deepspeed_launcher, title, log, stop):
                 return False
             gc.collect()  # jobs have reference cycles that would keep the network on the device
     return True
 
 
-def _run_cell(cell: Cell, here: World, deepspeed_launcher: bool, title: str, say: Say, stop: StopRequest) -> bool:
+def _run_cell(cell: Cell, world: World, deepspeed_launcher: bool, title: str, log: LogLine, stop: StopRequest) -> bool:
     """Run a cell unless it is complete; whether it is complete now."""
-    state = _state(cell.settings.run.dir, here)
-    job = prepare_finetune(cell.settings, here, deepspeed_launcher)
+    state = _state(cell.settings.run.dir, world)
+    job = prepare_finetune(cell.settings, world, deepspeed_launcher)
     if state == _FINISHED:
         config.check_same(cell.settings.run.dir / "config.yaml", job.settings)
         return True
-    if here.is_first:
-        say(f"{title}, seed {cell.settings.run.seed}{', resumed' if state == _BEGUN else ''}")
-    return train(job, resume=state == _BEGUN, say=say, stop=stop).is_complete
+    if world.is_first:
+        log(f"{title}, seed {cell.settings.run.seed}{', resumed' if state == _STARTED else ''}")
+    return train(job, resume=state == _STARTED, log=log, stop=stop).is_complete
 
 
-def _state(folder: Path, here: World) -> int:
+def _state(folder: Path, world: World) -> int:
     """The state of a run on the first rank's disk; the same on all ranks."""
     state = 0
-    if here.is_first and folder.is_dir() and any(folder.iterdir()):
-        state = _FINISHED if _is_finished(folder) else _BEGUN
-    return int(world.sum_over_ranks(torch.tensor(state)))
+    if world.is_first and folder.is_dir() and any(folder.iterdir()):
+        state = _FINISHED if _is_finished(folder) else _STARTED
+    return int(sum_over_ranks(torch.tensor(state)))
 
 
 def _is_finished(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""From a configuration to everything that a run needs, and what a person wants to know before it starts."""
+"""Builds the objects of a run from its configuration, and describes the run before it starts."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,12 +23,12 @@ from rspretrain.streaming.sources import Sources, open_sources
 from rspretrain.transforms.inputs import SensorSettings
 from rspretrain.world import World, local_size
 
-Kind = TypeVar("Kind", bound=CommonSettings)
+SettingsT = TypeVar("SettingsT", bound=CommonSettings)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that can start: settings resolved, shards open, the objective built and not yet in a strategy's hands."""
+    """A run that is ready to start: resolved settings, open shards, and the objective before the strategy wraps it."""
 
     settings: CommonSettings
     world: World
@@ -39,7 +39,7 @@ class Job:
     evaluator: Evaluator
 
     def lr(self, step: int) -> float:
-        """The learning rate of the step after `step` finished ones."""
+        """The learning rate of the step after `step` finished steps."""
         optim, batch, per_epoch = self.settings.optim, self.settings.train.global_batch, self.loader.steps_per_epoch
         warmup = min(round(optim.warmup_epochs * per_epoch), self.total_steps)
         if optim.schedule == "cosine":
@@ -48,24 +48,27 @@ class Job:
         return warmup_steps(step, warmup, optim.peak_lr(batch), milestones, optim.step_factor)
 
     def weight_decay(self, step: int) -> float:
-        """The weight decay of the step after `step` finished ones."""
+        """The weight decay of the step after `step` finished steps."""
         start, end = self.settings.optim.weight_decay, self.settings.optim.final_weight_decay
         return start if end is None else cosine(step, self.total_steps, start, end)
 
     def progress(self, step: int) -> Progress:
-        """Where the run stands after `step` finished steps."""
+        """The progress of the run after `step` finished steps."""
         return Progress(step, self.total_steps, self.loader.steps_per_epoch)
 
 
 def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Job:
-    """Check everything that can be checked before training. ValueError in one paragraph where something cannot be."""
-    settings, sources = resolved(settings, world, deepspeed_launcher)
+    """Build a pretraining job. ValueError, in one paragraph, for settings that do not fit together or the data."""
+    settings, sources = resolve_settings(settings, world, deepspeed_launcher)
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
-    return ready(settings, world, sources, objective, Pretraining(settings, objective, sources.sha256))
+    return build_job(settings, world, sources, objective, Pretraining(settings, objective, sources.sha256))
 
 
-def resolved(settings: Kind, world: World, deepspeed_launcher: bool) -> tuple[Kind, Sources]:
-    """Settings with nothing left open, and the shards; seeds torch for initial weights. ValueError as in prepare."""
+def resolve_settings(settings: SettingsT, world: World, deepspeed_launcher: bool) -> tuple[SettingsT, Sources]:
+    """Resolve the strategy and measured statistics, open the shards and seed torch for the initial weights.
+
+    ValueError as in prepare.
+    """
     check_batch(settings, world)
     settings = with_precision(settings, world)
     settings = settings.model_copy(
@@ -73,13 +76,13 @@ def resolved(settings: Kind, world: World, deepspeed_launcher: bool) -> tuple[Ki
     )
     sources = open_sources(settings.data)
     settings = settings.model_copy(
-        update={"sensors": {name: _measured(name, sensor, sources) for name, sensor in settings.sensors.items()}}
+        update={"sensors": {name: _with_statistics(name, sensor, sources) for name, sensor in settings.sensors.items()}}
     )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
     return settings, sources
 
 
-def ready(
+def build_job(
     settings: CommonSettings,
     world: World,
     sources: Sources,
@@ -87,7 +90,7 @@ def ready(
     evaluator: Evaluator,
     rows: Rows | None = None,
 ) -> Job:
-    """The job of an objective. `rows`: what an epoch goes through, instead of the split and filter in `data`."""
+    """Build the job of an objective. `rows`: the samples of an epoch, instead of the split and filter in `data`."""
     check_network(settings.strategy, objective, objective.couples_samples)
     train, data = settings.train, settings.data
     loader = Loader(
@@ -105,17 +108,17 @@ def ready(
     return Job(settings, world, sources, objective, loader, total, evaluator)
 
 
-def with_precision(settings: Kind, world: World) -> Kind:
-    """The settings with precision `auto` resolved: as the run in run.dir began, for --resume, else by the devices."""
-    asked = settings.strategy.precision
-    if asked == "auto":
-        asked = config.saved_value(settings.run.dir / "config.yaml", "strategy", "precision") or asked
-    precision = resolve_precision(asked, world.device)
+def with_precision(settings: SettingsT, world: World) -> SettingsT:
+    """Resolve precision `auto`: that of the run in run.dir if there is one (--resume), else by the device."""
+    requested = settings.strategy.precision
+    if requested == "auto":
+        requested = config.saved_value(settings.run.dir / "config.yaml", "strategy", "precision") or requested
+    precision = resolve_precision(requested, world.device)
     return settings.model_copy(update={"strategy": settings.strategy.model_copy(update={"precision": precision})})
 
 
-def _measured(name: str, settings: SensorSettings, sources: Sources) -> SensorSettings:
-    """The statistics of the shard sets' manifests, where a sensor asks for them and the configuration has none."""
+def _with_statistics(name: str, settings: SensorSettings, sources: Sources) -> SensorSettings:
+    """The settings with the statistics of the manifests, if the sensor uses measured statistics and has none."""
     if settings.normalise != MEASURED or settings.statistics is not None:
         return settings
     found = {
@@ -129,28 +132,28 @@ def _measured(name: str, settings: SensorSettings, sources: Sources) -> SensorSe
 
 
 def seed_torch(*words: int) -> None:
-    """Make torch's global generator a function of `words`, for those who draw from it (initial weights, drop path)."""
-    torch.manual_seed(mix(*words) >> 1)  # 63 bits: the seed of a CUDA generator is signed
+    """Seed torch's global generator (initial weights, dropout) with a hash of `words`."""
+    torch.manual_seed(mix(*words) >> 1)  # 63 bits: CUDA generators have signed seeds
 
 
 def check_batch(settings: CommonSettings, world: World) -> None:
-    """ConfigError where the global batch cannot be shared out evenly."""
-    batch, pieces = settings.train.global_batch, world.size * settings.strategy.accumulate
-    if batch % world.size == 0 and batch % pieces:
+    """ConfigError if the global batch is not divisible by the numbers of ranks and micro-batches."""
+    batch, parts = settings.train.global_batch, world.size * settings.strategy.accumulate
+    if batch % world.size == 0 and batch % parts:
         raise ConfigError(
-            f"strategy.accumulate: got {settings.strategy.accumulate} for the {batch // world.size} samples of a rank, "
-            f"expected a divisor. Set train.global_batch to a multiple of {pieces}, or strategy.accumulate to another."
+            f"strategy.accumulate: got {settings.strategy.accumulate} for {batch // world.size} samples per rank, "
+            f"expected a divisor. Set train.global_batch to a multiple of {parts}, or change strategy.accumulate."
         )
     if batch % world.size:
         below, above = batch // world.size * world.size, -(-batch // world.size) * world.size
         raise ConfigError(
-            f"train.global_batch: got {batch} in a world of {world.size} ranks, expected a multiple of {world.size}. "
+            f"train.global_batch: got {batch} for {world.size} ranks, expected a multiple of {world.size}. "
             f"Set it to {' or '.join(str(size) for size in (below, above) if size)}, or start another number of ranks."
         )
 
 
 def describe(job: Job) -> str:
-    """The resolved configuration, the parameters of each part and the plan, as text."""
+    """The resolved configuration, the parameter counts and the plan, as text."""
     settings, plan, optim = job.settings, job.loader.plan(), job.settings.optim
     nodes = max(1, job.world.size // local_size())
     own = settings.data.streams % nodes == 0
@@ -165,12 +168,12 @@ def describe(job: Job) -> str:
         f"strategy {settings.strategy.name}, {settings.strategy.precision}",
         f"  {precision_text(settings.strategy.precision, job.world.device)}",
         f"  samples per epoch           {plan['samples'] - plan['dropped_per_epoch']:,} of {plan['samples']:,}; "
-        f"{plan['dropped_per_epoch']:,} dropped (the last, short batch)",
+        f"{plan['dropped_per_epoch']:,} dropped (short last batch)",
         *_describe_sources(job),
         f"  steps                       {plan['steps_per_epoch']:,} per epoch, {job.total_steps:,} in all, "
         f"{settings.train.global_batch // job.world.size:,} samples per rank and step",
         f"  shards per node             {plan['shards'] // nodes if own else plan['shards']:,} of {plan['shards']:,}"
-        + ("" if own else f" (data.streams {settings.data.streams} is no multiple of {nodes} nodes: each reads all)"),
+        + ("" if own else f" (data.streams={settings.data.streams} is no multiple of {nodes} nodes: each reads all)"),
         f"  bytes per epoch             {plan['bytes_per_epoch']:,}, {plan['bytes_per_epoch'] // nodes:,} per node",
         f"  learning rate               {optim.peak_lr(settings.train.global_batch):.3g} after warm-up, "
         f"then {optim.describe_schedule()}",
@@ -179,19 +182,19 @@ def describe(job: Job) -> str:
 
 
 def _describe_sources(job: Job) -> list[str]:
-    """A line for each source of a mixture."""
+    """One line per source of a mixture."""
     if len(job.sources.sets) == 1:
         return []
     counts, epochs = job.loader.samples_seen(job.total_steps), job.loader.epochs_seen(job.total_steps)
     total = job.total_steps * job.settings.train.global_batch
     return [
-        f"  source {name:<21}{count / total:.1%} of all samples; {epochs[name]:.1f} times through it in this run"
+        f"  source {name:<21}{count / total:.1%} of all samples; {epochs[name]:.1f} epochs of it in this run"
         for name, count in counts.items()
     ]
 
 
 def parameter_counts(objective: Objective) -> dict[str, int]:
-    """Trainable parameters of every part of an objective, and of all of it."""
+    """Trainable parameters of each part of an objective, and their total."""
     counts = {}
     for name, part in objective.named_modules():
         if name and name.count(".") < 2 and not isinstance(part, torch.nn.ModuleDict):

@@ -1,4 +1,4 @@
-"""From steps to numbers: every `watch.every` steps, averaged over ranks, to the sinks and to the person who watches."""
+"""Writes a line of metrics every `watch.every` steps, averaged over ranks, and schedules checkpoints."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from rspretrain.strategies.base import StepReport, Strategy
 
 
 class MetricLogger:
-    """Times the steps between two lines of metrics and writes the lines. All ranks call it together."""
+    """Measures the time between metrics lines and writes the lines. Collective."""
 
     def __init__(
         self,
@@ -26,17 +26,17 @@ class MetricLogger:
         sinks: Sinks,
         progress: ProgressBar,
         first_step: int,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self._job, self._strategy, self._sinks, self._progress = job, strategy, sinks, progress
-        self._first_step, self._began = first_step, time.perf_counter()
-        self._step, self._time = first_step, self._began
-        self._waited, self._computed = job.loader.wait_s, job.loader.cpu_s
+        self._first_step, self._start_time = first_step, time.perf_counter()
+        self._step, self._time = first_step, self._start_time
+        self._wait_s, self._cpu_s = job.loader.wait_s, job.loader.cpu_s
         self.latest: dict[str, float] = {}
-        self._say, self._monitor = say, HealthMonitor(job.settings.health, sinks.lines)
-        # Of the weights as they were initialised; a resumed run finds it by how far the last line says they had grown.
-        grown = sinks.lines[-1].get("train/weight_growth", 1.0) if sinks.lines else 1.0
-        self._initial_norm = strategy.weight_norm() / grown
+        self._log, self._monitor = log, HealthMonitor(job.settings.health, sinks.lines)
+        # Norm of the initial weights. A resumed run computes it from the growth in the last metrics line.
+        growth = sinks.lines[-1].get("train/weight_growth", 1.0) if sinks.lines else 1.0
+        self._initial_norm = strategy.weight_norm() / growth
         used = {name: sensor.bands for name, sensor in job.settings.sensors.items()}
         groups = [job.sources.groups[name] for name in job.objective.groups]
         statistics = {group.name: job.sources.statistics(group.name) for group in groups}
@@ -44,25 +44,27 @@ class MetricLogger:
 
     @property
     def verdict(self) -> Verdict:
-        """What is to be said of the run; on the first rank, whose word counts, of all lines also after a restart."""
+        """The health verdict of all metrics lines, also after a restart. The first rank's value is used."""
         return self._monitor.verdict
 
     def is_due(self, step: int) -> bool:
-        """Whether there is a line of metrics after step number `step`.
+        """Whether a metrics line is due after step `step`.
 
-        The first step has one: its forward is the untrained network's, which everything later is judged against. DINO
-        at 30 times its rate has lost all that its targets say of samples within ten steps.
+        It is due after the first step: its forward pass is that of the untrained network, the reference of the health
+        checks. DINO with 30 times its learning rate collapses within ten steps.
         """
         return step == 1 or step % self._job.settings.watch.every == 0 or step == self._job.total_steps
 
-    def after(self, step: int, batch: Batch, report: StepReport, lr: float, found: Mapping[str, float] = {}) -> None:
-        """After step number `step`: nothing, or a line of metrics. Losses are of this one step, at full precision.
+    def log_step(
+        self, step: int, batch: Batch, report: StepReport, lr: float, evaluation: Mapping[str, float] = {}
+    ) -> None:
+        """Write a metrics line after step `step` if it is due. Losses are those of this step, at full precision.
 
-        `found`: what was found out about the weights beside training; it always makes a line.
+        `evaluation`: metrics of the evaluator; if there are any, a line is always written.
         """
-        if not found and not self.is_due(step):
+        if not evaluation and not self.is_due(step):
             return
-        shares, step_s = self._lap(step)
+        shares, step_s = self._loader_shares(step)
         numbers = {"train/loss": report.loss, **report.metrics, **self._input_health(batch), **shares}
         local = torch.stack([value.detach().double().cpu() for value in numbers.values()])
         self.latest = dict(zip(numbers, world.mean_over_ranks(local).tolist(), strict=True)) | {
@@ -74,8 +76,8 @@ class MetricLogger:
             "perf/step_s": step_s,
             "perf/samples_per_s": self._job.settings.train.global_batch / step_s,
         }
-        self.latest |= self._teachers() | self._data(step) | dict(found)
-        self._judge(step)
+        self.latest |= self._teacher_metrics() | self._data_metrics(step) | dict(evaluation)
+        self._update_verdict(step)
         self._sinks.write(step, self.latest)
         self._progress.update(
             step,
@@ -84,61 +86,61 @@ class MetricLogger:
             min(1.0, self.latest["perf/data_wait_share"]),
         )
 
-    def _judge(self, step: int) -> None:
-        """The verdict into the line, and to the person where it changes."""
+    def _update_verdict(self, step: int) -> None:
+        """Add the verdict to the metrics line, and log it if it changes."""
         before = self.verdict
         now = self._monitor.add({"step": step, **self.latest})
         self.latest["health/verdict"] = float(now.level)
         if now.causes != before.causes:
-            self._say(now.text())
+            self._log(now.text())
 
-    def _teachers(self) -> dict[str, float]:
-        """How far teachers are from their students, and how slowly they follow; nothing where there are none."""
+    def _teacher_metrics(self) -> dict[str, float]:
+        """EMA momentum and distance of the teachers to their students; empty without teachers."""
         momentum, drift = self._job.objective.momentum, self._strategy.teacher_drift()
         return {} if momentum is None or drift is None else {"train/momentum": momentum, "health/teacher_drift": drift}
 
-    def _data(self, step: int) -> dict[str, float]:
-        """What was read so far: of every source of a mixture, and in place of damaged samples."""
-        loader, told = self._job.loader, dict[str, float]()
+    def _data_metrics(self, step: int) -> dict[str, float]:
+        """Samples and epochs of each source of a mixture, and the number of replaced samples."""
+        loader, metrics = self._job.loader, dict[str, float]()
         if len(self._job.sources.sets) > 1:
-            told |= {f"data/{name}/samples": float(count) for name, count in loader.samples_seen(step).items()}
-            told |= {f"data/{name}/epochs": epochs for name, epochs in loader.epochs_seen(step).items()}
+            metrics |= {f"data/{name}/samples": float(count) for name, count in loader.samples_seen(step).items()}
+            metrics |= {f"data/{name}/epochs": epochs for name, epochs in loader.epochs_seen(step).items()}
         if self._job.settings.data.on_corrupt == "quarantine":
-            told["data/replaced"] = float(world.sum_over_ranks(torch.tensor(loader.num_replaced)))
-        return told
+            metrics["data/replaced"] = float(world.sum_over_ranks(torch.tensor(loader.num_replaced)))
+        return metrics
 
-    def _lap(self, step: int) -> tuple[dict[str, Tensor], float]:
-        """Shares of the time since the last line that this rank waited for data and its loader computed; s a step."""
+    def _loader_shares(self, step: int) -> tuple[dict[str, Tensor], float]:
+        """Wait and CPU time of this rank's loader as shares of the time since the last line; seconds per step."""
         now, loader = time.perf_counter(), self._job.loader
         elapsed = max(now - self._time, 1e-9)
         shares = {
-            "perf/data_wait_share": torch.tensor((loader.wait_s - self._waited) / elapsed),
-            "perf/loader_cores": torch.tensor((loader.cpu_s - self._computed) / elapsed),
+            "perf/data_wait_share": torch.tensor((loader.wait_s - self._wait_s) / elapsed),
+            "perf/loader_cores": torch.tensor((loader.cpu_s - self._cpu_s) / elapsed),
         }
         step_s = elapsed / (step - self._step)
-        self._step, self._time, self._waited, self._computed = step, now, loader.wait_s, loader.cpu_s
+        self._step, self._time, self._wait_s, self._cpu_s = step, now, loader.wait_s, loader.cpu_s
         return shares, step_s
 
     def totals(self, step: int) -> dict[str, float]:
-        """Seconds and samples a second of this process's whole part of the run, checkpoints included."""
-        elapsed = time.perf_counter() - self._began
+        """Seconds and samples per second since this process started training, checkpoints included."""
+        elapsed = time.perf_counter() - self._start_time
         samples = (step - self._first_step) * self._job.settings.train.global_batch
         return {"seconds": elapsed, "samples_per_s": samples / elapsed}
 
 
-class SaveClock:
-    """When the next checkpoint is due: by steps, by minutes, or both."""
+class CheckpointTimer:
+    """Determines when a checkpoint is due: every n steps, every n minutes, or both."""
 
     def __init__(self, steps: int | None, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._steps, self._minutes, self._clock = steps, minutes, clock
         self._since = clock()
 
     def is_due(self, step: int) -> bool:
-        """After step number `step`. By minutes it is this machine's clock: the first rank's word counts for all."""
+        """Whether a checkpoint is due after step `step`. Clocks differ between machines: use the first rank's value."""
         by_steps = self._steps is not None and step % self._steps == 0
         by_time = self._minutes is not None and self._clock() - self._since >= 60.0 * self._minutes
         return by_steps or by_time
 
     def restart(self) -> None:
-        """A checkpoint has been written."""
+        """Restart the minutes, after a checkpoint."""
         self._since = self._clock()

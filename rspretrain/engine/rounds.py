@@ -33,7 +33,7 @@ class Rounds:
         """The run.dir of a round."""
         return self._run_dir / "rounds" / f"{number:02d}"
 
-    def has_begun(self, number: int) -> bool:
+    def has_started(self, number: int) -> bool:
         """Whether a round's run has written any file."""
         return self.folder(number).is_dir() and any(self.folder(number).iterdir())
 

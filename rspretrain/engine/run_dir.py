@@ -1,4 +1,4 @@
-"""What the loop writes beside metrics: the ledger of keys, the batch that was refused, the run's own folder."""
+"""The folder of a run: creation, checks before a start or resume, and the ledger of sample keys."""
 
 import json
 from pathlib import Path
@@ -6,39 +6,39 @@ from typing import TextIO
 
 import torch
 
-from rspretrain import config, world
+from rspretrain import config
 from rspretrain.batch import Batch
 from rspretrain.files import write_atomically
 from rspretrain.output_paths import check_folder
 from rspretrain.streaming.sources import Sources
-from rspretrain.world import World
+from rspretrain.world import World, barrier, broadcast_text, gather_stack, rank
 
 
-def claim_run_dir(settings: config.CommonSettings, world_: World, resume: bool) -> bool:
-    """Make the run's folder, or go on in it, and save the resolved configuration there. True where it was in use.
+def open_run_dir(settings: config.CommonSettings, world: World, resume: bool) -> bool:
+    """Create or reuse the run folder and save the resolved configuration in it. Returns whether it had content.
 
-    ConfigError where it is in use without `resume`, or by a run of other mathematics.
+    ConfigError if it has content without `resume`, or a configuration with other results.
     """
     folder = settings.run.dir
     saved = folder / "config.yaml"
     in_use = check_run_dir(folder, resume)
     if in_use and saved.is_file():
         config.check_same(saved, settings)
-    world.barrier()
-    if world_.is_first:
+    barrier()
+    if world.is_first:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, config.dump(settings).encode())
-    world.barrier()
+    barrier()
     return in_use
 
 
 def check_run_dir(folder: Path, resume: bool) -> bool:
-    """Whether a run's folder has content already. All ranks call it; only the first one looks.
+    """Whether the run folder has content, as seen by the first rank. Collective.
 
-    ConfigError on all ranks where the folder cannot be written to, or has content without `resume`.
+    ConfigError on all ranks if the folder is not writable, or has content without `resume`.
     """
     error, in_use = "", False
-    if world.rank() == 0:
+    if rank() == 0:
         try:
             check_folder(folder, "run.dir")
             in_use = folder.is_dir() and any(folder.iterdir())
@@ -46,36 +46,36 @@ def check_run_dir(folder: Path, resume: bool) -> bool:
             error = str(unusable)
     if in_use and not resume:
         error = (
-            f"run.dir: {folder} is not empty, expected a new folder. Go on with that run by --resume, or choose "
-            "another run.dir."
+            f"run.dir: {folder} is not empty, expected a new folder. Resume that run with --resume, or choose another "
+            "run.dir."
         )
-    error, in_use = json.loads(world.from_first(json.dumps([error, in_use])))
+    error, in_use = json.loads(broadcast_text(json.dumps([error, in_use])))
     if error:
         raise config.ConfigError(error)
     return bool(in_use)
 
 
 def batch_keys(batch: Batch, sources: Sources) -> list[str]:
-    """The keys of the global batch that was really consumed, in rank order; collective."""
-    rows = world.gather_stack(torch.from_numpy(batch.rows.copy()))  # [R B]
+    """The keys of the global batch that was read, in rank order. Collective."""
+    rows = gather_stack(torch.from_numpy(batch.rows.copy()))  # [R B]
     return sources.keys(rows.flatten().numpy())
 
 
 class Ledger:
-    """ledger.jsonl: one line a step, {"step": finished steps, "keys": ordered keys of the global batch}."""
+    """ledger.jsonl, with one line per step: {"step": finished steps, "keys": ordered keys of the global batch}."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        """Lines of steps after `resume_step`, which will be taken again, are cut off."""
+        """Removes lines of steps after `resume_step`, because these steps will be repeated."""
         write_atomically(path, "".join(_lines_until(path, resume_step)).encode())
         self._file: TextIO = path.open("a")
 
     def write(self, step: int, keys: list[str]) -> None:
-        """Add a line and hand it to the operating system."""
+        """Append a line and flush it."""
         self._file.write(json.dumps({"step": step, "keys": keys}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         self._file.close()
 
 
@@ -83,7 +83,7 @@ def _lines_until(path: Path, step: int) -> list[str]:
     kept: list[str] = []
     if path.is_file():
         for line in path.read_text().splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > step:  # torn by a kill, or to be taken again
+            if not line.endswith("\n") or json.loads(line)["step"] > step:  # incomplete, or to be repeated
                 break
             kept.append(line)
     return kept

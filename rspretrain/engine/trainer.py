@@ -1,14 +1,16 @@
-"""The one loop: batches in, steps taken, numbers out, checkpoints kept; from step 0 or from where a run stopped.
+"""The training loop: steps, metrics, checkpoints, early stopping and signals, from step 0 or from a checkpoint.
 
-Everything random in step k is a function of (seed, k, rank) and of the samples, so the whole state of a run is its
-weights, its optimizer and k.
+All random numbers of step k are functions of (seed, k, rank) and of the samples, so the state of a run consists of its
+weights, its optimizer state and k.
 """
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType, TracebackType
 
 import torch
 
@@ -16,9 +18,8 @@ from rspretrain import config, world
 from rspretrain.batch import Batch
 from rspretrain.engine.checkpoint import Checkpoints, RunState
 from rspretrain.engine.job import Job, seed_torch
-from rspretrain.engine.metric_logger import MetricLogger, SaveClock
-from rspretrain.engine.run_dir import Ledger, batch_keys, claim_run_dir
-from rspretrain.engine.stop_request import StopRequest
+from rspretrain.engine.metric_logger import CheckpointTimer, MetricLogger
+from rspretrain.engine.run_dir import Ledger, batch_keys, open_run_dir
 from rspretrain.files import write_json
 from rspretrain.observe.progress import ProgressBar
 from rspretrain.observe.sinks import Sinks
@@ -26,78 +27,100 @@ from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StepReport
 from rspretrain.streaming.quarantine import replacement_report
 
-Say = Callable[[str], None]
+LogLine = Callable[[str], None]
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 before the end of a job
+
+
+class StopRequest:
+    """Context manager that records SIGTERM and SIGUSR1, so that a run can save a checkpoint and stop between steps.
+
+    Nested instances would replace each other's handlers: a caller of several runs enters one and passes it to all.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None  # name of the signal
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {number: signal.signal(number, self._record) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _record(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
 
 
 @dataclass(frozen=True)
-class Finish:
-    """How a run came to its end."""
+class TrainResult:
+    """The end of a run: its last step and its exports."""
 
     step: int  # finished steps
     total_steps: int
-    exports: dict[str, Path]  # name -> folder; empty where the run was stopped early
-    stopped_early: bool = False  # the evaluator asked to stop before all steps were taken
+    exports: dict[str, Path]  # name -> folder; empty if a signal stopped the run
+    stopped_early: bool = False  # by the evaluator
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run came to its end; otherwise a signal asked to stop."""
+        """Whether the run is complete; otherwise a signal stopped it."""
         return self.stopped_early or self.step == self.total_steps
 
 
-def train(job: Job, *, resume: bool, say: Say, stop: StopRequest | None = None) -> Finish:
-    """Train to the end, or until a signal asks to stop; either way the last checkpoint is of the last step.
+def train(job: Job, *, resume: bool, log: LogLine, stop: StopRequest | None = None) -> TrainResult:
+    """Train to the end, or until a signal requests a stop. In both cases, the last step has a checkpoint.
 
-    `say` gets lines for the person who started the run, on the first rank only. `stop`: entered already, where the run
-    is a part of something larger. ConfigError where run.dir is in use.
-    RuntimeError where every checkpoint is damaged, or train.max_refused steps in a row were refused.
+    `log` receives log lines, on the first rank only. `stop`: an entered StopRequest, if the caller runs several jobs.
+    ConfigError if run.dir is in use. RuntimeError if all checkpoints are damaged, or train.max_refused consecutive
+    steps were refused.
     """
-    in_use = claim_run_dir(job.settings, job.world, resume)
-    loop = Trainer(job, say if job.world.is_first else lambda line: None)
-    step = loop.restore() if in_use else 0
+    in_use = open_run_dir(job.settings, job.world, resume)
+    trainer = Trainer(job, log if job.world.is_first else lambda line: None)
+    step = trainer.restore() if in_use else 0
     if resume and step == 0:
-        loop.say(f"--resume: no checkpoint in {job.settings.run.dir}; starting from step 0.")
-    with nullcontext(stop) if stop else StopRequest() as stop, loop.watched(step, in_use):
-        return loop.run(step, stop)
+        trainer.log(f"--resume: no checkpoint in {job.settings.run.dir}; starting from step 0.")
+    with nullcontext(stop) if stop else StopRequest() as stop, trainer.open_outputs(step, in_use):
+        return trainer.run(step, stop)
 
 
 class Trainer:
-    """The objects that live as long as a run; the step is passed along."""
+    """Runs the steps of a job. The current step is passed as an argument."""
 
-    def __init__(self, job: Job, say: Say) -> None:
-        self.job, self.settings, self.say = job, job.settings, say
+    def __init__(self, job: Job, log: LogLine) -> None:
+        self.job, self.settings, self.log = job, job.settings, log
         self.run_dir = job.settings.run.dir
         self.strategy = build_strategy(
             job.settings.strategy, job.world, job.objective, job.settings.optim, job.objective.teachers()
         )
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", job.settings.train.keep)
         self.ledger: Ledger | None = None
-        self.refused_in_a_row = 0
+        self.consecutive_refused = 0
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint; the number of finished steps."""
+        """Load the newest intact checkpoint; returns the number of finished steps."""
         state = self.checkpoints.load_latest(self.strategy)
         if state is None:
             return 0
         sources = self.job.sources
         if state.shards_sha256 != sources.sha256:
             raise config.ConfigError(
-                f"data.shards: {sources.name} has a manifest of SHA-256 {sources.sha256[:12]}…, expected "
-                f"that of the run, {state.shards_sha256[:12]}…. Resume with the shard set that the run began with."
+                f"data.shards: the manifest of {sources.name} has SHA-256 {sources.sha256[:12]}…, expected "
+                f"{state.shards_sha256[:12]}… as at the start of the run. Resume with the same shard set."
             )
         written = f"written by {state.strategy} on {state.world_size} ranks"
-        self.say(f"Going on after step {state.step} of {self.job.total_steps} ({written}).")
+        self.log(f"Resuming after step {state.step} of {self.job.total_steps} ({written}).")
         threads = torch.get_num_threads()
         if self.job.world.device.type == "cpu" and state.threads not in (0, threads):
-            self.say(
-                f"That was with {state.threads} threads a rank, now there are {threads}: sums are taken in another "
-                "order, so the last bits will not be those of a run without a break. "
-                f"OMP_NUM_THREADS={state.threads} gives them."
+            self.log(
+                f"The run used {state.threads} threads per rank, now {threads}: the order of sums changes, so results "
+                "may differ in the last bits from a run without interruption. "
+                f"Set OMP_NUM_THREADS={state.threads} for equal bits."
             )
         return state.step
 
     @contextmanager
-    def watched(self, first_step: int, in_use: bool) -> Iterator[None]:
-        """Open whatever the run writes to beside checkpoints; lines of steps after `first_step` are cut off."""
+    def open_outputs(self, first_step: int, in_use: bool) -> Iterator[None]:
+        """Open metrics, ledger and progress bar; lines of steps after `first_step` are removed."""
         first, settings = self.job.world.is_first, self.settings
         with ExitStack() as stack:
             sinks = Sinks(
@@ -110,80 +133,80 @@ class Trainer:
                 stack.callback(self.ledger.close)
             progress = ProgressBar(self.job.total_steps, first_step, first)
             stack.callback(progress.close)
-            self.metric_logger = MetricLogger(self.job, self.strategy, sinks, progress, first_step, self.say)
+            self.metric_logger = MetricLogger(self.job, self.strategy, sinks, progress, first_step, self.log)
             yield
 
-    def run(self, step: int, stop: StopRequest) -> Finish:
-        """All steps after the first `step`, and the end of the run."""
-        clock = SaveClock(self.settings.train.checkpoint_every, self.settings.train.checkpoint_minutes)
+    def run(self, step: int, stop: StopRequest) -> TrainResult:
+        """Run all steps after `step` finished steps, then finish the run."""
+        timer = CheckpointTimer(self.settings.train.checkpoint_every, self.settings.train.checkpoint_minutes)
         batches = self.job.loader.batches(step)
-        collapsed, reached = False, self._agree(self.job.evaluator.should_stop)[0]
-        stopping = reached
+        collapsed, stop_early = False, self._agree(self.job.evaluator.should_stop)[0]
+        stopping = stop_early
         while step < self.job.total_steps and not stopping:
-            self._take(step, next(batches))
+            self._train_step(step, next(batches))
             step += 1
-            due, collapsed, reached, stopped = self._agree(
-                clock.is_due(step) or self.job.evaluator.best_step == step,
-                self._must_end(),
+            save_due, collapsed, stop_early, signalled = self._agree(
+                timer.is_due(step) or self.job.evaluator.best_step == step,
+                self._stop_on_collapse(),
                 self.job.evaluator.should_stop,
-                stopped=stop.received is not None,
+                signalled=stop.received is not None,
             )
-            stopping = stopped or collapsed or reached
-            if due or stopping or step == self.job.total_steps:
+            stopping = signalled or collapsed or stop_early
+            if save_due or stopping or step == self.job.total_steps:
                 self.save(step)
-                clock.restart()
+                timer.restart()
         batches.close()  # type: ignore[attr-defined]
-        finish = self._finish(step, reached)
-        if collapsed and not finish.is_complete:
+        result = self._finish(step, stop_early)
+        if collapsed and not result.is_complete:
             raise RuntimeError(
-                f"The run was ended after step {step} because health.on_collapse is stop. "
+                f"The run was stopped after step {step}, because health.on_collapse=stop. "
                 f"{self.metric_logger.verdict.text()} "
-                f"{self.run_dir}/checkpoints has step {step} and what train.keep left of earlier ones; --resume with "
-                "health.on_collapse=warn goes on all the same."
+                f"{self.run_dir}/checkpoints has step {step} and the earlier steps that train.keep allows. To continue "
+                "anyway, use --resume with health.on_collapse=warn."
             )
-        return finish
+        return result
 
-    def _must_end(self) -> bool:
+    def _stop_on_collapse(self) -> bool:
         return self.settings.health.on_collapse == "stop" and self.metric_logger.verdict.level == 2
 
-    def _take(self, step: int, batch: Batch) -> None:
-        """The step after `step` finished ones, with all that is written about it."""
+    def _train_step(self, step: int, batch: Batch) -> None:
+        """Run the step after `step` finished steps, evaluate if it is due, and write its metrics."""
         lr = self.job.lr(step)
         seed_torch(self.settings.run.seed, step, self.job.world.rank)
         self.job.objective.prepare(self.job.progress(step))
-        examined = self.job.evaluator.is_due(step + 1)
-        self.job.objective.is_watched = self.metric_logger.is_due(step + 1) or examined
+        evaluate = self.job.evaluator.is_due(step + 1)
+        self.job.objective.is_watched = self.metric_logger.is_due(step + 1) or evaluate
         report = self.strategy.train_step(batch, lr, self.job.objective.momentum, self.job.weight_decay(step))
         if self.settings.data.ledger:
             keys = batch_keys(batch, self.job.sources)
             if self.ledger is not None:
                 self.ledger.write(step + 1, keys)
-        found = self.job.evaluator.evaluate(step + 1, self.strategy.weights()) if examined else {}
-        self.metric_logger.after(step + 1, batch, report, lr, found)
+        evaluation = self.job.evaluator.evaluate(step + 1, self.strategy.weights()) if evaluate else {}
+        self.metric_logger.log_step(step + 1, batch, report, lr, evaluation)
         self._count_refused(step + 1, batch, report)
 
     def _count_refused(self, step: int, batch: Batch, report: StepReport) -> None:
-        self.refused_in_a_row = self.refused_in_a_row + 1 if report.refused else 0
-        if self.refused_in_a_row < self.settings.train.max_refused:
+        self.consecutive_refused = self.consecutive_refused + 1 if report.refused else 0
+        if self.consecutive_refused < self.settings.train.max_refused:
             return
         path = self.run_dir / "refused_batch.json"
         keys = batch_keys(batch, self.job.sources)
         if self.job.world.is_first:
-            write_json(path, {"step": step, "refused_in_a_row": self.refused_in_a_row, "keys": keys})
+            write_json(path, {"step": step, "refused_in_a_row": self.consecutive_refused, "keys": keys})
         raise RuntimeError(
-            f"{self.refused_in_a_row} steps in a row had a loss or gradient that is not finite, the last of them step "
-            f"{step}; no weight moved in them. {path} has the keys of that batch. Look at these samples, or lower "
-            f"optim.lr, set optim.clip_norm, or use strategy.precision=fp32; then --resume."
+            f"{self.consecutive_refused} consecutive steps up to step {step} had a non-finite loss or gradient; they "
+            f"did not change the weights. {path} has the keys of the last batch. Inspect these samples, lower "
+            f"optim.lr, set optim.clip_norm, or use strategy.precision=fp32; then use --resume."
         )
 
-    def _agree(self, *questions: bool, stopped: bool = False) -> list[bool]:
-        """The first rank's answers to `questions`; then whether any rank was asked to stop. One sum."""
-        answers = [one and self.job.world.is_first for one in questions]
-        votes = world.sum_over_ranks(torch.tensor([*answers, stopped], dtype=torch.int32))
+    def _agree(self, *decisions: bool, signalled: bool = False) -> list[bool]:
+        """The first rank's `decisions`, then whether any rank received a signal; equal on all ranks. One all-reduce."""
+        own = [decision and self.job.world.is_first for decision in decisions]
+        votes = world.sum_over_ranks(torch.tensor([*own, signalled], dtype=torch.int32))
         return [bool(vote) for vote in votes]
 
     def save(self, step: int) -> None:
-        """A checkpoint after `step` finished steps."""
+        """Write a checkpoint after `step` finished steps."""
         settings = config.dump(self.settings).encode()
         state = RunState(
             step=step,
@@ -197,11 +220,11 @@ class Trainer:
         )
         self.checkpoints.save(self.strategy, state, self.job.evaluator.best_step)
 
-    def _finish(self, step: int, reached: bool) -> Finish:
-        finish = Finish(step, self.job.total_steps, {}, reached)
-        if finish.is_complete:
+    def _finish(self, step: int, stopped_early: bool) -> TrainResult:
+        result = TrainResult(step, self.job.total_steps, {}, stopped_early)
+        if result.is_complete:
             exports = self.job.evaluator.finish(step, self.strategy.weights())
-            finish = Finish(step, self.job.total_steps, exports, reached)
+            result = TrainResult(step, self.job.total_steps, exports, stopped_early)
         quarantined = self._quarantined()
         if self.job.world.is_first:
             write_json(
@@ -209,19 +232,19 @@ class Trainer:
                 {
                     "step": step,
                     "total_steps": self.job.total_steps,
-                    "complete": finish.is_complete,
+                    "complete": result.is_complete,
                     "refused": step - self.strategy.updates,
-                    "exports": {sensor: str(path) for sensor, path in finish.exports.items()},
+                    "exports": {sensor: str(path) for sensor, path in result.exports.items()},
                     "quarantined": quarantined,
                     "health": self.metric_logger.verdict.summary(),
                     **self.metric_logger.totals(step),
                     "last": self.metric_logger.latest,
                 },
             )
-        return finish
+        return result
 
     def _quarantined(self) -> list[dict[str, str]]:
-        """The samples that any rank found damaged since this process started, and their replacements; collective."""
+        """The samples that any rank found damaged since this process started, and their replacements. Collective."""
         if self.settings.data.on_corrupt != "quarantine":
             return []
         found = torch.zeros(len(self.job.sources), dtype=torch.int64)  # replacement row + 1; 0 if intact
@@ -230,5 +253,5 @@ class Trainer:
         found = world.max_over_ranks(found)
         damaged = {int(row): int(found[row]) - 1 for row in found.nonzero()}
         if damaged:
-            self.say(f"Replaced {len(damaged)} damaged samples; summary.json lists them.")
+            self.log(f"Replaced {len(damaged)} damaged samples; summary.json lists them.")
         return replacement_report(self.job.sources, damaged)

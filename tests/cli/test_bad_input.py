@@ -154,7 +154,7 @@ def test_a_world_that_the_batch_does_not_divide(tmp_path):
     done = launch(path, "train.global_batch=9", launcher=(*torchrun, sys.executable))
     assert done.returncode != 0
     assert (
-        "pretrain.py: error: train.global_batch: got 9 in a world of 2 ranks, expected a multiple of 2. "
+        "pretrain.py: error: train.global_batch: got 9 for 2 ranks, expected a multiple of 2. "
         "Set it to 8 or 10" in done.stderr
     )
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from rspretrain.engine.trainer import train
 @pytest.mark.slow
 def test_exports_of_any_checkpoint(tmp_path, command):
     run = tmp_path / "run"
-    train(job(write_config(tmp_path, samples=16), "train.steps=4", "train.checkpoint_every=2"), resume=False, say=print)
+    train(job(write_config(tmp_path, samples=16), "train.steps=4", "train.checkpoint_every=2"), resume=False, log=print)
     result = command("export", "--run", run, "--step", 2, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     exported = load_file(tmp_path / "out" / "s1" / "model.safetensors")
@@ -17,4 +17,4 @@ def test_exports_of_any_checkpoint(tmp_path, command):
     assert all(any(torch.equal(value, other) for other in checkpoint.values()) for value in exported.values())
     missing = command("export", "--run", run, "--step", 3)
     assert missing.returncode == 2
-    assert missing.stderr.strip().endswith("has no step 3; its checkpoints are of steps: 2, 4. Name one of them.")
+    assert missing.stderr.strip().endswith("has no step 3, expected one of: 2, 4. Choose one of them.")

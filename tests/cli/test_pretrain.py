@@ -51,7 +51,7 @@ def test_deepspeed_with_two_ranks_sees_and_learns_what_one_process_does(one, tmp
     assert '"world_size": 2' in state
     resumed = launch(path, *VIT, f"run.dir={two}", "train.steps=22", "--resume")  # one process goes on with it
     assert resumed.returncode == 0
-    assert "Going on after step 20 of 22 (written by deepspeed on 2 ranks)." in resumed.stdout
+    assert "Resuming after step 20 of 22 (written by deepspeed on 2 ranks)." in resumed.stdout
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_sharded_runs_learn_what_one_process_does_and_take_over_from_each_other(
     zero3 = ("strategy.deepspeed=zero3", "--resume")
     resumed = launch(path, *VIT, f"run.dir={two}", *zero3, launcher=DEEPSPEED)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "Going on after step 14 of 20 (written by fsdp on 2 ranks)." in resumed.stdout
+    assert "Resuming after step 14 of 20 (written by fsdp on 2 ranks)." in resumed.stdout
     assert_equal_runs(alone, two)
     exported = load_file(two / "export" / "s1" / "model.safetensors")
     assert all(torch.equal(value, weights(two)[f"encoders.s1.model.{name}"]) for name, value in exported.items())

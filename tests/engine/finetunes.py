@@ -57,7 +57,7 @@ def job(path: Path, *overrides: str) -> Job:
 def finetune(path: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
     """Run the job; the content of results.json."""
     run = job(path, *overrides)
-    train(run, resume=resume, say=lambda line: None)
+    train(run, resume=resume, log=lambda line: None)
     return results(run.settings.run.dir)
 
 
@@ -71,5 +71,5 @@ def on_this_rank(path: Path, *overrides: str) -> dict[str, Any]:
     """As `finetune`, on one of several ranks."""
     here = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
     run = prepare_finetune(config.load_finetune(path, overrides), here, False)
-    train(run, resume=False, say=lambda line: None)
+    train(run, resume=False, log=lambda line: None)
     return results(run.settings.run.dir)

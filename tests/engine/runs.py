@@ -1,4 +1,4 @@
-"""A tiny run on a generated shard set, and the real launcher in a process of its own."""
+"""A tiny run on a generated shard set, in this process or with the real launcher in a subprocess."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from rspretrain.engine.job import Job, prepare
 from rspretrain.world import World
 
 ROOT = Path(__file__).parents[2]
-# Launchers meet at port 29500 unless told otherwise, and several processes of tests may start some at once.
+# The default port of launchers is 29500; parallel test processes need different ports.
 PORT = str(29500 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
 DEEPSPEED = ("deepspeed", "--num_accelerators", "2", "--master_port", PORT)
 TORCHRUN = ("torchrun", "--nproc-per-node", "2", "--master-port", PORT)
@@ -30,12 +30,12 @@ optim: {lr: 1e-2, lr_reference_batch: null, warmup_epochs: 1}
 train: {global_batch: 8, epochs: 3, checkpoint_every: 7}
 watch: {every: 1, wandb: off}
 """
-# Teachers among the state.
+# An objective with teachers in its state.
 BYOL = "objective={name: byol, px: 8, momentum: 0.9, hidden: 16, projection: 8}"
 
 
 def write_config(folder: Path, samples: int = 64) -> Path:
-    """A shard set and a configuration for it in `folder`."""
+    """Write a shard set and its configuration to `folder`."""
     memory_shards(folder / "shards", samples=samples)
     path = folder / "run.yaml"
     path.write_text(
@@ -71,7 +71,7 @@ def launch(
 
 
 def interrupt(path: Path, number: signal.Signals, after_step: int, *arguments: str) -> int:
-    """Start the launcher and send it a signal when it has written a step; its exit status."""
+    """Start the launcher and send it a signal after a step; returns its exit status."""
     metrics = path.parent / "run" / "metrics.jsonl"
     process = subprocess.Popen(
         command(path, *arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -94,6 +94,6 @@ def whole_lines(path: Path) -> list[dict[str, object]]:
 
 
 def losses(run_dir: Path) -> list[tuple[object, ...]]:
-    """What must continue bit for bit: step, loss, gradient norm and rate of every line."""
+    """The metrics that must be bit-equal in a resumed run: step, loss, gradient norm and rate of every line."""
     names = ("step", "train/loss", "train/grad_norm", "train/lr", "health/positive_cosine")
     return [tuple(line[name] for name in names) for line in whole_lines(run_dir / "metrics.jsonl")]

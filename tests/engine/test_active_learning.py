@@ -107,17 +107,17 @@ def test_a_loop_killed_between_two_rounds_ends_as_an_uninterrupted_one(whole, tm
 def test_a_signal_between_rounds_stops_the_next_one(whole, tmp_path):
     path, undisturbed = whole
 
-    def say(line):
+    def log(line):
         if line.startswith("Round 1"):  # before its first step
             os.kill(os.getpid(), signal.SIGTERM)
 
-    status = loop(path, f"run.dir={tmp_path}/run").run(say)
+    status = loop(path, f"run.dir={tmp_path}/run").run(log)
     assert (status.complete, status.is_stopped) == (1, True)
     assert json.loads((tmp_path / "run/rounds/01/summary.json").read_text())["step"] == 1
     status, lines = run(path, f"run.dir={tmp_path}/run", resume=True)
     assert lines[:3] == [
         "Continuing after round 0 of 2.", "Round 1 of 2: 6 labels.",
-        "Going on after step 1 of 3 (written by single on 1 ranks).",
+        "Resuming after step 1 of 3 (written by single on 1 ranks).",
     ]  # fmt: skip
     assert state(tmp_path / "run") == state(undisturbed)
 
@@ -280,7 +280,7 @@ def test_resuming_with_other_settings_is_refused(whole):
     path, folder = whole
     before = (folder / "pool.json").read_bytes()
     with pytest.raises(
-        ConfigError, match=r"run.dir: .* is not empty, expected a new folder. Go on with that run by --re"
+        ConfigError, match=r"run.dir: .* is not empty, expected a new folder. Resume that run with --re"
     ):
         run(path)
     with pytest.raises(ConfigError, match=r"loop with budget.per_round 2, now 5; .* Undo the change"):

@@ -1,4 +1,4 @@
-"""Law 6: killed at any moment, the old or the new checkpoint loads."""
+"""A process that is killed at any moment leaves a checkpoint that loads: the old one or the new one."""
 
 import os
 import random
@@ -13,7 +13,15 @@ import torch
 from strategies.toys import difference, strategy, take, tensors
 from torture import times
 
-from rspretrain.engine.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints, DamagedCheckpointError, RunState, read
+from rspretrain.engine.checkpoint import (
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    Checkpoints,
+    DamagedCheckpointError,
+    RunState,
+    read_checkpoint,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,16 +46,16 @@ def assert_loads(checkpoints, step, kept):
     assert all(difference(*pair) == 0 for pair in zip(tensors(other), kept[step], strict=True))
 
 
-def test_the_newest_loads_whole(tmp_path):
+def test_load_latest(tmp_path):
     checkpoints, kept = saved(tmp_path)
     assert_loads(checkpoints, 6, kept)
 
 
-def test_nothing_there(tmp_path):
+def test_no_checkpoint(tmp_path):
     assert Checkpoints(tmp_path / "none", 3).load_latest(strategy("single")) is None
 
 
-def test_the_newest_few_are_kept(tmp_path):
+def test_the_newest_checkpoints_are_kept(tmp_path):
     saved(tmp_path, steps=(1, 2, 3, 4, 5), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000004", "step_00000005"]
 
@@ -64,15 +72,15 @@ def flip(path):
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 @pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER])
-def test_a_damaged_one_is_left_out(tmp_path, file, damage):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, file, damage):
     checkpoints, kept = saved(tmp_path)
     damage(tmp_path / "step_00000006" / file)
-    with pytest.warns(UserWarning, match=r"step_00000006 is damaged: .* Going on with the one before"):
+    with pytest.warns(UserWarning, match=r"step_00000006 is damaged: .* Using the previous checkpoint"):
         assert_loads(checkpoints, 3, kept)
 
 
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
-def test_one_without_its_state_is_left_out(tmp_path, damage):
+def test_a_checkpoint_with_a_damaged_state_is_skipped(tmp_path, damage):
     checkpoints, kept = saved(tmp_path)
     damage(tmp_path / "step_00000006" / STATE)
     with pytest.warns(UserWarning, match=r"is damaged: state.json cannot be read"):
@@ -85,21 +93,21 @@ def test_all_damaged(tmp_path):
         cut(path / WEIGHTS)
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(RuntimeError, match="is whole: every one differs.*Restore one from a"),
+        pytest.raises(RuntimeError, match="All checkpoints in .* are damaged.*Restore one from a"),
     ):
         checkpoints.load_latest(strategy("single"))
 
 
-def test_saving_the_step_of_a_damaged_one_again(tmp_path):
+def test_saving_again_replaces_a_damaged_checkpoint(tmp_path):
     checkpoints, kept = saved(tmp_path)
     cut(tmp_path / "step_00000006" / WEIGHTS)
     with pytest.raises(DamagedCheckpointError, match="has SHA-256"):
-        read(tmp_path / "step_00000006")
+        read_checkpoint(tmp_path / "step_00000006")
     saved(tmp_path)
     assert_loads(checkpoints, 6, kept)
 
 
-def save_for_ever(folder: Path, step: int) -> None:
+def save_forever(folder: Path, step: int) -> None:
     trained = strategy("single")
     checkpoints = Checkpoints(folder, keep=2)
     while True:
@@ -115,16 +123,16 @@ def listing(folder: Path) -> set[str]:
 
 
 def kill_savers(folder: Path, kills: int) -> None:
-    """Fork savers, kill each at a random moment, and load: one process, because importing torch takes seconds."""
+    """Fork processes that save, kill each at a random moment, and load. A fork need not import torch again."""
     torch.set_num_threads(1)
     chance, seen, step = random.Random(0), 0, 0
     for _ in range(kills):
         before = listing(folder)
         child = os.fork()
         if child == 0:
-            save_for_ever(folder, step)
+            save_forever(folder, step)
         deadline = time.monotonic() + 10
-        while listing(folder) == before and time.monotonic() < deadline:  # on a busy machine a start takes long
+        while listing(folder) == before and time.monotonic() < deadline:  # on a busy machine, the fork takes long
             time.sleep(0.001)
         time.sleep(chance.uniform(0.0, 0.09))
         os.kill(child, signal.SIGKILL)
@@ -138,7 +146,7 @@ def kill_savers(folder: Path, kills: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_the_old_or_the_new_one_loads(tmp_path):
+def test_the_old_or_the_new_checkpoint_loads_after_a_kill(tmp_path):
     code = f"from engine.test_checkpoint import *; kill_savers(Path({str(tmp_path)!r}), {times(25, 500)})"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     result = subprocess.run(
@@ -152,7 +160,7 @@ def test_killed_at_any_moment_the_old_or_the_new_one_loads(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_one_step_alone_is_kept(tmp_path):
+def test_keep_only(tmp_path):
     for step in (3, 5, 8):
         (tmp_path / f"step_{step:08d}").mkdir()
         (tmp_path / f"step_{step:08d}" / "weights").write_text("w")

@@ -116,7 +116,7 @@ def test_initial_weights_are_loaded(run, tmp_path):
     weights = read(folder)[1]
     settings = config.load_finetune(path, [f"run.dir={tmp_path}/next", "train.steps=1", "optim.lr=1e-12"])
     warm = prepare_finetune(settings, World(0, 1, 0, torch.device("cpu")), False, initial=weights)
-    train(warm, resume=False, say=lambda line: None)
+    train(warm, resume=False, log=lambda line: None)
     after = Checkpoints(tmp_path / "next/checkpoints", 1).weights(1)
     assert after.keys() == weights.keys()
     for name, value in after.items():

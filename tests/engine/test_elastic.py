@@ -1,4 +1,4 @@
-"""Exactly once, live: real ranks under torchrun, killed at random, restarted as another world; the ledger is one."""
+"""Exactly once in real runs: ranks under torchrun, killed at random and resumed with another world size."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def start(path, ranks, *arguments):
 
 
 def kill_after(process, metrics, step, timeout_s=100):
-    """SIGKILL for every process of the run, launcher and ranks, once a step is written."""
+    """Kill every process of the run, launcher and ranks, once `step` is written."""
     deadline = time.monotonic() + timeout_s
     while process.poll() is None and last_step(metrics) < step and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -36,13 +36,13 @@ def kill_after(process, metrics, step, timeout_s=100):
 
 
 @pytest.mark.slow
-def test_worlds_that_come_and_go_leave_one_ledger(tmp_path):
+def test_changing_world_sizes_do_not_change_the_ledger(tmp_path):
     path = write_config(tmp_path)
     run = tmp_path / "run"
     settings = ("strategy.name=ddp", "train.checkpoint_every=3")
     assert launch(path, "train.checkpoint_every=3").returncode == 0
-    undisturbed = whole_lines(run / "ledger.jsonl")
-    assert [line["step"] for line in undisturbed] == list(range(1, 25))
+    uninterrupted = whole_lines(run / "ledger.jsonl")
+    assert [line["step"] for line in uninterrupted] == list(range(1, 25))
     shutil.rmtree(run)
     rng = np.random.default_rng()
     stops = sorted(rng.choice(np.arange(4, 22), 2, replace=False).tolist())
@@ -52,4 +52,4 @@ def test_worlds_that_come_and_go_leave_one_ledger(tmp_path):
     process = start(path, 4, *settings, "--resume")
     assert process.wait(timeout=150) == 0
     ledger = whole_lines(run / "ledger.jsonl")
-    assert ledger == undisturbed, f"killed at {stops}"
+    assert ledger == uninterrupted, f"killed at {stops}"

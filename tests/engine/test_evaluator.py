@@ -5,7 +5,7 @@ from rspretrain.engine.evaluator import Pretraining
 from rspretrain.nn.weights import load_backbone
 
 
-def test_pretraining_ends_in_backbones_and_nothing_before(tmp_path):
+def test_pretraining_exports_backbones_at_the_end_only(tmp_path):
     run = job(write_config(tmp_path, samples=32), BYOL)
     evaluator = run.evaluator
     assert isinstance(evaluator, Pretraining)
@@ -18,7 +18,7 @@ def test_pretraining_ends_in_backbones_and_nothing_before(tmp_path):
     assert folders == {name: tmp_path / "run/export" / name for name in ("s1", "s2")}
     backbone, contract = load_backbone(folders["s1"])
     assert contract["provenance"]["step"] == 7
-    places = {part: name for name, part in run.objective.named_modules()}
-    prefix = places[run.objective.backbones()["s1"]]
+    names = {part: name for name, part in run.objective.named_modules()}
+    prefix = names[run.objective.backbones()["s1"]]
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, weights[f"{prefix}.{name}"])

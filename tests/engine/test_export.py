@@ -18,7 +18,7 @@ from rspretrain.nn.weights import load_backbone, read_contract
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     trained = job(write_config(folder, samples=16), "train.steps=4", "train.checkpoint_every=2")
-    train(trained, resume=False, say=print)
+    train(trained, resume=False, log=print)
     return folder / "run", trained
 
 
@@ -29,7 +29,7 @@ def test_the_run_exports_the_weights_of_its_last_step(run):
         assert all(torch.equal(exported[name], value) for name, value in backbone.model.state_dict().items())
 
 
-def test_the_newest_checkpoint_gives_the_same(run):
+def test_the_newest_checkpoint_is_exported_by_default(run):
     folder, _ = run
     exported = export_checkpoint(folder, None, None)
     assert exported["s2"] == folder / "export_step_00000004" / "s2"
@@ -37,18 +37,18 @@ def test_the_newest_checkpoint_gives_the_same(run):
     assert (exported["s2"] / name).read_bytes() == (folder / "export" / "s2" / name).read_bytes()
 
 
-def test_the_contract_says_where_weights_come_from(run, tmp_path):
+def test_the_export_names_the_origin_of_its_weights(run, tmp_path):
     folder, trained = run
     exported = export_checkpoint(folder, 2, tmp_path)
-    told = json.dumps(json.loads((exported["s1"] / "config.json").read_text()))
-    assert '"step": 2' in told
-    assert '"samples_seen": 16' in told
-    assert trained.sources.sha256 in told
+    contract = json.dumps(json.loads((exported["s1"] / "config.json").read_text()))
+    assert '"step": 2' in contract
+    assert '"samples_seen": 16' in contract
+    assert trained.sources.sha256 in contract
 
 
 def test_one_network_for_two_sensors_is_one_export(tmp_path):
     trained = job(write_config(tmp_path, samples=16), BYOL, "objective.fusion=early", "train.steps=2")
-    train(trained, resume=False, say=print)
+    train(trained, resume=False, log=print)
     exported = export_checkpoint(tmp_path / "run", None, None)
     assert exported == {"s1+s2": tmp_path / "run" / "export_step_00000002" / "s1+s2"}
     contract = read_contract(exported["s1+s2"])
@@ -65,7 +65,7 @@ def test_one_network_for_two_sensors_is_one_export(tmp_path):
 
 def test_either_network_of_a_run_with_a_teacher(tmp_path):
     trained = job(write_config(tmp_path, samples=16), BYOL, "train.steps=2", "objective.momentum=0.5", "optim.lr=0.1")
-    train(trained, resume=False, say=print)
+    train(trained, resume=False, log=print)
     networks = {"student": trained.objective.student, "teacher": trained.objective.teacher}
     for whose, network in networks.items():
         folders = export_checkpoint(tmp_path / "run", None, tmp_path / whose, whose)
@@ -78,15 +78,15 @@ def test_either_network_of_a_run_with_a_teacher(tmp_path):
     assert any(not torch.equal(value, teacher[name]) for name, value in student.items())
 
 
-def test_a_teacher_where_there_is_none(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"--whose: got 'teacher' for the objective '\w+', which has one network a"):
+def test_export_of_a_missing_teacher(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"--whose: got 'teacher' for the objective '\w+', expected none: it has no"):
         export_checkpoint(run[0], None, tmp_path, "teacher")
 
 
-def test_what_is_not_there(run, tmp_path):
-    with pytest.raises(ConfigError, match="has no step 3; its checkpoints are of steps: 2, 4. Name one of them"):
+def test_missing_step_and_missing_run(run, tmp_path):
+    with pytest.raises(ConfigError, match="has no step 3, expected one of: 2, 4. Choose one of them"):
         export_checkpoint(run[0], 3, None)
-    with pytest.raises(ConfigError, match="has no config.yaml, expected the folder of a run"):
+    with pytest.raises(ConfigError, match="has no config.yaml, expected a run folder"):
         export_checkpoint(tmp_path, None, None)
 
 

@@ -67,7 +67,7 @@ def test_few_labels_reduce_the_batch(path):
 def test_linear_mode_trains_the_head_only(path, tmp_path):
     run = job(path, "tune.mode=linear", f"run.dir={tmp_path}/run", "train.epochs=1")
     before = {name: value.clone() for name, value in run.objective.state_dict().items()}
-    train(run, resume=False, say=lambda line: None)
+    train(run, resume=False, log=lambda line: None)
     moved = {name for name, value in run.objective.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"classifier.head.weight", "classifier.head.bias"}
 

@@ -28,8 +28,8 @@ def cells_of(path, folder, *overrides, fractions=(0.5, 0.1), seeds=2):
     return plan(path, [*FAST, f"run.dir={folder}", *overrides], METHODS, fractions, seeds)
 
 
-def run(cells, say=lambda line: None):
-    return run_cells(cells, ALONE, False, say)
+def run(cells, log=lambda line: None):
+    return run_cells(cells, ALONE, False, log)
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +93,12 @@ def test_complete_cells_are_skipped_and_interrupted_ones_resume(done, path):
     more = cells_of(path, cells[0].settings.run.dir.parents[2], fractions=(0.1,))
     stopped = prepare_finetune(more[2].settings, ALONE, False)
     step, lines = stopped.objective.classifier.register_forward_hook(ask_to_stop), []
-    assert not train(stopped, resume=False, say=lines.append).is_complete
+    assert not train(stopped, resume=False, log=lines.append).is_complete
     step.remove()
     assert run(more, lines.append)
     assert lines == [
         "[3/4] pretrained, 10 % of the labels, seed 4, resumed",
-        "Going on after step 1 of 4 (written by single on 1 ranks).",
+        "Resuming after step 1 of 4 (written by single on 1 ranks).",
         "[4/4] slow, 10 % of the labels, seed 4",
     ]
     assert before == {folder: (folder / "results.json").stat().st_mtime_ns for folder in before}

@@ -10,27 +10,27 @@ from rspretrain.engine.trainer import train
 from rspretrain.world import World
 
 
-def test_a_batch_that_the_world_does_not_divide(tmp_path):
+def test_global_batch_not_divisible_by_the_world_size(tmp_path):
     settings = config.load(write_config(tmp_path, samples=16), ["train.global_batch=10"])
-    with pytest.raises(ConfigError, match=r"got 10 in a world of 4 ranks, expected a multiple of 4. Set it to 8 or 12"):
+    with pytest.raises(ConfigError, match=r"got 10 for 4 ranks, expected a multiple of 4. Set it to 8 or 12"):
         prepare(settings, World(0, 4, 0, torch.device("cpu")), False)
 
 
-def test_blocks_are_looked_for_before_the_run_starts(tmp_path):
+def test_missing_blocks_are_refused_before_the_run_starts(tmp_path):
     path = write_config(tmp_path, samples=16)
     with pytest.raises(ValueError, match=r"strategy.checkpoint_activations: got true for a network without repeated"):
         job(path, "backbone.name=regnety_002", "strategy.checkpoint_activations=true")
 
 
 def test_rates_warm_up_per_step_and_end_near_zero(tmp_path):
-    ready = job(write_config(tmp_path))
-    assert ready.total_steps == 24
-    assert [ready.lr(step) for step in (0, 4, 8)] == pytest.approx([0.0, 0.005, 0.01])
-    assert 0 < ready.lr(23) < 1e-3
+    made = job(write_config(tmp_path))
+    assert made.total_steps == 24
+    assert [made.lr(step) for step in (0, 4, 8)] == pytest.approx([0.0, 0.005, 0.01])
+    assert 0 < made.lr(23) < 1e-3
 
 
 def test_rates_of_other_schedules(tmp_path):
-    path = write_config(tmp_path)  # 8 steps an epoch, one of warm-up
+    path = write_config(tmp_path)  # 8 steps per epoch, one epoch of warm-up
     constant = job(path, "optim.schedule=constant")
     assert [constant.lr(step) for step in (0, 4, 8, 23)] == pytest.approx([0.0, 0.005, 0.01, 0.01])
     falling = job(path, "optim.schedule=step", "optim.step_epochs=[1.5, 2]", "optim.lr_reference_batch=4")
@@ -41,33 +41,33 @@ def test_rates_of_other_schedules(tmp_path):
     assert "learning rate               0.01 after warm-up, then constant" in describe(constant)
 
 
-def test_weight_decay_is_constant_or_goes_to_its_end(tmp_path):
+def test_weight_decay_is_constant_or_follows_a_cosine(tmp_path):
     path = write_config(tmp_path)
     assert {job(path, "optim.weight_decay=0.04").weight_decay(step) for step in range(24)} == {0.04}
     rising = job(path, "optim.weight_decay=0.04", "optim.final_weight_decay=0.4")
     assert [rising.weight_decay(step) for step in (0, 12, 24)] == pytest.approx([0.04, 0.22, 0.4])
 
 
-def test_steps_come_before_epochs_and_warm_up_fits_in_them(tmp_path):
-    ready = job(write_config(tmp_path), "train.steps=4")
-    assert ready.total_steps == 4
-    assert ready.lr(2) == pytest.approx(0.005)
+def test_steps_override_epochs_and_limit_the_warm_up(tmp_path):
+    made = job(write_config(tmp_path), "train.steps=4")
+    assert made.total_steps == 4
+    assert made.lr(2) == pytest.approx(0.005)
 
 
 def test_initial_weights_are_a_function_of_the_seed(tmp_path):
     path = write_config(tmp_path, samples=16)
     one, same, other = job(path), job(path), job(path, "run.seed=4")
-    first = [next(iter(ready.objective.parameters())) for ready in (one, same, other)]
+    first = [next(iter(made.objective.parameters())) for made in (one, same, other)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
 
 
 def test_description(tmp_path):
-    ready = job(write_config(tmp_path, samples=20))
-    text = describe(ready)
-    assert "samples per epoch           16 of 20; 4 dropped (the last, short batch)" in text
+    made = job(write_config(tmp_path, samples=20))
+    text = describe(made)
+    assert "samples per epoch           16 of 20; 4 dropped (short last batch)" in text
     assert "steps                       2 per epoch, 6 in all, 8 samples per rank and step" in text
-    assert f"total                       {parameter_counts(ready.objective)['total']:>14,}"[:20] in text
+    assert f"total                       {parameter_counts(made.objective)['total']:>14,}"[:20] in text
 
 
 def test_parameter_counts_add_up(tmp_path):
@@ -88,7 +88,7 @@ def test_measured_statistics_are_those_of_the_shard_set(tmp_path):
         job(path, "sensors.s1.normalise=measured", "sensors.s1.statistics={VV: [-12, 5]}")
 
 
-def test_a_run_from_a_url_is_the_run_from_the_folder(tmp_path):
+def test_a_run_from_a_url_equals_the_run_from_the_folder(tmp_path):
     path = write_config(tmp_path, samples=32)
     with serving(tmp_path / "shards") as server:
         far = [f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache", "data.fetch_timeout_s=5"]
@@ -97,17 +97,17 @@ def test_a_run_from_a_url_is_the_run_from_the_folder(tmp_path):
             train(
                 job(path, "train.steps=2", f"run.dir={tmp_path}/{name}", *overrides),
                 resume=False,
-                say=lambda line: None,
+                log=lambda line: None,
             )
         assert set(server.requests.values()) == {1}
     assert losses(tmp_path / "far") == losses(tmp_path / "near")
     assert len(losses(tmp_path / "far")) == 2
     saved = tmp_path / "near.yaml"
     saved.write_text(config.dump(config.load(path)))
-    config.check_same(saved, config.load(path, far))  # a run may go on from the URL
+    config.check_same(saved, config.load(path, far))  # the run may be resumed from the URL
 
 
-def test_a_cache_that_cannot_be_used_is_told_before_training(tmp_path):
+def test_an_unusable_cache_is_refused_before_training(tmp_path):
     path = write_config(tmp_path, samples=32)
     with serving(tmp_path / "shards") as server:
         far = [f"data.shards={server.url}", f"data.cache_dir={tmp_path}/run.yaml/cache"]

@@ -11,7 +11,7 @@ from rspretrain import config
 from rspretrain.active_learning.budget import BudgetSettings
 from rspretrain.active_learning.labelling_task import open_labelling_task
 from rspretrain.active_learning.oracle import OracleSettings
-from rspretrain.engine.checkpoint import RunState, sha256_of
+from rspretrain.engine.checkpoint import RunState, file_sha256
 from rspretrain.engine.rounds import Rounds
 from rspretrain.evaluation.metrics import metric_names
 
@@ -30,20 +30,20 @@ def write(folder: Path, number: int, *, complete: bool = True, step: int = 6) ->
         one.mkdir(parents=True)
         for name in ("weights.safetensors", "optimizer.safetensors"):
             save_file({"w": torch.full((2,), 10.0 * number + at)}, one / name)
-        sums = {path.name: sha256_of(path) for path in one.iterdir()}
+        sums = {path.name: file_sha256(path) for path in one.iterdir()}
         state = RunState(at, at, at, "single", 1, "", "")
         (one / "state.json").write_text(json.dumps({"format": 1, **asdict(state), "sha256": sums}))
     return run
 
 
-def test_the_files_of_a_run_tell_whether_it_has_begun_and_is_complete(tmp_path: Path) -> None:
+def test_the_files_of_a_run_tell_whether_it_has_started_and_is_complete(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path)
     assert rounds.complete() == []
     write(tmp_path, 0)
     write(tmp_path, 1, complete=False)
-    assert (rounds.complete(), rounds.has_begun(1), rounds.has_begun(2)) == ([0], True, False)
+    assert (rounds.complete(), rounds.has_started(1), rounds.has_started(2)) == ([0], True, False)
     rounds.folder(2).mkdir()
-    assert not rounds.has_begun(2)
+    assert not rounds.has_started(2)
 
 
 def test_weights_are_the_tested_ones(tmp_path: Path) -> None:
