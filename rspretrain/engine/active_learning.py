@@ -58,7 +58,7 @@ def prepare_active(settings: ActiveSettings, world: World, deepspeed_launcher: b
     """Build the loop and check the settings; nothing is written. ValueError, in one paragraph, for invalid settings."""
     check_data(settings)
     _check_sections(settings)
-    settings = with_precision(settings, here)
+    settings = with_precision(settings, world)
     (shards,) = open_sources(settings.data).sets.values()
     task = open_labelling_task(shards, settings.labels, settings.oracle)
     path = settings.run.dir / POOL
