@@ -249,7 +249,7 @@ class Parts:
             ("buffers", strategy, "_copy_buffers"),
             ("clipping", strategy, "_clip_and_step"),
             ("optimizer", strategy.optimizer, "step"),
-            ("ema", strategies, "follow_"),
+            ("ema", strategies, "ema_update_"),
         ]
         self.seconds = dict.fromkeys(PARTS, 0.0)
         with ExitStack() as stack:

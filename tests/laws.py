@@ -13,9 +13,9 @@ from gloo import run_ranks
 from rspretrain import world
 from rspretrain.archives.base import Archive, Entry
 from rspretrain.batch import Batch
-from rspretrain.nn.backbones import Backbone, silence_drops_
+from rspretrain.nn.backbones import Backbone, disable_dropout_
 from rspretrain.nn.classifiers import Classifier
-from rspretrain.nn.ema import follow_, matched_parameters
+from rspretrain.nn.ema import ema_update_, paired_parameters
 from rspretrain.nn.tokens import MaskedViT
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.patch import KEY_PATTERN, Exclusion, Patch, PatchError
@@ -101,7 +101,7 @@ def train_objective(
     for module in objective.modules():
         if isinstance(module, (Backbone, MaskedViT)):
             module.register_forward_pre_hook(lambda _, args: (args[0].double(), *args[1:]))
-    followed = matched_parameters(objective.teachers())
+    followed = paired_parameters(objective.teachers())
     students, teachers = [one.detach() for one, _ in followed], [one.detach() for _, one in followed]
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.01)
     out: dict[str, torch.Tensor] = {}
@@ -125,7 +125,7 @@ def train_objective(
         optimizer.step()
         assert (objective.momentum is None) == (not teachers)
         if objective.momentum is not None:
-            follow_(teachers, students, objective.momentum)
+            ema_update_(teachers, students, objective.momentum)
         losses.append(world.mean_over_ranks(result.loss))
     return {"losses": torch.stack(losses), **out, **objective.state_dict()}
 
@@ -205,7 +205,7 @@ def check_classifier(
     Dropout and stochastic depth are off, because they prevent overfitting. `images_of`: number of samples -> images.
     """
     classifier, images = make().train(), images_of(16)
-    silence_drops_(classifier)
+    disable_dropout_(classifier)
     labels = torch.randint(0, 2, (16, classifier.num_classes), generator=torch.Generator().manual_seed(0)).float()
     optimizer = torch.optim.Adam(classifier.parameters(), lr)
     for _ in range(steps):

@@ -80,7 +80,7 @@ def evaluate_all(args: argparse.Namespace) -> None:
     from rspretrain.evaluation.linear_eval import draw_training_sets, evaluate
     from rspretrain.evaluation.probe import network_input_of, reinitialised
     from rspretrain.files import write_json
-    from rspretrain.nn.tokens import TokenFeatures, usual_features
+    from rspretrain.nn.tokens import TokenFeatures, default_features
     from rspretrain.nn.weights import load_backbone
     from rspretrain.shardset.index import open_shards
 
@@ -89,7 +89,7 @@ def evaluate_all(args: argparse.Namespace) -> None:
     draws = draw_training_sets(shards, args.fraction, range(args.draws), labels)
     backbone, contract = load_backbone(args.backbone)
     network_input = network_input_of(contract, shards)
-    kind = usual_features(backbone) if args.features == "auto" else args.features
+    kind = default_features(backbone) if args.features == "auto" else args.features
     models: dict[str, Backbone] = {"random": reinitialised(backbone, 0)} if args.random_baseline else {}
     models["pretrained"] = backbone
     networks = {name: TokenFeatures(model, kind) for name, model in models.items()}

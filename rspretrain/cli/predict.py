@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rspretrain.archives.base import Archive
     from rspretrain.evaluation.predictions import Predictions
-    from rspretrain.nn.classifier_files import Answers
+    from rspretrain.nn.classifier_files import LabelSpec
     from rspretrain.patch import Fault
     from rspretrain.world import World
 
@@ -91,12 +91,12 @@ def predict_all(args: argparse.Namespace, here: "World") -> int:
     from rspretrain.archives.images import open_images
     from rspretrain.evaluation.predict import inputs_for, labels_for, predict, predict_patches, sample_corners
     from rspretrain.evaluation.predictions import Predictions, write_predictions
-    from rspretrain.nn.classifier_files import answers_of, load_classifier
+    from rspretrain.nn.classifier_files import label_spec_of, load_classifier
     from rspretrain.shardset.index import ShardSet, open_shards
 
     started = time.perf_counter()
     classifier, contract = load_classifier(args.classifier, args.allow)
-    answers = answers_of(contract)
+    label_spec = label_spec_of(contract)
     source: ShardSet | Archive
     faults: list[Fault]
     if args.shards:
@@ -109,10 +109,11 @@ def predict_all(args: argparse.Namespace, here: "World") -> int:
     if missing and here.is_first:
         print(f"warning: {where} has no {', '.join(missing)}; the classifier takes them as missing", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)  # before hours of work, where it cannot be
-    how = {"multi": answers.multi, "crop_px": contract["crop_px"], "batch_size": args.batch_size, "device": here.device}
+    crop_px = contract["crop_px"]
+    how = {"multi": label_spec.multi, "crop_px": crop_px, "batch_size": args.batch_size, "device": here.device}
     if isinstance(source, ShardSet):
         rows = source.select(args.split, args.filter)
-        hot = labels_for(source, answers)[torch.from_numpy(rows)] if args.score else None
+        hot = labels_for(source, label_spec)[torch.from_numpy(rows)] if args.score else None
         probabilities = predict(classifier, inputs, source, rows, **how)
         found, faults, excluded = Predictions(source.keys(rows), probabilities, sample_corners(source, rows)), [], 0
     else:
@@ -123,8 +124,8 @@ def predict_all(args: argparse.Namespace, here: "World") -> int:
         told = f"; {excluded:,} left out by --option" if excluded else ""
         print(f"{len(found.keys):,} images in {time.perf_counter() - started:.1f} s{told}")
         if hot is not None:
-            print(scores(found, hot, answers))
-        for path in write_predictions(args.out, found, answers):
+            print(scores(found, hot, label_spec))
+        for path in write_predictions(args.out, found, label_spec):
             print(f"predictions  {path}")
     # Also the end of all ranks: torchrun ends the others as soon as one has failed, perhaps while the first writes.
     return int(world.sum_over_ranks(torch.tensor(len(faults))) > 0)
@@ -135,14 +136,14 @@ def sensors_of(contract: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(one["sensor"] for one in contract["inputs"]))
 
 
-def scores(found: "Predictions", hot: "Tensor", answers: "Answers") -> str:
+def scores(found: "Predictions", hot: "Tensor", label_spec: "LabelSpec") -> str:
     """Summary metrics of the labelled samples ([N K] bool), in percent."""
     from rspretrain.evaluation.metrics import METRIC_TITLES, compute_scores, summary_metrics
 
     labelled = hot.any(dim=1)
     if not labelled.any():
-        return f"none of them has a label of {answers.nomenclature!r}, so there is no score"
-    figures = summary_metrics(compute_scores(found.probabilities[labelled], hot[labelled], answers.multi))
+        return f"none of them has a label of {label_spec.nomenclature!r}, so there is no score"
+    figures = summary_metrics(compute_scores(found.probabilities[labelled], hot[labelled], label_spec.multi))
     told = ", ".join(f"{METRIC_TITLES[name]} {100 * value:.1f}" for name, value in figures)
     return f"scores of {int(labelled.sum()):,} labelled images, in percent: {told}"
 

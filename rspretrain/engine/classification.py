@@ -26,7 +26,7 @@ from rspretrain.evaluation.metrics import Scores, compute_scores, main_metric, s
 from rspretrain.evaluation.predict import predict
 from rspretrain.files import write_json
 from rspretrain.finetuning.supervised import Supervised
-from rspretrain.nn.classifier_files import Answers, export_classifier
+from rspretrain.nn.classifier_files import LabelSpec, export_classifier
 from rspretrain.nn.tuning import merge_
 from rspretrain.shardset.index import ShardSet
 
@@ -180,7 +180,7 @@ class Classification(Evaluator):
             self._network.classifier,
             settings.classifier,
             self._network.views.sensor_inputs(),
-            Answers(data.nomenclature, data.classes, data.multi),
+            LabelSpec(data.nomenclature, data.classes, data.multi),
             settings.run.dir / "export/classifier",
             provenance,
             crop_px=settings.views.crop_px,

@@ -23,7 +23,7 @@ from rspretrain.evaluation.archive_loader import ArchiveLoader
 from rspretrain.evaluation.gather import gather_samples, local_rows
 from rspretrain.evaluation.predictions import Predictions
 from rspretrain.evaluation.probe import sensor_input_of
-from rspretrain.nn.classifier_files import Answers
+from rspretrain.nn.classifier_files import LabelSpec
 from rspretrain.nn.classifiers import Classifier
 from rspretrain.patch import Fault
 from rspretrain.sensors import Group
@@ -126,17 +126,17 @@ def sample_corners(shards: ShardSet, rows: Rows) -> NDArray[np.float64]:
     return corners_of(table.take(pa.array(rows)))
 
 
-def labels_for(shards: ShardSet, answers: Answers) -> Tensor:
+def labels_for(shards: ShardSet, label_spec: LabelSpec) -> Tensor:
     """Multi-hot labels [rows of the set, K] bool, for scoring. ValueError if the classifier has other classes."""
-    known = shards.nomenclatures.get(answers.nomenclature)
-    if known != Nomenclature(answers.classes, answers.multi):
-        ours = f"{_describe(answers.classes, answers.multi)} as {answers.nomenclature!r}"
+    known = shards.nomenclatures.get(label_spec.nomenclature)
+    if known != Nomenclature(label_spec.classes, label_spec.multi):
+        ours = f"{_describe(label_spec.classes, label_spec.multi)} as {label_spec.nomenclature!r}"
         theirs = ", ".join(f"{name!r}: {_describe(one.names, one.multi)}" for name, one in shards.nomenclatures.items())
         raise ValueError(
             f"The classifier predicts {ours}; {shards.path} has {theirs or 'no labels'}. Expected the same classes in "
             "the same order: use shards with the label set of the classifier's training, or predict without scores."
         )
-    return torch.from_numpy(shards.labels(answers.nomenclature))
+    return torch.from_numpy(shards.labels(label_spec.nomenclature))
 
 
 def _describe(classes: Sequence[str], multi: bool) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rspretrain.files import atomic
-from rspretrain.nn.classifier_files import Answers
+from rspretrain.nn.classifier_files import LabelSpec
 
 SEPARATOR = ";"
 
@@ -36,25 +36,25 @@ class Predictions:
         return np.asarray(np.isfinite(self.corners).all(axis=(1, 2)))
 
 
-def predicted_labels(probabilities: Tensor, answers: Answers) -> list[list[str]]:
+def predicted_labels(probabilities: Tensor, label_spec: LabelSpec) -> list[list[str]]:
     """Per row of [N K]: the classes above the threshold (multi-label, maybe none), or the most probable class."""
-    if answers.multi:
+    if label_spec.multi:
         return [
-            [name for name, over in zip(answers.classes, row, strict=True) if over]
-            for row in (probabilities > answers.threshold).tolist()
+            [name for name, over in zip(label_spec.classes, row, strict=True) if over]
+            for row in (probabilities > label_spec.threshold).tolist()
         ]
-    return [[answers.classes[best]] for best in probabilities.argmax(dim=1).tolist()]
+    return [[label_spec.classes[best]] for best in probabilities.argmax(dim=1).tolist()]
 
 
-def write_predictions(out: Path, found: Predictions, answers: Answers) -> list[Path]:
+def write_predictions(out: Path, found: Predictions, label_spec: LabelSpec) -> list[Path]:
     """Write `out` and, if any location is known, its .geojson, each atomically. Otherwise, delete an older .geojson."""
     map_path = out.with_suffix(".geojson")
     out.parent.mkdir(parents=True, exist_ok=True)
-    labels = predicted_labels(found.probabilities, answers)
+    labels = predicted_labels(found.probabilities, label_spec)
     with atomic(out) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["key", *answers.classes, "labels"])
+        writer.writerow(["key", *label_spec.classes, "labels"])
         for key, row, names in zip(found.keys, found.probabilities.numpy(), labels, strict=True):
             # numpy prints the shortest text that parses to the same float32
             writer.writerow([key, *map(str, row), SEPARATOR.join(names)])
@@ -64,18 +64,18 @@ def write_predictions(out: Path, found: Predictions, answers: Answers) -> list[P
         return [out]
     with atomic(map_path) as file:
         file.write(b'{"type": "FeatureCollection", "features": [\n')
-        for number, feature in enumerate(_features(found, answers, labels)):
+        for number, feature in enumerate(_features(found, label_spec, labels)):
             file.write(b",\n" * bool(number) + json.dumps(feature, allow_nan=False).encode())
         file.write(b"\n]}\n")
     return [out, map_path]
 
 
-def _features(found: Predictions, answers: Answers, labels: list[list[str]]) -> Iterator[dict[str, Any]]:
+def _features(found: Predictions, label_spec: LabelSpec, labels: list[list[str]]) -> Iterator[dict[str, Any]]:
     """A GeoJSON feature per sample; without a location its geometry is null, which the format allows."""
     columns = found.keys, found.probabilities.numpy(), labels, found.corners, found.has_location
     for key, row, names, corners, has_location in zip(*columns, strict=True):
         ring = corners[[0, 1, 2, 3, 0]].tolist()  # counterclockwise
-        probabilities = {name: float(str(value)) for name, value in zip(answers.classes, row, strict=True)}
+        probabilities = {name: float(str(value)) for name, value in zip(label_spec.classes, row, strict=True)}
         yield {
             "type": "Feature",
             "id": key,

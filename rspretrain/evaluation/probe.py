@@ -20,7 +20,7 @@ from rspretrain.evaluation.metrics import Scores, compute_scores, summary_metric
 from rspretrain.evaluation.splits import ProbeData, holdout_mask
 from rspretrain.nn.backbones import Backbone
 from rspretrain.nn.tokens import TokenFeatures
-from rspretrain.nn.weights import inputs_of, normalise_of
+from rspretrain.nn.weights import contract_inputs, normalise_from_contract
 from rspretrain.sensors import MEASURED, Group
 from rspretrain.shardset.index import ShardSet
 from rspretrain.streaming.loader import evaluation_batches
@@ -77,7 +77,9 @@ class ProbeResult:
 def network_input_of(contract: dict[str, Any], shards: ShardSet) -> NetworkInput:
     """The transform from a shard set to an exported backbone's input. ValueError for other sensors, bands or units."""
     groups = list(shards.groups.values())
-    return NetworkInput([sensor_input_of(described, groups, str(shards.path)) for described in inputs_of(contract)])
+    return NetworkInput(
+        [sensor_input_of(described, groups, str(shards.path)) for described in contract_inputs(contract)]
+    )
 
 
 def sensor_input_of(described: Mapping[str, Any], groups: Sequence[Group], where: str) -> SensorInput:
@@ -93,7 +95,9 @@ def sensor_input_of(described: Mapping[str, Any], groups: Sequence[Group], where
             f"{where} holds sensor {described['sensor']!r} in units {sensor_input.normalise.units!r}; the network was "
             f"trained on {described['units']!r}. Use images in those units."
         )
-    sensor_input.normalise = normalise_of(described)  # the statistics used in training, not those of today's table
+    sensor_input.normalise = normalise_from_contract(
+        described
+    )  # the statistics used in training, not those of today's table
     return sensor_input
 
 

@@ -1,1 +1,1 @@
-"""Networks: timm backbones for any bands, heads, synchronised norms, export and load."""
+"""Networks: timm backbones for any bands, heads, EMA teachers, synchronised norms, classifiers, export and load."""

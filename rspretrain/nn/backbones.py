@@ -1,7 +1,6 @@
-"""timm models for any bands, from scratch, together with the contract that says what they were made for.
+"""timm backbones for any number of bands, randomly initialised, with the sensor, bands and input size they are for.
 
-Beside drop_path.py the only module that imports timm. ViTs are built for the size of the input (`img_size`), the others
-take any size.
+Only this module and drop_path.py import timm. ViTs are built for one input size (`img_size`); CNNs take any size.
 """
 
 import difflib
@@ -23,14 +22,14 @@ from timm.models import VisionTransformer, get_pretrained_cfg
 from timm.models._manipulate import MATCH_PREV_GROUP, group_with_matcher
 from timm.models.vision_transformer import Block
 
-# Our own names -> (timm architecture, arguments). `vit_sct` is the small ViT of SCT Fusion (methods.md D.3).
+# Our own names -> (timm architecture, arguments). `vit_sct`: see docs/methods.md, SCT Fusion.
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_sct": ("vit_base_patch16_224", {"patch_size": 15, "embed_dim": 256, "depth": 8, "num_heads": 8}),
 }
 
 
 class BackboneSettings(Settings):
-    """Which network, whatever the sensor."""
+    """Architecture of the backbone, the same for every sensor."""
 
     name: str = Field(
         default="resnet18",
@@ -48,7 +47,7 @@ class BackboneSettings(Settings):
 
 @final
 class Backbone(nn.Module):
-    """A timm model without classifier, and its contract: [B C px px] in, pooled features [B D] out."""
+    """A timm model without classifier: [B C px px] to pooled features [B D], C the bands of `sensor`."""
 
     def __init__(
         self, sensor: str, bands: tuple[str, ...], px: int, architecture: str, model_args: dict[str, Any]
@@ -61,21 +60,21 @@ class Backbone(nn.Module):
         self.num_features = self._measure_width()
 
     def _measure_width(self) -> int:
-        """D of the pooled features; timm's `num_features` is that of the last map, which some heads widen."""
+        """D of the pooled features. timm's `num_features` is the width of the last map; some heads are wider."""
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, pool: bool = True) -> Tensor:
-        """[B C px px] normalised, bands in the order of `self.bands`, to [B D], unpooled to the map [B D h w]."""
+        """Pooled features [B D], or the feature map [B D h w], of normalised images x [B C px px] with `self.bands`."""
         if self.training and self.is_convolutional:
-            # 18 % faster for ResNet-18 at 64 px on a CPU, and what tensor cores want. Not in evaluation, where
-            # features are bit-equal to those of timm's own model on the same tensor.
+            # 18 % faster for ResNet-18 at 64 px on a CPU, and the layout that tensor cores need. Not in evaluation,
+            # where features are bit-equal to those of timm's own model on the same tensor.
             x = x.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.model(x) if pool else self.model.forward_features(x)  # type: ignore[operator]
         return features
 
 
-def silence_drops_(module: nn.Module) -> None:
-    """Dropout and stochastic depth of every part off for good, also in train mode, which norms need."""
+def disable_dropout_(module: nn.Module) -> None:
+    """Disable dropout and stochastic depth permanently, also in train mode, which BatchNorm needs."""
     for part in module.modules():
         if isinstance(part, DropPath):
             part.drop_prob = 0.0
@@ -83,10 +82,10 @@ def silence_drops_(module: nn.Module) -> None:
             part.p = 0.0
 
 
-def frozen_parts(backbone: Backbone) -> Iterator[nn.Module]:
-    """Every part whose parameters all are frozen; and those without any that stand before the first that trains.
+def frozen_modules(backbone: Backbone) -> Iterator[nn.Module]:
+    """Modules whose parameters are all frozen, and parameterless modules before the first trainable one.
 
-    The latter are a ViT's dropouts between its embedding and its blocks.
+    The latter include a ViT's dropouts between embedding and blocks.
     """
     yield from takewhile(lambda part: not any(p.requires_grad for p in part.parameters()), backbone.model.children())
     for part in backbone.modules():
@@ -95,19 +94,19 @@ def frozen_parts(backbone: Backbone) -> Iterator[nn.Module]:
             yield part
 
 
-def layers_of(backbone: Backbone) -> tuple[dict[str, int], int]:
-    """Parameter of `backbone.model` -> its layer, and the depth L: 0 is the stem, 1 … L are blocks, L + 1 what follows.
+def layer_ids(backbone: Backbone) -> tuple[dict[str, int], int]:
+    """Parameter of `backbone.model` -> layer id, and the depth L. 0: stem; 1 … L: blocks; L + 1: everything after them.
 
-    Blocks are a ViT's blocks and the stages of a CNN or Swin, by timm's own grouping; but a norm that follows the last
-    block is L + 1, as BEiT and MAE count, where timm has it in L. ValueError where timm groups nothing.
+    Blocks are a ViT's blocks or the stages of a CNN or Swin, in timm's grouping. A norm after the last block has id
+    L + 1, as in BEiT and MAE; timm counts it to L. ValueError if timm defines no groups.
     """
     matcher = getattr(backbone.model, "group_matcher", None)
     if matcher is None:
         raise ValueError(
-            f"Backbone {backbone.architecture!r} has parameters that timm puts into no layers, expected a network "
-            "with blocks or stages. Set tune.mode to linear or lora, or to full with tune.layer_decay=1.0."
+            f"Backbone {backbone.architecture!r} has no layer groups in timm, expected a network with blocks or "
+            "stages. Set tune.mode to linear or lora, or to full with tune.layer_decay=1.0."
         )
-    named = [*backbone.model.named_parameters(), ("", None)]  # no pattern has the last, so it is in the last layer
+    named = [*backbone.model.named_parameters(), ("", None)]  # "" matches no pattern, so it lands in the last layer
     groups = matcher(coarse=True)
     layers: dict[str, int] = group_with_matcher(named, groups, reverse=True)
     by_block: dict[str, int] = group_with_matcher(named, _without_followers(groups), reverse=True)
@@ -117,7 +116,7 @@ def layers_of(backbone: Backbone) -> tuple[dict[str, int], int]:
 
 
 def _without_followers(groups: Any) -> Any:
-    """timm's patterns but those that count something to the block before it; a few networks have a function instead."""
+    """timm's patterns without those that assign a module to the previous block; a few networks have a function."""
     if not isinstance(groups, dict):
         return groups
     return {
@@ -127,7 +126,7 @@ def _without_followers(groups: Any) -> Any:
 
 
 def with_drop_path(backbone: Backbone, rate: float) -> Backbone:
-    """A copy with the same weights; its stochastic depth rises from 0 at the first block to `rate` at the last."""
+    """A copy with the same weights and stochastic depth that rises from 0 at the first block to `rate` at the last."""
     args = {**backbone.model_args, "drop_path_rate": rate}
     copy = Backbone(backbone.sensor, backbone.bands, backbone.px, backbone.architecture, args)
     copy.model.load_state_dict(backbone.model.state_dict())
@@ -135,19 +134,19 @@ def with_drop_path(backbone: Backbone, rate: float) -> Backbone:
 
 
 def has_fixed_size(architecture: str) -> bool:
-    """Whether the network is built for one input size (position embeddings, windows), as ViT and Swin are."""
+    """Whether the network is built for one input size, as ViT (position embeddings) and Swin (windows) are."""
     cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
     return bool(cfg is not None and cfg.fixed_input_size)
 
 
 def transformer_blocks(width: int, depth: int, heads: int) -> nn.Sequential:
-    """timm's ViT blocks without a network around them, for decoders: [B N width] to the same."""
+    """timm's ViT blocks alone, for decoders: [B N width] to [B N width]."""
     return nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
 
 
 @torch.no_grad()
-def check_map(backbone: Backbone) -> None:
-    """ValueError where the mean over the places of what is pooled is not the feature: ViTs, heads with layers."""
+def check_feature_map(backbone: Backbone) -> None:
+    """Raise ValueError unless the feature is the spatial mean of a map; ViTs and heads with layers have none."""
     was_training, x = backbone.training, torch.ones(1, len(backbone.bands), backbone.px, backbone.px)
     backbone.eval()
     found, pooled = backbone(x, pool=False), backbone(x)
@@ -158,26 +157,26 @@ def check_map(backbone: Backbone) -> None:
         or not torch.allclose(found.mean((2, 3)), pooled, atol=1e-5)
     ):
         raise ValueError(
-            f"Backbone {backbone.architecture!r} has no map [B D h w] whose mean is its feature: it pools "
-            f"{list(found.shape)} to {list(pooled.shape)}. Set backbone.name to a ResNet, or another CNN that pools by "
-            "the mean and has no layers after it."
+            f"Backbone {backbone.architecture!r} pools {list(found.shape)} to {list(pooled.shape)}, expected a feature "
+            "map [B D h w] whose mean is the feature. Set backbone.name to a ResNet, or to another CNN with mean "
+            "pooling and no layers after it."
         )
 
 
 def is_plain_vit(model: nn.Module) -> bool:
-    """Whether it is timm's VisionTransformer itself, its feature the class token, with a token for every patch."""
+    """Whether the model is timm's VisionTransformer with class-token pooling and without patch dropout."""
     if type(model) is not VisionTransformer:
         return False
     return bool(model.has_class_token and model.global_pool == "token" and isinstance(model.patch_drop, nn.Identity))
 
 
 def create_backbone(settings: BackboneSettings, sensor: str, bands: tuple[str, ...], px: int) -> Backbone:
-    """A backbone at random initialisation, a function of torch's global seed.
+    """A randomly initialised backbone; the weights depend on torch's global seed only.
 
-    ValueError where the name is unknown, or `px` (input size in pixels) does not suit the patch.
+    ValueError if the name is unknown, or the patch size does not divide `px` (input size in pixels).
     """
     architecture, named_args = NAMED.get(settings.name, (settings.name, {}))
-    check_name(architecture)
+    check_architecture(architecture)
     args: dict[str, Any] = {**named_args, **settings.args, "in_chans": len(bands), "num_classes": 0}
     if has_fixed_size(architecture):
         args["img_size"] = px
@@ -187,14 +186,14 @@ def create_backbone(settings: BackboneSettings, sensor: str, bands: tuple[str, .
     if patch and px % patch:
         low = max(px // patch, 1) * patch
         raise ValueError(
-            f"Backbone {settings.name!r} cuts its input into patches of {patch} pixels, and px={px} is no multiple of "
-            f"{patch}. Set the objective's px to {low} or {low + patch}, or choose another backbone."
+            f"Backbone {settings.name!r} has patches of {patch} pixels, but px={px} is not a multiple of {patch}. "
+            f"Set the objective's px to {low} or {low + patch}, or choose another backbone."
         )
     return Backbone(sensor, bands, px, architecture, args)
 
 
-def check_name(architecture: str) -> None:
-    """ValueError with the nearest names where timm does not know the architecture."""
+def check_architecture(architecture: str) -> None:
+    """Raise ValueError with the nearest names if timm does not know the architecture."""
     if not timm.is_model(architecture):
         known = [*NAMED, *timm.list_models()]
         nearest = difflib.get_close_matches(architecture, known, n=3, cutoff=0.4)
@@ -205,7 +204,7 @@ def check_name(architecture: str) -> None:
 
 
 def patch_size(architecture: str, args: dict[str, Any]) -> int | None:
-    """Pixels of a ViT's patch, from the arguments or from timm's naming rule; None for other networks."""
+    """Patch size of a ViT in pixels, from the arguments or from timm's naming rule; None for other networks."""
     if "patch_size" in args:
         return int(args["patch_size"])
     for part in architecture.split("_"):

@@ -1,4 +1,4 @@
-"""What a masked autoencoder needs beside an encoder: places as sines, and a small ViT that paints hidden patches."""
+"""MAE decoder: a small ViT that predicts masked patches, sine-cosine position embeddings, and patchify."""
 
 from typing import final
 
@@ -11,10 +11,10 @@ from rspretrain.nn.tokens import MaskedViT
 
 @final
 class PatchDecoder(nn.Module):
-    """Class token [B D] and n patch tokens [B n D] at places `kept` [B n] to outputs [B N O] for all N patches.
+    """Predict all N patches, [B N O], from class token [B D] and visible tokens [B n D] at positions `kept` [B n].
 
-    He et al. 2022, section 3, and its code: one mask token, of which only the place differs, stands for every patch
-    that is not there. Places are fixed sines; the class token has none.
+    He et al. 2022, section 3, and its code. One learned mask token, plus the position embedding, replaces every masked
+    patch. Position embeddings are fixed sines and cosines; the class token has none.
     """
 
     positions: Tensor
@@ -35,33 +35,33 @@ class PatchDecoder(nn.Module):
 
     def forward(self, cls: Tensor, patches: Tensor, kept: Tensor) -> Tensor:
         """See the class."""
-        first, seen = self.embed(torch.cat([cls[:, None], patches], dim=1)).tensor_split([1], dim=1)
-        hidden = self.mask_token.to(seen.dtype).expand(len(seen), *self.positions.shape)
-        every = hidden.scatter(1, kept[:, :, None].expand_as(seen), seen) + self.positions
+        first, visible = self.embed(torch.cat([cls[:, None], patches], dim=1)).tensor_split([1], dim=1)
+        masked = self.mask_token.to(visible.dtype).expand(len(visible), *self.positions.shape)
+        every = masked.scatter(1, kept[:, :, None].expand_as(visible), visible) + self.positions
         tokens = self.norm(self.blocks(torch.cat([first.to(every.dtype), every], dim=1)))
         out: Tensor = self.head(tokens[:, 1:])
         return out
 
 
 def sine_positions(width: int, grid: tuple[int, int]) -> Tensor:
-    """[N width] float32: sines and cosines of the column, then of the row, N = rows x columns row by row (MAE's code).
+    """Position embeddings [N width] float32: sines and cosines of the column, then of the row, as in MAE's code.
 
-    ValueError unless width is a multiple of 4.
+    N = rows x columns, in row-major order. ValueError unless width is a multiple of 4.
     """
     if width % 4:
         raise ValueError(
-            f"Places as sines need a sine and a cosine for rows and for columns: got a width of {width}, expected a "
-            f"multiple of 4. Set the width to {width - width % 4} or {width - width % 4 + 4}."
+            f"Sine-cosine position embeddings: got a width of {width}, expected a multiple of 4. "
+            f"Set the width to {width - width % 4} or {width - width % 4 + 4}."
         )
     rates = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    angles = [places.reshape(-1, 1) * rates for places in (columns, rows)]
+    angles = [positions.reshape(-1, 1) * rates for positions in (columns, rows)]
     return torch.cat([part for one in angles for part in (one.sin(), one.cos())], dim=1).float()
 
 
 @torch.no_grad()
 def fix_positions_(vit: MaskedViT) -> None:
-    """The ViT's own places become fixed sines, without gradient; prefix tokens have none."""
+    """Replace the ViT's position embeddings by fixed sines and cosines, without gradient; zero for prefix tokens."""
     embedding: nn.Parameter = vit.backbone.model.pos_embed  # type: ignore[assignment]
     sines = sine_positions(embedding.shape[2], vit.grid)
     embedding.zero_()
@@ -70,7 +70,7 @@ def fix_positions_(vit: MaskedViT) -> None:
 
 
 def patchify(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B C H W] to its patches [B N p*q*C], row by row, of p x q pixels and the C bands of every pixel together."""
+    """Patches [B N p*q*C] of x [B C H W], in row-major order, of p x q pixels; the C bands of a pixel are adjacent."""
     rows, columns = grid
     height, width = x.shape[2] // rows, x.shape[3] // columns
     parts = x.unflatten(2, (rows, height)).unflatten(4, (columns, width))  # [B C rows p columns q]

@@ -1,8 +1,9 @@
-"""Stochastic depth that belongs to the sample (design.md D4): the same for any number of ranks, pieces and restarts.
+"""Stochastic depth keyed by sample: the same for any number of ranks, micro-batches and restarts.
 
-timm's DropPath draws from torch's generator, so a sample's paths depend on who computes it beside whom. `key_drops_`
-puts one in its place that draws by the samples' seeds, which whoever enters the network with a batch tells to
-`begin`; without them, as in another's loop, it draws as timm's does. Huang et al. 2016 (arXiv 1603.09382).
+timm's DropPath draws from torch's generator, so the dropped paths of a sample depend on its rank and batch.
+`key_drop_path_` replaces it by a module that draws from the seeds of the samples, given by `set_seeds` before each
+forward. Without seeds, as in a loop of your own, it draws like timm's. Huang et al. 2016 (arXiv 1603.09382);
+docs/methods.md, Stochastic depth.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,31 +21,31 @@ ensure_torchvision()
 from timm.layers import DropPath
 
 State = tuple[Tensor | None, int]
-_STEP = (GOLDEN >> 1) | 1  # odd, and within int64: seeds of views lie far apart
+_STEP = (GOLDEN >> 1) | 1  # odd, fits int64, and spreads the seeds of views
 
 
 @final
 class KeyedDropPath(DropPath):
-    """[R …] to the same with some of the R rows 0 and the others over 1 - `drop_prob`; in training only.
+    """Set some rows of [R …] to 0 and divide the others by 1 - `drop_prob`; in training only.
 
-    R is a multiple V of the B samples whose seeds `begin` was given: their views one behind the other, as `torch.cat`
-    has them, and in the same order over several calls. Each view of a sample draws for itself.
+    R = V B for the B samples given to `set_seeds`: V views, concatenated in one call or passed in several calls in the
+    same order. Every view of a sample has its own draw.
     """
 
     def __init__(self, drop_prob: float, scale_by_keep: bool, name: str) -> None:
-        """`name` tells the draws of this place in the network from those of others."""
+        """`name`: position in the network; layers with different names have independent draws."""
         super().__init__(drop_prob, scale_by_keep)
-        self._purpose = purpose_id(name)  # here, because a compiler cannot look into it
+        self._purpose = purpose_id(name)  # not in forward, because torch.compile cannot trace it
         self._seeds: Tensor | None = None
-        self._views = 0  # that were drawn for since `begin`
+        self._views = 0  # views drawn since `set_seeds`
 
-    def begin(self, seeds: Tensor | None, views: int = 0) -> None:
-        """What comes next are the samples of `seeds` [B] int64, from view number `views` on."""
+    def set_seeds(self, seeds: Tensor | None, views: int = 0) -> None:
+        """Draw for the samples of `seeds` [B] int64 from now on, starting at view number `views`."""
         self._seeds, self._views = seeds, views
 
     @property
     def state(self) -> State:
-        """What `begin` takes to draw again what comes next."""
+        """Arguments for `set_seeds` that repeat the next draws."""
         return self._seeds, self._views
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,28 +65,28 @@ class KeyedDropPath(DropPath):
         return x * factor.view(-1, *[1] * (x.dim() - 1))
 
 
-def key_drops_(module: nn.Module) -> None:
-    """Let every stochastic depth of `module` draw by its place and by samples; call it before anything is wrapped."""
+def key_drop_path_(module: nn.Module) -> None:
+    """Replace every DropPath in `module` by a KeyedDropPath; call it before the module is wrapped."""
     for name, part in list(module.named_modules()):
         for child_name, child in list(part.named_children()):
             if type(child) is DropPath:
-                place = f"drop_path/{name}.{child_name}"
-                setattr(part, child_name, KeyedDropPath(child.drop_prob, child.scale_by_keep, place))
+                key = f"drop_path/{name}.{child_name}"
+                setattr(part, child_name, KeyedDropPath(child.drop_prob, child.scale_by_keep, key))
 
 
-def keyed_drops(module: nn.Module) -> list[KeyedDropPath]:
-    """All of them."""
+def keyed_drop_paths(module: nn.Module) -> list[KeyedDropPath]:
+    """All KeyedDropPath modules in `module`."""
     return [part for part in module.modules() if isinstance(part, KeyedDropPath)]
 
 
 @contextmanager
-def drawn_again(states: Sequence[tuple[KeyedDropPath, State]]) -> Iterator[None]:
-    """What is computed inside drops the paths that were dropped from these states on."""
+def replayed_drop_path(states: Sequence[tuple[KeyedDropPath, State]]) -> Iterator[None]:
+    """Repeat inside this context the draws that followed these states, for activation checkpointing."""
     now = [(drop, drop.state) for drop, _ in states]
     try:
         for drop, state in states:
-            drop.begin(*state)
+            drop.set_seeds(*state)
         yield
     finally:
         for drop, state in now:
-            drop.begin(*state)
+            drop.set_seeds(*state)

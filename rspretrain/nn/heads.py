@@ -1,4 +1,4 @@
-"""Projection heads: small networks between a backbone and a loss, thrown away after pretraining."""
+"""Projection heads: small networks between backbone and loss, discarded after pretraining."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 def projection_mlp(dims: Sequence[int], norm: bool, last_bias: bool = True, gelu: bool = False) -> nn.Sequential:
     """Linear layers of widths dims[0] -> dims[1] -> …, with ReLU (or GELU) between, and BatchNorm before it if `norm`.
 
-    Biases everywhere but before a norm, which has its own. (D, D, 128) without norm is Dual-SimCLR's head
-    (methods.md A.3), with norm SimCLR's (Chen et al. 2020; A.6); (D, 4096, 256) with norm, no last bias, BYOL's (B.2).
+    Layers before a norm have no bias, because the norm has one. (D, D, 128) is the head of Dual-SimCLR without norm and
+    of SimCLR with norm; (D, 4096, 256) with norm and without last bias is BYOL's (docs/methods.md, the three sections).
     """
     if len(dims) < 2:
-        raise ValueError(f"A projection needs an input and an output width: got dims={list(dims)}. Give at least two.")
+        raise ValueError(f"projection_mlp: got dims={list(dims)}, expected at least two widths. Add an output width.")
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(dims[:-1]):
         layers.append(nn.Linear(width_in, width_out, bias=not norm))
@@ -28,11 +28,11 @@ def projection_mlp(dims: Sequence[int], norm: bool, last_bias: bool = True, gelu
 
 @final
 class PrototypeHead(nn.Module):
-    """[… D] to [… K]: three layers with GELU to a direction in `bottleneck` dimensions, compared with K prototypes.
+    """DINO head: [… D] to [… K] by a three-layer MLP with GELU, L2 normalisation and K prototypes.
 
-    DINO's and iBOT's head (methods.md C.3): the last layer is weight-normalised and has no bias, so an output is the
-    cosine of direction and prototype, times the prototype's length, which is 1 unless it is learned (iBOT's
-    norm_last_layer: false). Linear as it is, the mean of outputs is the output of the mean direction.
+    As in DINO and iBOT (docs/methods.md, DINO): the last layer is weight-normalised without bias, so an output is the
+    cosine of direction and prototype, times the prototype's length. The length is 1 unless it is learned
+    (norm_last_layer: false). The last layer is linear, so the mean of outputs is the output of the mean direction.
     """
 
     def __init__(self, width: int, hidden: int, bottleneck: int, outputs: int, learn_lengths: bool = False) -> None:
@@ -44,8 +44,8 @@ class PrototypeHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.prototypes = nn.Parameter(nn.init.trunc_normal_(torch.empty(outputs, bottleneck), std=0.02))
         self.lengths = nn.Parameter(torch.ones(outputs)) if learn_lengths else None
-        # Prototypes then get a gradient of exactly 0. None, as in iBOT, would be an error under DDP and ZeRO. AdamW
-        # without momentum moves nothing on it but shrinks prototypes by decay, of which only directions count.
+        # While frozen, prototypes have a gradient of exactly 0. No gradient at all, as in iBOT, is an error under DDP
+        # and ZeRO. AdamW without momentum then only shrinks prototypes by weight decay, and only directions matter.
         self.frozen = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,12 +53,12 @@ class PrototypeHead(nn.Module):
         return self.outputs(self.directions(x))
 
     def directions(self, x: Tensor) -> Tensor:
-        """[… D] to unit vectors [… bottleneck], float32 or better."""
+        """Unit vectors [… bottleneck] of x [… D], float32 or better."""
         z: Tensor = self.mlp(x)
         return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
 
     def outputs(self, z: Tensor) -> Tensor:
-        """[… bottleneck] to [… K]."""
+        """Outputs [… K] of directions z [… bottleneck]."""
         prototypes = F.normalize(self.prototypes, dim=1)
         if not self.frozen:
             cosines = F.linear(z, prototypes)

@@ -1,7 +1,7 @@
-"""Adapters: weights of low rank beside frozen ones, by Hugging Face's peft, and folded into them at the end.
+"""LoRA adapters on frozen backbones, by Hugging Face's peft, merged into the weights at the end.
 
-Hu et al. 2021 (arXiv 2106.09685), eq. 3: W x + (alpha / r) B A x, with A [r in] at random and B [out r] at 0, so that
-an adapted network starts as the network itself, bit for bit. A convolution's A has its kernel, its B one of 1 x 1.
+Hu et al. 2021 (arXiv 2106.09685), eq. 3: W x + (alpha / r) B A x, A [r in] random and B [out r] zero, so an adapted
+network starts bit-equal to the original. For a convolution, A has its kernel size and B a kernel of 1 x 1.
 """
 
 import re
@@ -10,22 +10,22 @@ from torch import nn
 
 from rspretrain.nn.backbones import Backbone
 
-# timm's names of what makes queries, keys and values of tokens, and of what follows the attention.
+# timm's names of the query, key and value projections and of the output projection of attention.
 _ATTENTION = re.compile(r"(.+\.)?attn\.(qkv|proj|[qkv](_proj)?)")
 
 
 def add_adapters_(
     backbone: Backbone, rank: int, alpha: float, dropout: float = 0.0, targets: tuple[str, ...] | None = None
 ) -> None:
-    """Adapters beside the layers that `adapted_layers` names; only they train. Drawn from torch's global generator.
+    """Add trainable adapters to the layers of `adapted_layers`, initialised from torch's global generator.
 
-    ValueError where peft is not installed, and as `adapted_layers`.
+    ValueError if peft is not installed, and as in `adapted_layers`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ValueError(
-            f"tune.mode=lora got no peft ({error}), expected peft >= 0.21 beside this package. Run pip install "
+            f"tune.mode=lora: peft does not import ({error}), expected peft >= 0.21. Run pip install "
             "'rspretrain[lora]', or set tune.mode to partial or full."
         ) from error
     names = "|".join(re.escape(name) for name in adapted_layers(backbone, targets))
@@ -34,11 +34,11 @@ def add_adapters_(
 
 
 def adapted_layers(backbone: Backbone, targets: tuple[str, ...] | None = None) -> list[str]:
-    """Names in `backbone.model` of the layers whose name ends with one of `targets`.
+    """Names of the layers in `backbone.model` whose name ends with one of `targets`.
 
-    Without targets: queries, keys, values and projections of every attention; all convolutions where there is no
-    attention. Grouped convolutions are left out, as their adapters cannot be folded in.
-    ValueError where a target, or the whole network, has no such layer.
+    Without targets: the query, key, value and output projections of every attention, or all convolutions if there is no
+    attention. Grouped convolutions are skipped, because their adapters cannot be merged.
+    ValueError if a target matches no layer, or the network has none to adapt.
     """
     layers = {name: layer for name, layer in backbone.model.named_modules() if _can_be_adapted(layer)}
     if targets is None:
@@ -51,16 +51,16 @@ def adapted_layers(backbone: Backbone, targets: tuple[str, ...] | None = None) -
     if unknown:
         ends = sorted({name.rpartition(".")[2] for name in layers})
         raise ValueError(
-            f"tune.lora_targets: got {unknown}, which no layer of {backbone.architecture!r} has, expected ends of the "
-            f"names of its Linears and ungrouped convolutions. They end with {ends}; set tune.lora_targets to some."
+            f"tune.lora_targets: got {unknown}, which match no layer of {backbone.architecture!r}, expected name "
+            f"endings of its Linear layers and ungrouped convolutions. Set tune.lora_targets to some of {ends}."
         )
     return found
 
 
 def merge_adapters_(backbone: Backbone) -> None:
-    """Adapters folded into the weights beside them, names as before them; nothing where there are none."""
+    """Merge adapters into the weights and restore the original parameter names; no effect without adapters."""
     if not any(".lora_A." in name for name, _ in backbone.model.named_parameters()):
-        return  # peft need not be installed
+        return  # without importing peft, which may not be installed
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in list(backbone.model.named_modules()):

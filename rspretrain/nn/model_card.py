@@ -57,7 +57,7 @@ datasets: {datasets}
 
 Classifier `{name}` for {num_classes} classes of the nomenclature `{nomenclature}`, {kind}, fine-tuned by rspretrain.
 Input: {inputs}, scaled as below, {view}. Output: logits [B {num_classes}]; {decision}.
-A sensor that is missing is zeros after scaling.
+Replace a missing sensor by zeros after scaling.
 
     rspretrain predict --classifier PATH/TO/THIS/FOLDER --shards SHARDS --out predictions.csv
 
@@ -92,7 +92,7 @@ Input = (clip(pixel, low, high) - mean) / std.{scaling}
 
 
 def model_card(title: str, backbone: Backbone, contract: dict[str, Any]) -> str:
-    """README.md of an export. `provenance["datasets"]` (list) and `["license"]` go into the front matter if given."""
+    """README.md of an exported backbone. The front matter has `provenance["datasets"]` (list) and `["license"]`."""
     provenance, inputs = contract["provenance"], contract["inputs"]
     bands = [(one["sensor"], band) for one in inputs for band in one["normalise"]["bands"]]
     rows = [
@@ -117,10 +117,10 @@ def model_card(title: str, backbone: Backbone, contract: dict[str, Any]) -> str:
 
 
 def _scaling(one: dict[str, Any]) -> str:
-    """Units and scaling of a sensor, in a sentence or two."""
+    """Units and scaling of a sensor, in one or two sentences."""
     text = f"\nPixels of `{one['sensor']}` are in `{one['units']}` (scaling `{one['normalise']['name']}`)."
     epsilon = one["normalise"].get("divide_by_image_maximum_plus")
-    return text + (f" Then every band is divided by its own maximum in the image + {epsilon:g}." if epsilon else "")
+    return text + (f" Then every band is divided by its maximum in the image + {epsilon:g}." if epsilon else "")
 
 
 def _cell(limit: float | None) -> str:
@@ -128,7 +128,7 @@ def _cell(limit: float | None) -> str:
 
 
 def classifier_card(title: str, contract: dict[str, Any]) -> str:
-    """README.md of an exported classifier. Figures are those in `provenance["results"]`, name -> number."""
+    """README.md of an exported classifier. The figures are the numbers in `provenance["results"]`."""
     provenance, inputs, classes = contract["provenance"], contract["inputs"], contract["classes"]
     crop_px, threshold = contract["crop_px"], contract["threshold"]
     return _CLASSIFIER.format(
@@ -139,12 +139,12 @@ def classifier_card(title: str, contract: dict[str, Any]) -> str:
         name=contract["classifier"]["name"],
         nomenclature=contract["nomenclature"],
         num_classes=len(classes),
-        kind="several labels an image" if contract["multi"] else "one label an image",
+        kind="multi-label" if contract["multi"] else "single-label",
         inputs=" and ".join(f"`{o['name']}` [B {len(o['bands'])} {o['px']} {o['px']}]" for o in inputs),
-        view=f"the middle {crop_px} x {crop_px} pixels of the finest grid" if crop_px else "of the whole image",
-        decision=f"a class is given where its sigmoid is over {threshold:g}"
+        view=f"the central {crop_px} x {crop_px} pixels of the finest grid" if crop_px else "of the whole image",
+        decision=f"predict every class with a sigmoid over {threshold:g}"
         if contract["multi"]
-        else "the best is given",
+        else "predict the class with the largest logit",
         classes="\n".join(f"{number}. {name}" for number, name in enumerate(classes)),
         figures=_figures(provenance.get("results", {})),
         scaling="".join(_scaling({**one, "sensor": one["name"]}) for one in inputs),
@@ -154,7 +154,7 @@ def classifier_card(title: str, contract: dict[str, Any]) -> str:
             for one in inputs
             for channel, b in enumerate(one["normalise"]["bands"])
         ),
-        networks="\n".join(f"- {_network(one)}" for one in contract["backbones"]) or "One, with no backbone in it.",
+        networks="\n".join(f"- {_network(one)}" for one in contract["backbones"]) or "One network without a backbone.",
         provenance=json.dumps(provenance, indent=2),
     )
 
@@ -165,7 +165,7 @@ def _network(backbone: dict[str, Any]) -> str:
 
 
 def _figures(results: dict[str, Any]) -> str:
-    """A table of the numbers among the results; nothing where there are none."""
+    """A table of the numbers among the results, or nothing."""
     numbers = {name: value for name, value in results.items() if isinstance(value, int | float)}
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
     return f"\n## Figures\n\n| figure | value |\n|---|---|\n{rows}\n" if rows else ""

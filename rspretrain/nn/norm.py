@@ -1,7 +1,8 @@
-"""BatchNorm over the global batch, on CPUs and GPUs alike (design.md D7), so that 2 ranks x B/2 equal 1 rank x B.
+"""BatchNorm over the global batch, on CPUs and GPUs, so that 2 ranks x B/2 equal 1 rank x B.
 
-torch.nn.SyncBatchNorm refuses CPU tensors. Alone, this is nn.BatchNorm's own path. With more ranks, one gather in the
-forward and one sum in the backward, of 2C + 1 and 2C numbers; heavy passes are ATen's own kernels:
+torch.nn.SyncBatchNorm refuses CPU tensors. On one rank, this is nn.BatchNorm's own path. On several ranks there is one
+gather of 2C + 1 numbers in the forward and one sum of 2C numbers in the backward; the heavy passes are ATen's kernels
+(docs/methods.md, Synchronised BatchNorm):
 
     forward   per-rank mean and M2 combined by Chan et al. 1983; y = batch_norm with given statistics
     backward  dx = w/s (g - mean(g) - x^ mean(g x^)), x^ = (x - m)/s, means over the global batch
@@ -21,7 +22,9 @@ _aten = torch.ops.aten
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [C], biased variance [C] and count (0-d) of x [B C …] over all ranks, float64 if x is, else float32."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    scratch = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device)  # says the dtype of the statistics of bf16 input
+    scratch = torch.zeros(
+        2, x.shape[1], dtype=dtype, device=x.device
+    )  # sets the dtype of the statistics for bf16 input
     mean, var = _aten.batch_norm_update_stats(x, scratch[0], scratch[1], 0.0)
     count = torch.tensor([x.numel() / x.shape[1]], dtype=dtype, device=x.device)
     ranks = world.gather_stack(torch.cat([mean, var, count])).double()  # [R 2C+1]
@@ -34,7 +37,7 @@ def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _GlobalBatchNorm(torch.autograd.Function):
-    """y, and the statistics for the running averages, which have no gradient."""
+    """Returns y, and mean, variance and count for the running averages, without gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -48,14 +51,14 @@ class _GlobalBatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, var, count = ctx.saved_tensors
-        # With statistics held constant: dx = g w/s, and the two sums that the statistics' own gradient needs.
+        # With constant statistics: dx = g w/s, and the two sums for the gradient through the statistics.
         empty = mean.new_empty(0)
         dx, dweight, dbias = _aten.native_batch_norm_backward(
             grads[0], x, weight, mean, var, empty, empty, False, ctx.eps, [True, True, True]
         )
         sums = world.sum_over_ranks(torch.stack([dweight, dbias])).to(mean.dtype) / count
         inverse = torch.rsqrt(var + ctx.eps)
-        # dx -= w/s (sums[1] + x^ sums[0]): an affine function of x, so one more batch_norm with given statistics.
+        # dx -= w/s (sums[1] + x^ sums[0]) is affine in x, so it is one more batch_norm with given statistics.
         slope, offset = -weight * inverse * sums[0], -weight * inverse * sums[1]
         dx += _aten.native_batch_norm(x, slope, offset, mean, var, False, 0.0, ctx.eps)[0]
         return dx, dweight, dbias, None
@@ -66,22 +69,22 @@ class SyncBatchNorm(_BatchNorm):
     """nn.BatchNorm1d/2d/3d over all ranks: same parameters, buffers and state dict."""
 
     def __init__(self, like: _BatchNorm) -> None:
-        """Takes over the parameters and buffers of `like` themselves, so that optimizers and ties stay valid."""
+        """Shares the parameters and buffers of `like`, so that optimizers and tied parameters stay valid."""
         super().__init__(
             like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats, device="meta"
         )
         self._parameters.update(like._parameters)
         self._buffers.update(like._buffers)
-        # timm's BatchNormAct2d: dropout and activation inside the norm.
+        # timm's BatchNormAct2d has dropout and activation inside the norm.
         self.drop = getattr(like, "drop", nn.Identity())
         self.act = getattr(like, "act", nn.Identity())
         self.train(like.training)
 
-    def _check_input_dim(self, input: Tensor) -> None:  # abstract in torch: the rank of the input is not our concern
+    def _check_input_dim(self, input: Tensor) -> None:  # abstract in torch; any input rank is valid here
         assert input.dim() >= 2, input.shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B C …] to the same shape, normalised over B and … of all ranks."""
+        """Normalise x [B C …] over B and … of all ranks."""
         if world.size() == 1 or not (self.training or self.running_mean is None):
             y = super().forward(x)
         else:
@@ -106,7 +109,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def synchronise_norms(module: nn.Module) -> nn.Module:
-    """Every BatchNorm in `module` becomes a SyncBatchNorm, in place; returns the module, or its replacement."""
+    """Replace every BatchNorm in `module` by a SyncBatchNorm, in place; returns the module, or its replacement."""
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
         return SyncBatchNorm(module)
     for name, child in module.named_children():

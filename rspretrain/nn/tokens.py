@@ -1,7 +1,7 @@
-"""A timm ViT's tokens: some of them hidden, for masked image models; of several blocks, as features that are probed.
+"""Tokens of a timm ViT: with masked patches, for masked image modelling; of several blocks, as features for probes.
 
-The timm model inside stays the backbone that is exported: unmasked, the class token is its feature, bit for bit. Blocks
-and the patch embedding are entered by `__call__`, which is what FSDP2 and DeepSpeed hook.
+The exported backbone is the timm model inside: without mask, the class token is its feature, bit for bit. Blocks and
+patch embedding are called by `__call__`, because FSDP2 and DeepSpeed hook it.
 """
 
 from typing import Any, Literal, final
@@ -14,24 +14,24 @@ from rspretrain.nn.backbones import Backbone, is_plain_vit
 
 @final
 class MaskedViT(nn.Module):
-    """[B C px px] and, if some are hidden, [B N] bool (True: hidden) to class token [B D] and patch tokens [B N D].
+    """Class token [B D] and patch tokens [B N D] of x [B C px px], optionally with masked patches.
 
-    With `kept` [B n] int64, no other patches exist for the blocks, and the patch tokens are theirs [B n D] (MAE).
-    A hidden patch's embedding is replaced by the mask token before positions are added (methods.md C.3). For a network
-    that hides nothing, as teachers are, set `mask_token` to None: it then has no parameters but the backbone's.
-    ValueError where the backbone is no ViT that pools by its class token.
+    `mask` [B N] bool, True: masked. The mask token replaces the embedding of a masked patch before positions are added
+    (docs/methods.md, GSC-MIM). `kept` [B n] int64: only these patches enter the blocks, and the patch tokens are
+    [B n D] (MAE). For networks that see whole images, such as teachers, set `mask_token` to None; the module then has
+    only the backbone's parameters. ValueError unless the backbone is a ViT with class-token pooling.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         check_plain_vit(backbone)
         self.backbone = backbone
-        # [D]: of one dimension, so weight decay leaves it alone. Zeros as in iBOT.
+        # [D]: one-dimensional, so weight decay skips it. Zeros as in iBOT.
         self.mask_token: nn.Parameter | None = nn.Parameter(torch.zeros(backbone.num_features))
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches; N is their product, counted row by row."""
+        """Rows and columns of patches; N is their product, in row-major order."""
         rows, columns = self._model.patch_embed.grid_size
         return rows, columns
 
@@ -40,7 +40,7 @@ class MaskedViT(nn.Module):
         return self.backbone.model
 
     def forward(self, x: Tensor, mask: Tensor | None = None, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See the class. With a mask, the mask token has a gradient always: zeros where nothing is hidden."""
+        """See the class. With a mask, the mask token always has a gradient: zeros if no patch is masked."""
         tokens = self.embed(x, mask)
         if kept is not None:
             prefix, patches = tokens.tensor_split([self._model.num_prefix_tokens], dim=1)
@@ -48,17 +48,17 @@ class MaskedViT(nn.Module):
         return self.encode(tokens)
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B P+N D] tokens with positions before the first block: P prefix tokens, the first the class token."""
+        """Tokens [B P+N D] with positions, before the first block: P prefix tokens, the class token first."""
         patches = self._model.patch_embed(x)  # [B N D], or [B rows columns D]
         if mask is not None:
-            assert self.mask_token is not None, "A network without mask token hides nothing."
+            assert self.mask_token is not None, "A network without mask token cannot mask patches."
             hidden = mask.view(*patches.shape[:-1], 1)
             patches = torch.where(hidden, self.mask_token.to(patches.dtype), patches)
         tokens: Tensor = self._model.norm_pre(self._model._pos_embed(patches))
         return tokens
 
     def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """[B P+n D] of `embed`, all or those of some patches, through blocks and norm: [B D] and [B n D]."""
+        """Class token [B D] and patch tokens [B n D] after blocks and norm, from tokens [B P+n D] of `embed`."""
         tokens = self._model.norm(self._model.blocks(tokens))
         return tokens[:, 0], tokens[:, self._model.num_prefix_tokens :]
 
@@ -68,11 +68,11 @@ FeatureKind = Literal["cls4", "cls_patches"]
 
 @final
 class TokenFeatures(nn.Module):
-    """[B C px px] to [B W]: what DINO's and iBOT's eval_linear.py probe (methods.md C.8), after the final norm.
+    """Features [B W] of DINO's and iBOT's linear evaluation, after the final norm (docs/methods.md, Linear evaluation).
 
-    `cls4`: the class tokens of the last four blocks, W = 4 D, as for ViT-S. `cls_patches`: the class token of the last
-    block and the mean of its patch tokens, W = 2 D, as for ViT-B and ViT-L. ValueError where the backbone is no ViT
-    that pools by its class token, or has fewer than four blocks for `cls4`.
+    `cls4`: class tokens of the last four blocks, W = 4 D, used for ViT-S. `cls_patches`: class token and mean patch
+    token of the last block, W = 2 D, used for ViT-B and ViT-L. ValueError unless the backbone is a ViT with class-token
+    pooling, and has four blocks for `cls4`.
     """
 
     def __init__(self, backbone: Backbone, kind: FeatureKind) -> None:
@@ -83,8 +83,8 @@ class TokenFeatures(nn.Module):
         model: Any = backbone.model
         if len(model.blocks) < self.num_blocks:
             raise ValueError(
-                f"Backbone {backbone.architecture!r} has {len(model.blocks)} blocks, expected four at least for the "
-                "features cls4. Take cls_patches."
+                f"Backbone {backbone.architecture!r} has {len(model.blocks)} blocks, expected at least four for the "
+                "features cls4. Use cls_patches."
             )
         self.num_features = backbone.num_features * (4 if kind == "cls4" else 2)
 
@@ -93,21 +93,21 @@ class TokenFeatures(nn.Module):
         model: Any = self.backbone.model
         found = model.forward_intermediates(
             x, indices=self.num_blocks, norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
-        )  # of every block [B N D] patch tokens and [B P D] prefix tokens, the first of them the class token
+        )  # per block: patch tokens [B N D] and prefix tokens [B P D], the class token first
         classes = [prefix[:, 0] for _, prefix in found]
         return torch.cat(classes if self.kind == "cls4" else [classes[-1], found[-1][0].mean(dim=1)], dim=1)
 
 
-def usual_features(backbone: Backbone) -> FeatureKind:
-    """What iBOT takes for a network of this width: `cls4` up to ViT-S's 384."""
+def default_features(backbone: Backbone) -> FeatureKind:
+    """iBOT's choice for a network of this width: `cls4` up to the 384 of ViT-S."""
     return "cls4" if backbone.num_features <= 384 else "cls_patches"
 
 
 def check_plain_vit(backbone: Backbone) -> None:
-    """ValueError where there is no class token that is the feature, or not a token for every patch."""
+    """Raise ValueError unless the backbone is a ViT with class-token pooling and a token for every patch."""
     if not is_plain_vit(backbone.model):
         raise ValueError(
-            f"Backbone {backbone.architecture!r} with {backbone.model_args} is not a plain ViT, expected one of timm's "
-            "VisionTransformer with a class token that is pooled and without patch dropout: masked objectives hide its "
-            "patch tokens. Set backbone.name to vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."
+            f"Backbone {backbone.architecture!r} with {backbone.model_args} is not a plain ViT, expected timm's "
+            "VisionTransformer with class-token pooling and without patch dropout. Set backbone.name to "
+            "vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."
         )

@@ -1,9 +1,9 @@
-"""Lets `import timm` survive a torchvision whose compiled operators do not load (design.md D14).
+"""Makes `import timm` work with a torchvision whose compiled operators do not load.
 
-timm imports torchvision, which registers Python kernels for `torchvision::nms` as it is imported. Where torch is a CPU
-build and torchvision's wheel is a CUDA build (the usual outcome of two package indices), its `_C.so` does not load, the
-operator has no schema, and the import dies with "operator torchvision::nms does not exist". The two schemas declared
-here are enough: nothing in this package calls them. Where `_C.so` loads nothing is declared: a schema exists once.
+timm imports torchvision, which registers Python kernels for `torchvision::nms` on import. With a CPU build of torch and
+a CUDA build of torchvision (the usual result of two package indices), torchvision's `_C.so` does not load, the operator
+has no schema, and the import fails with "operator torchvision::nms does not exist". Declaring the two schemas is
+enough, because nothing in this package calls them. If `_C.so` loads, nothing is declared: a schema may exist only once.
 """
 
 import importlib.util
@@ -19,10 +19,10 @@ _library: torch.library.Library | None = None  # its schemas live as long as thi
 
 
 def _operators_load() -> bool:
-    """Whether torchvision's compiled operators are there; loads them if so, as torchvision itself would."""
+    """Whether torchvision's compiled operators load; loads them as torchvision would."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # no torchvision: let timm's own import error speak
+        return True  # no torchvision: timm's own import error is clear
     for library in Path(spec.origin).parent.glob("_C*.*"):
         try:
             torch.ops.load_library(library)
@@ -33,7 +33,7 @@ def _operators_load() -> bool:
 
 
 def ensure_torchvision() -> bool:
-    """Declare the schemas if they are missing, before timm is imported. True where they had to be declared."""
+    """Declare the schemas if they are missing; call it before importing timm. True if they were declared."""
     global _library
     if _library is None and not _operators_load():
         _library = torch.library.Library("torchvision", "DEF")

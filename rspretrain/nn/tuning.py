@@ -1,29 +1,29 @@
-"""Which parameters of a classifier train, and how fast. What is no backbone (head, fusions) always does.
+"""Trainable parameters of a classifier and their learning rates. Head and fusion layers always train.
 
-    mode       of the backbones train
+    mode       trainable in the backbones
     full       everything
-    scratch    everything, in networks that start at random
-    linear     nothing: the head learns on frozen features, which keep no graph
-    partial    the last blocks, and what follows them
-    lora       adapters beside frozen weights (nn/lora.py)
+    scratch    everything, from random weights
+    linear     nothing; frozen features keep no graph
+    partial    the last blocks and everything after them
+    lora       adapters on frozen weights (nn/lora.py)
 
-Frozen parts stay in eval mode (Classifier.train). Layer-wise decay counts as BEiT (Bao et al. 2021) and MAE (He et al.
-2021, A.2) do: with the stem as layer 0, blocks 1 … L, final norm and head L + 1, layer l has the rate times
-layer_decay ** (L + 1 - l). For CNNs and Swin a block is a stage.
+Frozen modules stay in eval mode (Classifier.train). Layer-wise learning-rate decay follows BEiT (Bao et al. 2021) and
+MAE (He et al. 2021, A.2): with the stem as layer 0, blocks as 1 … L, and final norm and head as L + 1, the rate of
+layer l is multiplied by layer_decay ** (L + 1 - l). For CNNs and Swin a block is a stage.
 """
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rspretrain.nn.backbones import Backbone, layers_of
+from rspretrain.nn.backbones import Backbone, layer_ids
 from rspretrain.nn.classifiers import Classifier
 from rspretrain.nn.lora import add_adapters_, merge_adapters_
 from rspretrain.settings import Settings
 
 Mode = Literal["full", "linear", "partial", "lora", "scratch"]
 
-# Where a setting has an effect.
+# Modes in which a setting has an effect.
 _MODES: dict[str, tuple[Mode, ...]] = {
     "layer_decay": ("full",),
     "backbone_lr_scale": ("full", "partial", "lora", "scratch"),
@@ -36,7 +36,7 @@ _MODES: dict[str, tuple[Mode, ...]] = {
 
 
 class TuneSettings(Settings):
-    """What of the backbones trains. A setting that has no effect in the mode is an error."""
+    """Trainable parameters and their learning rates. A setting without effect in the mode is an error."""
 
     mode: Mode = Field(
         default="full",
@@ -80,17 +80,17 @@ class TuneSettings(Settings):
             value = getattr(self, name)
             if self.mode not in modes and value != type(self).model_fields[name].default:
                 raise ValueError(
-                    f"tune.{name}: got {value} with tune.mode={self.mode}, expected it with {' or '.join(modes)}: it "
-                    f"has no effect elsewhere. Leave tune.{name} out, or set tune.mode={modes[0]}."
+                    f"tune.{name}: got {value} with tune.mode={self.mode}, where it has no effect; expected mode "
+                    f"{' or '.join(modes)}. Remove tune.{name}, or set tune.mode={modes[0]}."
                 )
         return self
 
 
 def tune_(classifier: Classifier, settings: TuneSettings) -> None:
-    """Freeze, adapt and slow down parts of the classifier, once, before an optimizer takes its parameters.
+    """Freeze parameters, add adapters and set learning-rate factors; call it once, before the optimizer is created.
 
-    ValueError where it has no backbones to tune, less than `settings.blocks` blocks, or no layers as `lora_targets`,
-    and where mode lora finds no peft.
+    ValueError if the mode needs backbones and there are none, a backbone has fewer than `settings.blocks` blocks,
+    `lora_targets` match no layer, or peft is missing for mode lora.
     """
     if not classifier.backbones:
         _check_without_backbones(classifier, settings)
@@ -103,9 +103,9 @@ def tune_(classifier: Classifier, settings: TuneSettings) -> None:
 
 
 def merge_(classifier: Classifier) -> None:
-    """Fold adapters into the weights: the same outputs and, in the state dict, the names of a classifier without.
+    """Merge adapters into the weights: equal outputs, and the state-dict names of a classifier without adapters.
 
-    Tensors must be whole: take a copy with `strategy.weights()`. What was frozen stays frozen.
+    Tensors must not be sharded: use a copy with `strategy.weights()`. Frozen parameters stay frozen.
     """
     for backbone in classifier.backbones.values():
         assert isinstance(backbone, Backbone)
@@ -129,11 +129,11 @@ def _freeze_(backbone: Backbone, settings: TuneSettings) -> None:
 
 def _freeze_below_(backbone: Backbone, blocks: int) -> None:
     """Freeze the stem and all but the last blocks."""
-    layers, depth = layers_of(backbone)
+    layers, depth = layer_ids(backbone)
     if blocks > depth:
         raise ValueError(
             f"tune.blocks: got {blocks} for the backbone {backbone.sensor!r}, expected at most its {depth} blocks "
-            f"({backbone.architecture}). Set tune.blocks={depth} or lower, or tune.mode=full."
+            f"({backbone.architecture}). Set tune.blocks to {depth} or less, or tune.mode=full."
         )
     for name, parameter in backbone.model.named_parameters():
         if layers[name] <= depth - blocks:
@@ -141,12 +141,12 @@ def _freeze_below_(backbone: Backbone, blocks: int) -> None:
 
 
 def _lr_factors(backbone: Backbone, settings: TuneSettings) -> dict[str, float]:
-    """Parameter of `backbone.model` that trains with another rate than the head -> factor."""
+    """Trainable parameter of `backbone.model` -> learning-rate factor relative to the head, if it is not 1."""
     names = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]
     scale, decay = settings.backbone_lr_scale, settings.layer_decay
     factors = dict.fromkeys(names, scale)
     if decay != 1.0:
-        layers, depth = layers_of(backbone)
+        layers, depth = layer_ids(backbone)
         factors = {name: scale * decay ** (depth + 1 - layers[name]) for name in names}
     return {name: factor for name, factor in factors.items() if factor != 1.0}
 
@@ -155,13 +155,13 @@ def _check_without_backbones(classifier: Classifier, settings: TuneSettings) -> 
     kind = type(classifier).__name__
     if settings.mode not in ("full", "scratch"):
         raise ValueError(
-            f"tune.mode: got {settings.mode} for {kind}, which has no backbone that could be frozen, expected full or "
-            "scratch. Set tune.mode=scratch, or choose a classifier of backbones (linear, sct_fusion)."
+            f"tune.mode: got {settings.mode} for {kind}, which has no backbone to freeze, expected full or scratch. "
+            "Set tune.mode=scratch, or choose a classifier with backbones (linear, sct_fusion)."
         )
     for name in ("layer_decay", "backbone_lr_scale"):
         value = getattr(settings, name)
         if value != 1.0:
             raise ValueError(
-                f"tune.{name}: got {value} for {kind}, which has no backbone to slow down, expected 1.0. Leave "
-                f"tune.{name} out, or choose a classifier of backbones (linear, sct_fusion)."
+                f"tune.{name}: got {value} for {kind}, which has no backbone, expected 1.0. Remove tune.{name}, or "
+                "choose a classifier with backbones (linear, sct_fusion)."
             )

@@ -1,4 +1,4 @@
-"""Losses that compare all samples of a step with each other, in two halves: the first may work piece by piece."""
+"""Interface of losses that compare all samples of a batch, for gradient accumulation with cached gradients."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,17 +9,18 @@ from rspretrain.batch import Batch
 
 
 class TwoStageLoss(ABC):
-    """`forward(batch)` is `compare(embed(batch))`; what `embed` gives for a sample depends on no other sample.
+    """`forward(batch)` is `compute_loss(embed(batch))`, and the embedding of a sample depends on no other sample.
 
-    Then a large batch is embedded piece by piece, compared as a whole, and the gradient of the embeddings is carried
-    through each piece again: the whole batch's gradient in the memory of one piece (Gao et al. 2021, GradCache).
-    BatchNorm breaks the condition, so a network that has it is refused with strategy.accumulate.
+    With strategy.accumulate, micro-batches are embedded one by one, the loss is computed on all embeddings, and the
+    gradient of the embeddings is backpropagated through each micro-batch in a second forward. This gives the gradient
+    of the whole batch in the memory of one micro-batch (GradCache, Gao et al. 2021). BatchNorm breaks the condition, so
+    strategy.accumulate refuses networks that contain it.
     """
 
     @abstractmethod
     def embed(self, batch: Batch) -> Tensor:
-        """[V B D] embeddings of V views of B samples."""
+        """Embeddings [V B D] of V views of B samples."""
 
     @abstractmethod
-    def compare(self, embeddings: Tensor) -> Any:
-        """Loss and metrics of all embeddings [V B D] of this rank, with those of the other ranks."""
+    def compute_loss(self, embeddings: Tensor) -> Any:
+        """Loss and metrics of this rank's embeddings [V B D], compared with those of all ranks."""

@@ -1,8 +1,9 @@
-"""Weights that carry their contract: a folder that timm loads alone and that says what its bands are (design.md D10).
+"""Export and load backbones: a folder that timm loads alone and that records its bands, units and normalisation.
 
-`model.safetensors` has plain timm keys, `config.json` is timm's format with ours under "rspretrain", `README.md` the
-model card. Nothing in the folder executes when it is read. "inputs" lists the sensors whose bands are the channels, one
-behind the other; version 1 of the contract knew one sensor only and had its units and scaling on the top level.
+`model.safetensors` has plain timm keys. `config.json` has timm's format with the contract under "rspretrain", which the
+header of the weights repeats. `README.md` is the model card. Reading the folder executes nothing. In the contract,
+"inputs" lists the sensors whose stacked bands are the channels. Version 1 of the contract had a single sensor, with
+units and scaling at the top level.
 """
 
 import json
@@ -34,16 +35,16 @@ def export_backbone(
     provenance: dict[str, Any],
     weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write the folder, whole or not at all, replacing an older one. `provenance` is JSON: objective, step, hashes.
+    """Write the folder atomically, replacing an older one. Call it on one rank.
 
-    `inputs`: sensor -> normalisation, in the order of the channels. The package's version and git commit are added.
-    `weights`: the model's state dict, whole, where its own parameters are shards. Call on one rank.
+    `inputs`: sensor -> normalisation, in channel order. `provenance`: JSON such as objective, step and hashes; the
+    package's version and git commit are added. `weights`: the full state dict, if the model's parameters are sharded.
     """
     bands = [band for normalise in inputs.values() for band in normalise.bands]
     if bands != list(backbone.bands):
         raise ValueError(
-            f"The normalisation is for bands {bands}, the backbone for {list(backbone.bands)}. "
-            "Export a backbone with the normalisation it was trained with."
+            f"The normalisation is for bands {bands}, expected the bands of the backbone, {list(backbone.bands)}. "
+            "Export a backbone with the normalisation used in training."
         )
     contract = make_contract(backbone, inputs, provenance)
     config = encode_json(make_config(backbone, contract), indent=2) + "\n"
@@ -54,11 +55,11 @@ def export_backbone(
 def write_folder(
     folder: str | Path, weights: Mapping[str, Tensor], contract: dict[str, Any], texts: Mapping[str, str]
 ) -> Path:
-    """model.safetensors with the contract in its header, and `texts` by file name: whole or not at all."""
+    """Write model.safetensors with the contract in its header, and `texts` by file name; atomically."""
     folder = Path(folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with atomic_folder(folder) as temporary:
-        # One key only: safetensors writes several in random order, and equal weights should be equal bytes.
+        # One key only: safetensors writes several in random order, and equal weights should give equal bytes.
         save_file(tensors, temporary / WEIGHTS, {"rspretrain": encode_json(contract)})
         for name, text in texts.items():
             (temporary / name).write_text(text)
@@ -66,25 +67,25 @@ def write_folder(
 
 
 def make_contract(backbone: Backbone, inputs: Mapping[str, Normalise], provenance: dict[str, Any]) -> dict[str, Any]:
-    """What input the weights expect, and where they come from; JSON without infinities."""
+    """The contract: expected input and provenance of the weights, as JSON without infinities."""
     contract = {
         "contract_version": CONTRACT_VERSION,
         "sensor": backbone.sensor,
         "bands": list(backbone.bands),
         "px": backbone.px,
-        "inputs": [describe(sensor, normalise) for sensor, normalise in inputs.items()],
-        "provenance": stamped(provenance),
+        "inputs": [describe_input(sensor, normalise) for sensor, normalise in inputs.items()],
+        "provenance": with_version(provenance),
     }
     return replace_nonfinite(contract)
 
 
-def stamped(provenance: dict[str, Any]) -> dict[str, Any]:
-    """With the package's version and git commit."""
+def with_version(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Add the package's version and git commit."""
     return {"rspretrain": _package_version(), "git_commit": _git_commit(), **provenance}
 
 
-def describe(sensor: str, normalise: Normalise) -> dict[str, Any]:
-    """One sensor's share of the channels, as `normalise_of` reads it."""
+def describe_input(sensor: str, normalise: Normalise) -> dict[str, Any]:
+    """Contract entry of one sensor, as `normalise_from_contract` reads it."""
     bands = [
         {"name": band, "low": _finite(s.low), "high": _finite(s.high), "mean": s.mean, "std": s.std}
         for band, s in zip(normalise.bands, normalise.scalings, strict=True)
@@ -96,7 +97,7 @@ def describe(sensor: str, normalise: Normalise) -> dict[str, Any]:
 
 
 def make_config(backbone: Backbone, contract: dict[str, Any]) -> dict[str, Any]:
-    """config.json as timm's hub export writes it, so that `create_model("local-dir:…", pretrained=True)` reads it."""
+    """config.json in the format of timm's hub export, for `create_model("local-dir:…", pretrained=True)`."""
     model: Any = backbone.model
     return {
         "architecture": backbone.architecture,
@@ -123,31 +124,31 @@ def read_contract(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} is no exported backbone: it has no config.json. Expected a folder of an exported backbone, "
+            f"{folder} is no exported backbone: it has no config.json. Expected the folder of an exported backbone, "
             "such as run.dir/export/rgb."
         )
     config = json.loads(path.read_text())
     if "rspretrain" not in config:
         raise ValueError(
-            f"{path} says nothing about bands: it has no key 'rspretrain'. Load it with timm, or export it "
-            "with rspretrain."
+            f"{path} has no key 'rspretrain', expected the bands of the backbone there. Load it with timm, or export "
+            "it with rspretrain."
         )
     contract: dict[str, Any] = config["rspretrain"]
     return contract
 
 
 def load_backbone(folder: str | Path, bands: tuple[str, ...] | None = None) -> tuple[Backbone, dict[str, Any]]:
-    """The backbone and its contract. ValueError where `bands` are not, in this order, those it was trained on."""
+    """The backbone and its contract. ValueError unless `bands` equal the bands of training, in the same order."""
     contract = read_contract(folder)
     trained = tuple(contract["bands"])
     if bands is not None and tuple(bands) != trained:
         raise ValueError(
-            f"The backbone in {folder} was trained on bands {list(trained)}, asked for are {list(bands)}. "
-            "Channels have no names in a network: configure the first list, in its order, or pretrain on the second."
+            f"The backbone in {folder} was trained on bands {list(trained)}, got {list(bands)}. The order of the "
+            "channels matters too: configure the first list, in its order, or pretrain on the second."
         )
     if stored_contract(folder) != contract:
         raise ValueError(
-            f"config.json and model.safetensors in {folder} carry different contracts: one of them was edited or "
+            f"config.json and model.safetensors in {folder} have different contracts: one of them was edited or "
             "replaced. Export the backbone again."
         )
     config = json.loads((Path(folder) / "config.json").read_text())
@@ -157,21 +158,21 @@ def load_backbone(folder: str | Path, bands: tuple[str, ...] | None = None) -> t
 
 
 def stored_contract(folder: str | Path) -> Any:
-    """What the header of model.safetensors says; None where it says nothing."""
+    """The contract in the header of model.safetensors, or None."""
     with safe_open(Path(folder) / WEIGHTS, "pt") as file:
         return json.loads((file.metadata() or {}).get("rspretrain", "null"))
 
 
-def inputs_of(contract: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a contract says of every sensor: "sensor", "bands", "units", "normalise"; in the order of the channels."""
+def contract_inputs(contract: dict[str, Any]) -> list[dict[str, Any]]:
+    """The contract's entry of every sensor ("sensor", "bands", "units", "normalise"), in channel order."""
     if contract["contract_version"] == 1:
         return [{key: contract[key] for key in ("sensor", "bands", "units", "normalise")}]
     inputs: list[dict[str, Any]] = contract["inputs"]
     return inputs
 
 
-def normalise_of(described: Mapping[str, Any]) -> Normalise:
-    """The normalisation that the numbers of one of `inputs_of` say, whatever sensors.SCALINGS holds today."""
+def normalise_from_contract(described: Mapping[str, Any]) -> Normalise:
+    """The normalisation with the numbers of one of `contract_inputs`, independent of today's sensors.SCALINGS."""
     scaling = described["normalise"]
     low, high = -math.inf, math.inf
     scalings = [
@@ -193,7 +194,7 @@ def _package_version() -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the package's source tree, None where it was installed without one."""
+    """The commit of the package's source tree, or None without a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

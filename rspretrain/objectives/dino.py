@@ -165,7 +165,7 @@ class Dino(TeacherStudent[DinoSettings]):
         directions = teacher.head.directions(features)
         targets = soften(teacher.head.outputs(directions), center.value, self.teacher_temperature)
         with torch.autocast(x.device.type, enabled=False):
-            center.follow_(teacher.head.outputs(means_over_ranks([directions]))[0])
+            center.update_(teacher.head.outputs(means_over_ranks([directions]))[0])
         return features, targets
 
 

@@ -72,13 +72,13 @@ class DualSimclr(StaticObjective, TwoStageLoss):
 
     def forward(self, batch: Batch) -> Losses:
         """One window of B places in both sensors; see Objective."""
-        return self.compare(self.embed(batch))
+        return self.compute_loss(self.embed(batch))
 
     def embed(self, batch: Batch) -> Tensor:
         """[2 B D], one view a sensor."""
         return torch.stack([self.heads[name](self.encoders[name](view)) for name, view in self.views(batch).items()])
 
-    def compare(self, embeddings: Tensor) -> Losses:
+    def compute_loss(self, embeddings: Tensor) -> Losses:
         """See TwoStageLoss."""
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.temperature, self.settings.negatives)

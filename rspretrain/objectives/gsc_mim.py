@@ -267,6 +267,6 @@ class GscMim(TeacherStudent[GscMimSettings]):
         )
         with torch.autocast(x.device.type, enabled=False):
             mean_cls, mean_patch = teacher.head.outputs(means_over_ranks([cls, all_patches]))
-        centers.cls.follow_(mean_cls)
-        centers.patch.follow_(mean_patch)
+        centers.cls.update_(mean_cls)
+        centers.patch.update_(mean_patch)
         return lesson

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
-from rspretrain.nn.backbones import Backbone, BackboneSettings, check_map, create_backbone
+from rspretrain.nn.backbones import Backbone, BackboneSettings, check_feature_map, create_backbone
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.objectives.base import CHANCE_RATIO, Losses, ObjectiveSettings, StaticObjective
 from rspretrain.objectives.contrastive import VIEW_HEALTH, chance_level, nt_xent, view_health
@@ -63,7 +63,7 @@ class Mma(StaticObjective):
             {name: create_backbone(backbone, name, s.bands, self.views.px) for name, s in sensors.items()}
         )
         for encoder in self.backbones().values():
-            check_map(encoder)
+            check_feature_map(encoder)
         self.heads = nn.ModuleDict({name: self._head(b.num_features) for name, b in self.backbones().items()})
         synchronise_norms(self)
 

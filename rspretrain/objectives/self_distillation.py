@@ -27,7 +27,7 @@ class Center(nn.Module):
         self.register_buffer("value", torch.zeros(outputs))
 
     @torch.no_grad()
-    def follow_(self, mean: Tensor) -> None:
+    def update_(self, mean: Tensor) -> None:
         """center <- momentum * center + (1 - momentum) * mean [K], the mean of all ranks."""
         self.value.lerp_(mean.to(self.value.dtype), 1.0 - self.momentum)
 

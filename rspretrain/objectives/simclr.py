@@ -69,14 +69,14 @@ class Simclr(StaticObjective, TwoStageLoss):
 
     def forward(self, batch: Batch) -> Losses:
         """Two views of B samples; see Objective."""
-        return self.compare(self.embed(batch))
+        return self.compute_loss(self.embed(batch))
 
     def embed(self, batch: Batch) -> Tensor:
         """[2 B 128], both views through the network at once, as in the reference."""
         z: Tensor = self.head(self.encoder(torch.cat(self.views(batch))))
         return z.view(2, len(batch), -1)
 
-    def compare(self, embeddings: Tensor) -> Losses:
+    def compute_loss(self, embeddings: Tensor) -> Losses:
         """See TwoStageLoss."""
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.settings.temperature)

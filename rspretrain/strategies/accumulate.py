@@ -72,7 +72,7 @@ def _with_cached_gradients(
             states.append(_generator_states(micro_batch))
             embeddings.append(forward(micro_batch, embed=True)[0])
     whole = torch.cat(embeddings, dim=1).requires_grad_()
-    outcome: Any = objective.compare(whole)
+    outcome: Any = objective.compute_loss(whole)
     (gradient,) = torch.autograd.grad(guard(outcome.loss), whole)
     for micro_batch, state, upstream in zip(micro_batches, states, gradient.chunk(len(micro_batches), 1), strict=True):
         _restore_generators(state)

@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from rspretrain import world as ranks
 from rspretrain.batch import Batch
-from rspretrain.nn.drop_path import key_drops_, keyed_drops
-from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, matched_parameters
+from rspretrain.nn.drop_path import key_drop_path_, keyed_drop_paths
+from rspretrain.nn.ema import TeacherPair, drift_squares, ema_update_, paired_parameters
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.nn.two_stage_loss import TwoStageLoss
 from rspretrain.registry import NamedSettings
@@ -79,7 +79,7 @@ class ObjectiveWrapper(nn.Module):
     def __init__(self, objective: nn.Module) -> None:
         super().__init__()
         self.objective = objective
-        self._drops = tuple(keyed_drops(objective))
+        self._drops = tuple(keyed_drop_paths(objective))
 
     def register_direct(self, parameters: Iterable[nn.Parameter]) -> None:
         """Register parameters directly, so that FSDP2 and ZeRO-3 gather them once per step, for the whole step."""
@@ -94,7 +94,7 @@ class ObjectiveWrapper(nn.Module):
         For micro-batches (accumulate.py): only the embeddings, or a scalar whose gradient backpropagates `upstream`.
         """
         for drop in self._drops:
-            drop.begin(batch.seeds)
+            drop.set_seeds(batch.seeds)
         if embed or upstream is not None:
             assert isinstance(self.objective, TwoStageLoss)
             embeddings = self.objective.embed(batch)
@@ -133,7 +133,7 @@ class Strategy(ABC):
         self.updates = 0  # steps that updated the weights: all except refused ones
         if world.size > 1:
             synchronise_norms(objective)
-        key_drops_(objective)
+        key_drop_path_(objective)
         self.objective = objective.to(world.device).train()
         self._shapes = {name: tensor.shape for name, tensor in objective.state_dict().items()}  # before sharding
         if settings.compile:
@@ -142,7 +142,7 @@ class Strategy(ABC):
             for block in require_blocks(objective, "checkpoint_activations"):
                 checkpoint_activations_(block)
         self.optimizer = self._setup()
-        self._student_teacher = matched_parameters(teachers)  # after the set-up, which may replace parameters
+        self._student_teacher = paired_parameters(teachers)  # after the set-up, which may replace parameters
         # The forward pass updates norm statistics before it is known whether the step is refused.
         self._kept_buffers = [buffer.clone() for buffer in self.objective.buffers()]
 
@@ -173,7 +173,7 @@ class Strategy(ABC):
         else:
             self.updates += 1
             if momentum is not None:
-                follow_(*self._local_pairs(), momentum)
+                ema_update_(*self._local_pairs(), momentum)
         return StepReport(loss.detach(), metrics, grad_norm, refused)
 
     def _accumulate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

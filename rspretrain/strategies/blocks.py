@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from rspretrain.nn.drop_path import KeyedDropPath, State, drawn_again, keyed_drops
+from rspretrain.nn.drop_path import KeyedDropPath, State, keyed_drop_paths, replayed_drop_path
 
 # Names in timm and in our decoders: ViT blocks, ResNet layer1 …, Swin layers.n.blocks, ConvNeXt stages.n.blocks.
 _LISTS = re.compile(r"(.+_)?blocks|layers|stages|layer\d+")
@@ -59,7 +59,7 @@ def require_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
 
 def checkpoint_activations_(block: nn.Module) -> None:
     """Store only the block's input for the backward pass; recompute the block there with the same random numbers."""
-    forward, drops = block.forward, keyed_drops(block)
+    forward, drops = block.forward, keyed_drop_paths(block)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _same_state(block, [(drop, drop.state) for drop in drops])
@@ -74,7 +74,7 @@ def checkpoint_activations_(block: nn.Module) -> None:
 
 @contextmanager
 def _same_state(block: nn.Module, states: Sequence[tuple[KeyedDropPath, State]]) -> Iterator[None]:
-    with drawn_again(states), _unchanged_buffers(block):
+    with replayed_drop_path(states), _unchanged_buffers(block):
         yield
 
 

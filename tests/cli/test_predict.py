@@ -17,7 +17,7 @@ from rasterio.warp import transform
 
 from rspretrain.cli.predict import main
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.classifier_files import Answers, export_classifier
+from rspretrain.nn.classifier_files import LabelSpec, export_classifier
 from rspretrain.nn.classifiers import build_classifier
 from rspretrain.nn.classifiers.linear import LinearSettings
 from rspretrain.transforms.inputs import SensorInput, SensorSettings
@@ -28,14 +28,14 @@ torch.set_num_threads(1)
 
 
 def export(
-    folder: Path, bands: dict[str, tuple[str, ...]], groups, answers: Answers, crop_px: int | None = None
+    folder: Path, bands: dict[str, tuple[str, ...]], groups, label_spec: LabelSpec, crop_px: int | None = None
 ) -> None:
     torch.manual_seed(0)
     settings = BackboneSettings(name="test_resnet")
     backbones = [create_backbone(settings, sensor, some, 16) for sensor, some in bands.items()]
-    classifier = build_classifier(LinearSettings(), backbones, len(answers.classes)).eval()
+    classifier = build_classifier(LinearSettings(), backbones, len(label_spec.classes)).eval()
     inputs = {sensor: SensorInput(sensor, SensorSettings(bands=some), groups) for sensor, some in bands.items()}
-    export_classifier(classifier, LinearSettings(), inputs, answers, folder, {}, crop_px=crop_px)
+    export_classifier(classifier, LinearSettings(), inputs, label_spec, folder, {}, crop_px=crop_px)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     memory_shards(folder / "shards", samples=30)
     memory_shards(folder / "s2_shards", samples=10, groups=tuple(g for g in PAIR_GROUPS if g.sensor == "s2"))
     memory_shards(folder / "pictures", samples=10, groups=SCENE_GROUPS)
-    export(folder / "pair", BANDS, PAIR_GROUPS, Answers("all", CLASSES, multi=True))
-    export(folder / "rgb", {"rgb": ("R", "G", "B")}, SCENE_GROUPS, Answers("class", CLASSES, multi=False), crop_px=8)
+    export(folder / "pair", BANDS, PAIR_GROUPS, LabelSpec("all", CLASSES, multi=True))
+    export(folder / "rgb", {"rgb": ("R", "G", "B")}, SCENE_GROUPS, LabelSpec("class", CLASSES, multi=False), crop_px=8)
     return folder
 
 
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_one_paragraph(predict, tmp_path: Path, capsys) -> 
 
 
 def test_scores_want_the_same_classes_in_the_same_order(folder: Path, predict, tmp_path: Path, capsys) -> None:
-    export(tmp_path / "other", BANDS, PAIR_GROUPS, Answers("all", CLASSES[::-1], multi=True))
+    export(tmp_path / "other", BANDS, PAIR_GROUPS, LabelSpec("all", CLASSES[::-1], multi=True))
     arguments = ("--classifier", tmp_path / "other", "--shards", "shards", "--out", tmp_path / "a.csv")
     assert predict(*arguments, "--score") == 2
     assert (

@@ -21,7 +21,7 @@ from rspretrain.evaluation.predict import (
     sample_corners,
 )
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.classifier_files import Answers, export_classifier, load_classifier, make_contract
+from rspretrain.nn.classifier_files import LabelSpec, export_classifier, load_classifier, make_contract
 from rspretrain.nn.classifiers import Classifier, build_classifier
 from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
 from rspretrain.nn.classifiers.linear import LinearSettings
@@ -34,7 +34,7 @@ from rspretrain.transforms.inputs import NetworkInput, SensorInput, SensorSettin
 torch.set_num_threads(1)
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B8A", "B01")}
 REAL = Path(__file__).parents[3] / "shared/data/bigearthnet-v1"
-ANSWERS = Answers("all", ("a", "b", "c"), multi=True)
+LABEL_SPEC = LabelSpec("all", ("a", "b", "c"), multi=True)
 ROWS = np.array([17, 3, 11, 0, 12], dtype=np.int64)
 
 
@@ -59,7 +59,7 @@ def sensor_inputs(shards: ShardSet) -> dict[str, SensorInput]:
 
 
 def contract(classifier: Classifier, inputs: dict[str, SensorInput]) -> dict[str, Any]:
-    return make_contract(classifier, LinearSettings(), inputs, ANSWERS, {})
+    return make_contract(classifier, LinearSettings(), inputs, LABEL_SPEC, {})
 
 
 @pytest.mark.parametrize("multi", [True, False])
@@ -121,7 +121,7 @@ def test_groups_of_one_sensor_can_be_separate_inputs(shards: ShardSet) -> None:
     inputs = {
         name: SensorInput("s2", SensorSettings(bands=some), groups) for name, some in settings.own_inputs().items()
     }
-    found, missing = inputs_for(make_contract(classifier, settings, inputs, ANSWERS, {}), groups, "x")
+    found, missing = inputs_for(make_contract(classifier, settings, inputs, LABEL_SPEC, {}), groups, "x")
     assert (list(found), missing) == (["s2_10m", "s2_20m", "s2_60m"], ())
     probabilities, features = predict_with_features(classifier, found, shards, ROWS, multi=True)
     assert torch.equal(probabilities, predict(classifier, inputs, shards, ROWS, multi=True))
@@ -138,7 +138,7 @@ def _ranks(folder: str, exported: str, every: list[np.ndarray]) -> list[torch.Te
 @pytest.mark.slow
 def test_two_ranks_give_the_predictions_of_one(shards: ShardSet, tmp_path: Path) -> None:
     """With five images, and with one, which leaves a rank without images."""
-    folder = export_classifier(pair(), LinearSettings(), sensor_inputs(shards), ANSWERS, tmp_path / "classifier", {})
+    folder = export_classifier(pair(), LinearSettings(), sensor_inputs(shards), LABEL_SPEC, tmp_path / "classifier", {})
     arguments = str(shards.path), str(folder), [ROWS, ROWS[:1]]
     alone = _ranks(*arguments)
     for ranks in run_ranks(2, _ranks, *arguments, timeout_s=240):
@@ -166,15 +166,15 @@ def test_real_scenes_get_the_predictions_of_their_shards(tmp_path: Path) -> None
 
 
 def test_labels_require_the_classes_of_the_classifier(shards: ShardSet) -> None:
-    hot = labels_for(shards, Answers("class", CLASSES, multi=False))
+    hot = labels_for(shards, LabelSpec("class", CLASSES, multi=False))
     assert torch.equal(hot, torch.from_numpy(shards.labels("class")))
     with pytest.raises(
         ValueError,
         match=r"predicts \['a', 'b', 'c'\] \(several per image\) as 'all'; .* has 'class': .*\. Expected the s",
     ):
-        labels_for(shards, ANSWERS)
+        labels_for(shards, LABEL_SPEC)
     with pytest.raises(ValueError, match=r"predicts \['field', 'forest', 'water'\] \(several per image\) as 'class'"):
-        labels_for(shards, Answers("class", CLASSES, multi=True))
+        labels_for(shards, LabelSpec("class", CLASSES, multi=True))
 
 
 def test_an_archive_without_readable_images_is_refused(shards: ShardSet) -> None:

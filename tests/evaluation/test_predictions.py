@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rspretrain.evaluation.predictions import Predictions, predicted_labels, write_predictions
-from rspretrain.nn.classifier_files import Answers
+from rspretrain.nn.classifier_files import LabelSpec
 
 CLASSES = ("Forest, mixed", "Söll", "Water")
-MULTI_LABEL, SINGLE_LABEL = Answers("all", CLASSES, multi=True), Answers("class", CLASSES, multi=False)
+MULTI_LABEL, SINGLE_LABEL = LabelSpec("all", CLASSES, multi=True), LabelSpec("class", CLASSES, multi=False)
 SQUARE = [[10.0, 50.0], [10.1, 50.0], [10.1, 50.1], [10.0, 50.1], [10.05, 50.05]]
 UNKNOWN = [[np.nan, np.nan]] * 5
 
@@ -26,7 +26,7 @@ def test_labels_are_above_the_threshold_or_the_most_probable() -> None:
     probabilities = predictions(SQUARE, SQUARE, SQUARE).probabilities
     assert predicted_labels(probabilities, MULTI_LABEL) == [["Water"], ["Forest, mixed", "Söll"], []]
     assert predicted_labels(probabilities, SINGLE_LABEL) == [["Water"], ["Forest, mixed"], ["Forest, mixed"]]
-    strict = Answers("all", CLASSES, multi=True, threshold=0.8)
+    strict = LabelSpec("all", CLASSES, multi=True, threshold=0.8)
     assert predicted_labels(probabilities, strict) == [[], ["Forest, mixed"], []]
 
 

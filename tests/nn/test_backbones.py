@@ -1,4 +1,4 @@
-"""Backbones: any bands, the contract, parameter counts of methods.md D.3, and errors that name the nearest."""
+"""Backbones: any number of bands, published parameter counts, layer ids, and errors with the nearest names."""
 
 import re
 
@@ -9,8 +9,8 @@ from rspretrain.nn.backbones import (
     Backbone,
     BackboneSettings,
     create_backbone,
-    frozen_parts,
-    layers_of,
+    frozen_modules,
+    layer_ids,
     timm,
     with_drop_path,
 )
@@ -61,9 +61,9 @@ def test_drop_path_rises_linearly_to_its_setting() -> None:
     assert rates == pytest.approx([0.25 * block / 7 for block in range(8)])
 
 
-def test_another_drop_path_is_a_copy_with_the_same_weights() -> None:
+def test_with_drop_path_copies_the_weights() -> None:
     torch.manual_seed(0)
-    backbone = make("vit_sct", px=30).train()  # no ResNet, whose residual branches start as 0
+    backbone = make("vit_sct", px=30).train()  # not a ResNet, whose residual branches start at 0
     copy, x = with_drop_path(backbone, 0.9), torch.randn(8, 4, 30, 30)
     assert copy.training
     assert copy.model_args["drop_path_rate"] == 0.9
@@ -75,13 +75,13 @@ def test_another_drop_path_is_a_copy_with_the_same_weights() -> None:
     assert next(backbone.parameters()).any()
 
 
-def test_channels_last_in_training_changes_no_value_but_rounding() -> None:
+def test_channels_last_in_training_changes_rounding_only() -> None:
     backbone = make("resnet18").train()
     x = torch.randn(4, 4, 32, 32)
     torch.testing.assert_close(backbone(x), backbone.model(x), rtol=1e-4, atol=1e-4)
 
 
-def test_evaluation_is_timms_own_bit_for_bit() -> None:
+def test_evaluation_equals_timm_bit_for_bit() -> None:
     backbone = make("resnet18").eval()
     plain = timm.create_model(backbone.architecture, **backbone.model_args).eval()
     plain.load_state_dict(backbone.model.state_dict())
@@ -89,18 +89,18 @@ def test_evaluation_is_timms_own_bit_for_bit() -> None:
     assert torch.equal(backbone(x), plain(x))
 
 
-def test_unknown_name_names_the_nearest() -> None:
+def test_unknown_architecture_lists_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"Unknown backbone 'resnet81': expected `vit_sct` or .* Nearest: .*resnet18"):
         make("resnet81")
 
 
-def test_size_that_the_patch_does_not_divide() -> None:
+def test_px_must_be_a_multiple_of_the_patch_size() -> None:
     with pytest.raises(
         ValueError,
-        match="'vit_sct' cuts its input into patches of 15 pixels, and px=64 is no multiple of 15. Set .* 60 or 75",
+        match="'vit_sct' has patches of 15 pixels, but px=64 is not a multiple of 15. Set .* 60 or 75",
     ):
         make("vit_sct", px=64)
-    with pytest.raises(ValueError, match="patches of 16 pixels, and px=100 is no multiple of 16"):
+    with pytest.raises(ValueError, match="patches of 16 pixels, but px=100 is not a multiple of 16"):
         make("vit_small_patch16_224", px=100)
 
 
@@ -115,10 +115,10 @@ def test_size_that_the_patch_does_not_divide() -> None:
         ("test_efficientnet", 5, {"conv_stem", "bn1"}, {"blocks"}, {"conv_head", "bn2"}),
     ],
 )
-def test_layers(name: str, depth: int, stem: set[str], last: set[str], follows: set[str]) -> None:
+def test_layer_ids(name: str, depth: int, stem: set[str], last: set[str], follows: set[str]) -> None:
     with torch.device("meta"):
         backbone = Backbone("s2", ("B04", "B03", "B02"), 224, name, {"in_chans": 3, "num_classes": 0})
-    layers, found = layers_of(backbone)
+    layers, found = layer_ids(backbone)
     assert found == depth
     assert layers.keys() == dict(backbone.model.named_parameters()).keys()
 
@@ -130,25 +130,25 @@ def test_layers(name: str, depth: int, stem: set[str], last: set[str], follows: 
     assert set(layers.values()) - {depth + 1} == set(range(depth + 1))
 
 
-def test_layers_that_timm_does_not_know() -> None:
+def test_layer_ids_without_groups_in_timm() -> None:
     with torch.device("meta"):
         backbone = Backbone("s2", ("B04", "B03", "B02"), 64, "poolformer_s12", {"in_chans": 3, "num_classes": 0})
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "Backbone 'poolformer_s12' has parameters that timm puts into no layers, expected a network with blocks or "
-            "stages. Set tune.mode to linear or lora, or to full with tune.layer_decay=1.0."
+            "Backbone 'poolformer_s12' has no layer groups in timm, expected a network with blocks or stages. "
+            "Set tune.mode to linear or lora, or to full with tune.layer_decay=1.0."
         ),
     ):
-        layers_of(backbone)
+        layer_ids(backbone)
 
 
-def test_frozen_parts() -> None:
+def test_frozen_modules() -> None:
     backbone = make("test_vit")
     names = {id(part): name for name, part in backbone.named_modules()}
 
     def frozen() -> set[str]:
-        return {names[id(part)] for part in frozen_parts(backbone)}
+        return {names[id(part)] for part in frozen_modules(backbone)}
 
     assert not frozen()
     backbone.model.patch_embed.requires_grad_(False)

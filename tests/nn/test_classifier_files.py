@@ -1,4 +1,4 @@
-"""Law 7 for classifiers: the same logits bit for bit, what they are called, and that nothing was edited."""
+"""Exported classifiers: logits equal bit for bit, class names, and errors for edited folders."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from nn.classifiers.pairs import S1, S2, STACK, resnet
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.classifier_files import (
     KEY,
-    Answers,
-    answers_of,
+    LabelSpec,
     export_classifier,
+    label_spec_of,
     load_classifier,
     read_classifier_contract,
 )
@@ -27,11 +27,11 @@ from rspretrain.nn.classifiers.ca_conv_bilstm import CaConvBilstmSettings
 from rspretrain.nn.classifiers.k_branch import KBranchSettings
 from rspretrain.nn.classifiers.linear import LinearSettings
 from rspretrain.nn.classifiers.sct_fusion import SctSettings
-from rspretrain.nn.weights import export_backbone, normalise_of
+from rspretrain.nn.weights import export_backbone, normalise_from_contract
 from rspretrain.transforms.normalise import Normalise
 
 torch.set_num_threads(1)
-ANSWERS = Answers("all", ("field", "forest; old", "water"), multi=True)
+LABEL_SPEC = LabelSpec("all", ("field", "forest; old", "water"), multi=True)
 PROVENANCE = {"run": "a", "step": 7, "results": {"f1_micro": 0.8125, "ap_macro": math.nan, "classes": [1.0]}}
 VIT = BackboneSettings(name="vit_sct", args={"embed_dim": 16, "depth": 2, "num_heads": 1, "patch_size": 8})
 
@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[ClassifierSettings, Callable[[], list[Backbone]]]] = {
 
 
 def trained(kind: str) -> tuple[Classifier, ClassifierSettings]:
-    """A classifier whose weights and buffers have moved."""
+    """A classifier whose weights and buffers have changed."""
     settings, make = KINDS[kind]
     torch.manual_seed(0)
     classifier = build_classifier(settings, make(), 3, STACK)
@@ -84,12 +84,12 @@ def inputs(classifier: Classifier, scaling: str = "fixed") -> dict[str, Input]:
 
 def export(kind: str, folder: Path, scaling: str = "fixed") -> Classifier:
     classifier, settings = trained(kind)
-    export_classifier(classifier, settings, inputs(classifier, scaling), ANSWERS, folder, PROVENANCE, crop_px=20)
+    export_classifier(classifier, settings, inputs(classifier, scaling), LABEL_SPEC, folder, PROVENANCE, crop_px=20)
     return classifier
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_the_same_bit_for_bit(tmp_path: Path, kind: str) -> None:
+def test_logits_are_equal_bit_for_bit(tmp_path: Path, kind: str) -> None:
     classifier = export(kind, tmp_path / "classifier")
     again, contract = load_classifier(tmp_path / "classifier")
     assert type(again) is type(classifier)
@@ -99,10 +99,10 @@ def test_logits_are_the_same_bit_for_bit(tmp_path: Path, kind: str) -> None:
         assert torch.equal(again(given), classifier(given))
         name = next(iter(given))
         assert torch.equal(again({name: given[name]}), classifier({name: given[name]}))
-    assert answers_of(contract) == ANSWERS
+    assert label_spec_of(contract) == LABEL_SPEC
 
 
-def test_contract_says_pixels_classes_and_provenance(tmp_path: Path) -> None:
+def test_contract_has_inputs_classes_and_provenance(tmp_path: Path) -> None:
     classifier = export("k_branch", tmp_path / "classifier", "bigearthnet")
     contract = read_classifier_contract(tmp_path / "classifier")
     first = contract["inputs"][0]
@@ -111,7 +111,7 @@ def test_contract_says_pixels_classes_and_provenance(tmp_path: Path) -> None:
     assert first["normalise"]["bands"][0]["low"] is None  # no infinity in JSON
     x = 3000 * torch.rand(1, 4, 5, 5)
     own = Normalise("bigearthnet", classifier.bands["s2_10m"], "dn")
-    assert torch.equal(normalise_of(first).scale(x), own.scale(x))
+    assert torch.equal(normalise_from_contract(first).scale(x), own.scale(x))
     assert (contract["classes"], contract["threshold"]) == (["field", "forest; old", "water"], 0.5)
     assert (contract["nomenclature"], contract["multi"], contract["crop_px"]) == ("all", True, 20)
     assert contract["classifier"] == KBranchSettings(areas=1, attention="none").model_dump(mode="json")
@@ -121,12 +121,12 @@ def test_contract_says_pixels_classes_and_provenance(tmp_path: Path) -> None:
     assert "Infinity" not in text
 
 
-def test_card_names_classes_bands_and_figures(tmp_path: Path) -> None:
+def test_model_card_lists_classes_bands_and_figures(tmp_path: Path) -> None:
     export("late", tmp_path / "classifier")
     card = (tmp_path / "classifier/README.md").read_text()
     assert card.startswith("---\nlicense: unknown\ntags:\n- image-classification\n- remote-sensing\n- s1\n- s2\n")
-    assert "Classifier `linear` for 3 classes of the nomenclature `all`, several labels an image" in card
-    assert "Input: `s1` [B 2 32 32] and `s2` [B 3 48 48], scaled as below, the middle 20 x 20 pixels of the f" in card
+    assert "Classifier `linear` for 3 classes of the nomenclature `all`, multi-label, fine-tuned" in card
+    assert "Input: `s1` [B 2 32 32] and `s2` [B 3 48 48], scaled as below, the central 20 x 20 pixels of the " in card
     assert "\n0. field\n1. forest; old\n2. water\n" in card
     assert "| s2 | 1 | s2 | B03 | 0 | 10000 | 0 | 10000 |" in card
     assert "| f1_micro | 0.8125 |\n\n## Bands" in card
@@ -134,73 +134,78 @@ def test_card_names_classes_bands_and_figures(tmp_path: Path) -> None:
     assert "Pixels of `s1` are in `db` (scaling `fixed`)." in card
 
 
-def test_whole_weights_stand_in_for_shards(tmp_path: Path) -> None:
+def test_full_weights_replace_sharded_ones(tmp_path: Path) -> None:
     classifier, settings = trained("late")
     whole = {name: torch.zeros_like(value) for name, value in classifier.state_dict().items()}
-    export_classifier(classifier, settings, inputs(classifier), ANSWERS, tmp_path / "c", {}, weights=whole)
+    export_classifier(classifier, settings, inputs(classifier), LABEL_SPEC, tmp_path / "c", {}, weights=whole)
     again, contract = load_classifier(tmp_path / "c")
     assert not any(value.any() for value in again.state_dict().values())
     assert contract["crop_px"] is None
 
 
-def test_a_failing_export_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_export_keeps_the_old_one(tmp_path: Path) -> None:
     classifier = export("late", tmp_path / "classifier")
     with pytest.raises(TypeError):
         export_classifier(
-            classifier, LinearSettings(), inputs(classifier), ANSWERS, tmp_path / "classifier", {"x": object()}
+            classifier, LinearSettings(), inputs(classifier), LABEL_SPEC, tmp_path / "classifier", {"x": object()}
         )
     assert [path.name for path in tmp_path.iterdir()] == ["classifier"]
     assert read_classifier_contract(tmp_path / "classifier")["provenance"]["step"] == 7
 
 
-def test_what_does_not_belong_together_is_not_exported(tmp_path: Path) -> None:
+def test_inputs_and_classes_must_match_the_classifier(tmp_path: Path) -> None:
     classifier, settings = trained("late")
     with pytest.raises(
         ValueError,
-        match=r"are for bands \{'s1': \['VV', 'VH'\]\}, the classifier's inputs are .*\. Export it w",
+        match=r"are for bands \{'s1': \['VV', 'VH'\]\}, expected the classifier's inputs, .*\. Export it w",
     ):
-        export_classifier(classifier, settings, {"s1": inputs(classifier)["s1"]}, ANSWERS, tmp_path / "c", {})
-    twice = Answers("all", ("field", "field", "water"), multi=True)
+        export_classifier(classifier, settings, {"s1": inputs(classifier)["s1"]}, LABEL_SPEC, tmp_path / "c", {})
+    twice = LabelSpec("all", ("field", "field", "water"), multi=True)
     with pytest.raises(
-        ValueError, match=r"has 3 logits, the class names are \['field', 'field', 'water'\]; expected a .*\. Export it"
+        ValueError,
+        match=r"has 3 logits, got the class names \['field', 'field', 'water'\], expected one .*\. Export it",
     ):
         export_classifier(classifier, settings, inputs(classifier), twice, tmp_path / "c", {})
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_edited_or_is_missing_is_an_error_in_three_parts(tmp_path: Path) -> None:
+def test_edited_and_missing_files_are_errors(tmp_path: Path) -> None:
     folder = tmp_path / "classifier"
     export("late", folder)
     config = json.loads((folder / "config.json").read_text())
     edited = {KEY: {**config[KEY], "classes": ["water", "forest; old", "field"]}}
     (folder / "config.json").write_text(json.dumps(edited))
-    with pytest.raises(ValueError, match=r"carry different contracts: one of them was edited .*\. Export the class"):
+    with pytest.raises(ValueError, match=r"have different contracts: one of them was edited .*\. Export the class"):
         load_classifier(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json is no JSON \(Expecting .*, expected a contract. Export the"):
+    with pytest.raises(ValueError, match=r"config.json is not JSON \(Expecting .*, expected a contract. Export the"):
         load_classifier(folder)
     (folder / "config.json").write_text(json.dumps({KEY: {**config[KEY], "contract_version": 9}}))
-    with pytest.raises(ValueError, match=r"has contract version 9, expected 1 at most. Load it with the version of"):
+    with pytest.raises(ValueError, match=r"has contract version 9, expected at most 1. Load it with the version of"):
         load_classifier(folder)
     (folder / "config.json").write_text(json.dumps(config))
     weights = load_file(folder / "model.safetensors")
     header = {"rspretrain": json.dumps(config[KEY])}
     save_file({**weights, "head.bias": torch.zeros(4)}, folder / "model.safetensors", header)
-    with pytest.raises(ValueError, match=r"(?s)does not hold the weights of the network .*head.bias.*\. Export the"):
+    with pytest.raises(ValueError, match=r"(?s)does not match the network of its contract .*head.bias.*\. Export the"):
         load_classifier(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no model.safetensors, expected it beside config.json. Export the cla"):
         load_classifier(folder)
 
 
-def test_other_folders_are_an_error_in_three_parts(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is no exported classifier: it has no config.json. Expected a folder of exp"):
+def test_other_folders_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"is no exported classifier: it has no config.json. Expected the folder of an"
+    ):
         load_classifier(tmp_path)
     export_backbone(resnet("s1", S1), {"s1": Normalise("fixed", S1, "db")}, tmp_path / "s1", {})
-    with pytest.raises(ValueError, match=r"holds an exported backbone, expected a classifier: .*\. Fine-tune one with"):
+    with pytest.raises(
+        ValueError, match=r"contains an exported backbone, expected a classifier: .*\. Fine-tune a classif"
+    ):
         load_classifier(tmp_path / "s1")
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"holds no export of ours, expected a classifier"):
+    with pytest.raises(ValueError, match=r"contains no export of rspretrain, expected a classifier"):
         load_classifier(tmp_path)
 
 

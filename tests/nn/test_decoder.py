@@ -1,4 +1,4 @@
-"""The decoder of masked autoencoders: lightly's numbers, places, patches."""
+"""MAE decoder: equality with lightly, position embeddings, patches."""
 
 import math
 
@@ -12,7 +12,7 @@ from rspretrain.nn.tokens import MaskedViT
 torch.set_num_threads(1)
 
 
-def test_outputs_are_lightlys() -> None:
+def test_outputs_equal_lightly() -> None:
     from lightly.models.modules import MaskedVisionTransformerDecoderTIMM
     from lightly.models.utils import repeat_token, set_at_index
 
@@ -36,7 +36,7 @@ def test_every_parameter_has_a_gradient() -> None:
     assert all(p.grad is not None and p.grad.any() for p in decoder.parameters())
 
 
-def test_sines_are_lightlys_on_a_square_and_rows_and_columns_elsewhere() -> None:
+def test_sines_equal_lightly_on_squares_and_follow_rows_and_columns() -> None:
     from lightly.models.utils import get_2d_sine_cosine_positional_embedding
 
     want = torch.from_numpy(get_2d_sine_cosine_positional_embedding(16, 5, cls_token=False)).float()
@@ -51,7 +51,7 @@ def test_sines_are_lightlys_on_a_square_and_rows_and_columns_elsewhere() -> None
 
 
 @pytest.mark.parametrize("args", [{}, {"reg_tokens": 2}, {"no_embed_class": True}], ids=str)
-def test_a_vits_places_become_fixed_sines(args: dict[str, object]) -> None:
+def test_position_embeddings_of_a_vit_become_fixed_sines(args: dict[str, object]) -> None:
     small = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
     settings = BackboneSettings(name="vit_tiny_patch16_224", args=small | args)
     vit = MaskedViT(create_backbone(settings, "rgb", ("R", "G", "B"), 32))
@@ -62,7 +62,7 @@ def test_a_vits_places_become_fixed_sines(args: dict[str, object]) -> None:
     assert not embedding[0, :-16].any()
 
 
-def test_patches_are_lightlys_and_row_by_row() -> None:
+def test_patches_equal_lightly_in_row_major_order() -> None:
     from lightly.models.utils import patchify as reference
 
     x = torch.randn(2, 3, 12, 12)

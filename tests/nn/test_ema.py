@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from rspretrain.nn.backbones import BackboneSettings, create_backbone
-from rspretrain.nn.ema import TeacherPair, drift_squares, follow_, make_teacher, matched_parameters
+from rspretrain.nn.ema import TeacherPair, drift_squares, ema_update_, make_teacher, paired_parameters
 
 torch.set_num_threads(1)
 
@@ -23,11 +23,11 @@ def moved() -> TeacherPair:
 
 
 def local(one: TeacherPair) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    matched = matched_parameters([one])
-    return [teacher.detach() for _, teacher in matched], [student.detach() for student, _ in matched]
+    pairs = paired_parameters([one])
+    return [teacher.detach() for _, teacher in pairs], [student.detach() for student, _ in pairs]
 
 
-def test_a_teacher_is_a_copy_without_gradients_and_chance() -> None:
+def test_a_teacher_is_a_copy_without_gradients_and_dropout() -> None:
     one = pair()
     assert all(torch.equal(a, b) for a, b in zip(one.student.parameters(), one.teacher.parameters(), strict=True))
     assert not any(a is b for a, b in zip(one.student.parameters(), one.teacher.parameters(), strict=True))
@@ -37,7 +37,7 @@ def test_a_teacher_is_a_copy_without_gradients_and_chance() -> None:
     assert not torch.equal(one.student.train()(x), one.student.train()(x))
 
 
-def test_a_teacher_of_a_network_with_stochastic_depth_draws_nothing() -> None:
+def test_a_teacher_draws_no_random_numbers() -> None:
     args = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3, "proj_drop_rate": 0.5, "attn_drop_rate": 0.5}
     settings = BackboneSettings(name="vit_tiny_patch16_224", drop_path=0.9, args=args)
     student = create_backbone(settings, "s1", ("VV",), 8).train()
@@ -47,58 +47,60 @@ def test_a_teacher_of_a_network_with_stochastic_depth_draws_nothing() -> None:
     assert not torch.equal(student(x), student(x))
 
 
-def test_the_teacher_moves_by_its_share_of_the_way() -> None:
+def test_the_update_is_one_minus_momentum_of_the_difference() -> None:
     one = moved()
     before = [teacher.clone() for teacher in local(one)[0]]
-    follow_(*local(one), 0.9)
+    ema_update_(*local(one), 0.9)
     for old, new in zip(before, local(one)[0], strict=True):
         torch.testing.assert_close(new - old, torch.full_like(old, 0.1), rtol=1e-6, atol=1e-6)
 
 
-def test_momentum_one_stands_still_and_zero_copies() -> None:
+def test_momentum_one_keeps_and_momentum_zero_copies() -> None:
     one = moved()
     before = [teacher.clone() for teacher in local(one)[0]]
-    follow_(*local(one), 1.0)
+    ema_update_(*local(one), 1.0)
     assert all(torch.equal(*both) for both in zip(before, local(one)[0], strict=True))
-    follow_(*local(one), 0.0)
+    ema_update_(*local(one), 0.0)
     assert all(torch.equal(*both) for both in zip(*local(one), strict=True))
 
 
-def test_buffers_are_the_teachers_own() -> None:
+def test_buffers_are_not_averaged() -> None:
     one = pair()
     one.student.train()(torch.randn(16, 4))
-    follow_(*local(one), 0.5)
+    ema_update_(*local(one), 0.5)
     assert torch.equal(one.teacher[1].running_mean, torch.zeros(8))  # type: ignore[index]
     assert not torch.equal(one.student[1].running_mean, torch.zeros(8))  # type: ignore[index]
 
 
 def test_drift_is_relative_to_the_student() -> None:
     one = moved()
-    apart, length = drift_squares(*local(one)).tolist()
+    distance, norm = drift_squares(*local(one)).tolist()
     students = torch.cat([student.flatten() for student in local(one)[1]]).double()
-    assert apart == pytest.approx(students.numel(), rel=1e-6)
-    assert length == pytest.approx(students.square().sum().item(), rel=1e-6)
+    assert distance == pytest.approx(students.numel(), rel=1e-6)
+    assert norm == pytest.approx(students.square().sum().item(), rel=1e-6)
 
 
-def test_what_only_the_student_has_is_left_alone() -> None:
+def test_student_only_parameters_are_skipped() -> None:
     one = pair()
     one.student.register_parameter("mask_token", nn.Parameter(torch.zeros(4)))
-    assert len(matched_parameters([one])) == len(list(one.teacher.parameters())) == 6
+    assert len(paired_parameters([one])) == len(list(one.teacher.parameters())) == 6
 
 
 def test_pairs_that_do_not_match() -> None:
     one = pair()
     one.teacher.register_parameter("extra", nn.Parameter(torch.zeros(4), requires_grad=False))
-    with pytest.raises(ValueError, match=r"Teacher parameter 'extra' has shape \[4\], and its student has none"):
-        matched_parameters([one])
+    with pytest.raises(ValueError, match=r"Teacher parameter 'extra' has shape \[4\], but the student has none"):
+        paired_parameters([one])
     other = pair()
     other.student[3] = nn.Linear(8, 3)  # type: ignore[index]
-    with pytest.raises(ValueError, match=r"'3.weight' has shape \[2, 8\], and its student has one of shape \[3, 8\]"):
-        matched_parameters([other])
+    with pytest.raises(ValueError, match=r"'3.weight' has shape \[2, 8\], but the student has one of shape \[3, 8\]"):
+        paired_parameters([other])
     other = pair()
     other.teacher.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"'0.weight' takes gradients, expected none: it follows its student. Make"):
-        matched_parameters([other])
+    with pytest.raises(
+        ValueError, match=r"'0.weight' requires gradients, expected none: only the EMA changes it. Create"
+    ):
+        paired_parameters([other])
     other = pair()
-    with pytest.raises(ValueError, match=r"in two pairs, so it would move twice a step. List every part once"):
-        matched_parameters([other, TeacherPair(other.student, other.teacher)])
+    with pytest.raises(ValueError, match=r"in two pairs, expected one pair per parameter.* List every module once"):
+        paired_parameters([other, TeacherPair(other.student, other.teacher)])

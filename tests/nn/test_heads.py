@@ -21,12 +21,12 @@ def test_simclr_head_normalises_before_relu() -> None:
     assert head(torch.randn(4, 6)).shape == (4, 3)
 
 
-def test_one_width_is_no_projection() -> None:
-    with pytest.raises(ValueError, match=r"input and an output width: got dims=\[5\]. Give at least two"):
+def test_one_width_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"got dims=\[5\], expected at least two widths. Add an output width"):
         projection_mlp((5,), norm=False)
 
 
-def test_prototype_head_is_the_papers() -> None:
+def test_prototype_head_has_the_papers_layers() -> None:
     head = PrototypeHead(384, 2048, 256, 8192)
     layers = [nn.Linear, nn.GELU, nn.Linear, nn.GELU, nn.Linear]
     assert [type(layer) for layer in head.mlp] == layers
@@ -36,7 +36,7 @@ def test_prototype_head_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_its_last_layer_is_torchs_weight_norm_on_unit_vectors(learned: bool) -> None:
+def test_last_layer_equals_torchs_weight_norm_on_unit_vectors(learned: bool) -> None:
     torch.manual_seed(0)
     head = PrototypeHead(6, 8, 5, 7, learn_lengths=learned)
     last = nn.utils.parametrizations.weight_norm(nn.Linear(5, 7, bias=False))
@@ -52,7 +52,7 @@ def test_its_last_layer_is_torchs_weight_norm_on_unit_vectors(learned: bool) -> 
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_frozen_prototypes_have_gradients_of_zero_and_the_rest_its_own(learned: bool) -> None:
+def test_frozen_prototypes_have_zero_gradients_and_the_rest_is_unchanged(learned: bool) -> None:
     torch.manual_seed(0)
     head, x = PrototypeHead(6, 8, 5, 7, learn_lengths=learned), torch.randn(4, 6)
     head(x).square().sum().backward()
@@ -66,7 +66,7 @@ def test_frozen_prototypes_have_gradients_of_zero_and_the_rest_its_own(learned: 
         assert free[name].any()
 
 
-def test_adamw_leaves_what_a_frozen_head_says_alone() -> None:
+def test_adamw_does_not_change_the_outputs_of_frozen_prototypes() -> None:
     torch.manual_seed(0)
     head, x = PrototypeHead(6, 8, 5, 7), torch.randn(4, 6)
     head.frozen, z = True, head.directions(x).detach()
@@ -75,5 +75,5 @@ def test_adamw_leaves_what_a_frozen_head_says_alone() -> None:
     for _ in range(3):
         head(x).square().sum().backward()
         optimizer.step()
-    torch.testing.assert_close(head.outputs(z).detach(), before, rtol=0, atol=1e-6)  # decay changes lengths only
+    torch.testing.assert_close(head.outputs(z).detach(), before, rtol=0, atol=1e-6)  # weight decay changes lengths only
     assert not torch.allclose(head.directions(x), z)

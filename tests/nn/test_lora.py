@@ -1,4 +1,4 @@
-"""Adapters by peft: which layers have them, how many numbers they are, and what is refused."""
+"""LoRA adapters: adapted layers, parameter counts, merging, errors."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ def num_adapters(backbone: Backbone) -> int:
     return sum(p.numel() for name, p in backbone.named_parameters() if ".lora_" in name)
 
 
-def test_vits_adapt_their_attention() -> None:
+def test_vits_get_adapters_in_attention() -> None:
     backbone = vit()
     assert adapted_layers(backbone) == [f"blocks.{block}.attn.{name}" for block in range(3) for name in ("qkv", "proj")]
     add_adapters_(backbone, rank=4, alpha=8.0)
@@ -35,7 +35,7 @@ def test_vits_adapt_their_attention() -> None:
     assert num_adapters(backbone) == sum(p.numel() for p in backbone.parameters() if p.requires_grad)
 
 
-def test_cnns_adapt_their_convolutions() -> None:
+def test_cnns_get_adapters_in_convolutions() -> None:
     backbone = resnet()
     convs = [part for part in backbone.modules() if isinstance(part, nn.Conv2d)]
     want = sum(4 * (conv.weight[0].numel() + conv.out_channels) for conv in convs)
@@ -44,7 +44,7 @@ def test_cnns_adapt_their_convolutions() -> None:
     assert num_adapters(backbone) == want
 
 
-def test_grouped_convolutions_are_left_out() -> None:
+def test_grouped_convolutions_are_skipped() -> None:
     backbone = resnet("test_efficientnet")
     convs = {name: part for name, part in backbone.model.named_modules() if isinstance(part, nn.Conv2d)}
     names = adapted_layers(backbone)
@@ -52,7 +52,7 @@ def test_grouped_convolutions_are_left_out() -> None:
     assert 0 < len(names) < len(convs)
 
 
-def test_targets_are_ends_of_names() -> None:
+def test_targets_are_name_endings() -> None:
     backbone = vit()
     assert adapted_layers(backbone, ("mlp.fc1",)) == [f"blocks.{block}.mlp.fc1" for block in range(3)]
     assert adapted_layers(backbone, ("1.attn.qkv", "patch_embed.proj")) == ["patch_embed.proj", "blocks.1.attn.qkv"]
@@ -60,17 +60,17 @@ def test_targets_are_ends_of_names() -> None:
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "tune.lora_targets: got ['c1', 'keys'], which no layer of 'vit_base_patch16_224' has, expected ends of the "
-            "names of its Linears and ungrouped convolutions. They end with ['fc1', 'fc2', 'proj', 'qkv']; set "
-            "tune.lora_targets to some."
+            "tune.lora_targets: got ['c1', 'keys'], which match no layer of 'vit_base_patch16_224', expected name "
+            "endings of its Linear layers and ungrouped convolutions. Set tune.lora_targets to some of "
+            "['fc1', 'fc2', 'proj', 'qkv']."
         ),
     ):
         adapted_layers(backbone, ("c1", "qkv", "keys"))
 
 
 @torch.no_grad()
-def test_the_output_is_that_of_the_paper() -> None:
-    """Eq. 3: W x + b + (alpha / r) B A x; for convolutions, too, and after merging."""
+def test_the_output_equals_the_papers_equation() -> None:
+    """Eq. 3: W x + b + (alpha / r) B A x; also for convolutions and after merging."""
     torch.manual_seed(0)
     for backbone, name, x in ((vit(), "blocks.0.attn.qkv", torch.randn(2, 5, 32)), (resnet(), "layer1.0.conv1", None)):
         plain = backbone.model.get_submodule(name)
@@ -86,7 +86,7 @@ def test_the_output_is_that_of_the_paper() -> None:
         torch.testing.assert_close(plain(x), want, rtol=1e-4, atol=1e-4)
 
 
-def test_adapters_may_drop_their_inputs_in_training_only() -> None:
+def test_adapter_dropout_is_active_in_training_only() -> None:
     backbone = vit()
     add_adapters_(backbone, rank=4, alpha=8.0, dropout=0.5)
     for name, parameter in backbone.named_parameters():
@@ -97,11 +97,11 @@ def test_adapters_may_drop_their_inputs_in_training_only() -> None:
     assert torch.equal(backbone.eval()(x), backbone(x))
 
 
-def test_peft_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peft_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    merge_adapters_(vit())  # needs none where there are no adapters
+    merge_adapters_(vit())  # needs no peft without adapters
     with pytest.raises(
-        ValueError, match=r"tune.mode=lora got no peft \(.*\), expected peft >= 0.21 beside this"
+        ValueError, match=r"tune.mode=lora: peft does not import \(.*\), expected peft >= 0.21. Run pip"
     ) as info:
         add_adapters_(vit(), rank=4, alpha=8.0)
     assert "Run pip install 'rspretrain[lora]', or set tune.mode to partial or full." in str(info.value)

@@ -27,12 +27,12 @@ def make(kind: str, dtype: torch.dtype, **options: object) -> nn.Module:
 def data(kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     x, g = torch.randn(2, *SHAPES[kind], dtype=torch.float64).to(dtype).unbind()
-    x = x * 3 + 50  # far from zero: sums of squares would lose float32's digits, Chan's formula does not
+    x = x * 3 + 50  # far from zero, where sums of squares lose float32 digits and Chan's formula does not
     return (x.contiguous(memory_format=torch.channels_last), g) if kind == "2d_last" else (x, g)
 
 
 def two_steps(norm: nn.Module, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Outputs and gradients of the second of two training steps, and the state after them."""
+    """Outputs and gradients of the second of two training steps, and the final state."""
     for scale in (1.0, 1.5):
         norm.zero_grad()
         leaf = (x * scale).requires_grad_()
@@ -43,7 +43,7 @@ def two_steps(norm: nn.Module, x: Tensor, g: Tensor) -> dict[str, Tensor]:
 
 
 def share(kind: str, dtype: torch.dtype, cuts: list[int], options: dict[str, object]) -> dict[str, Tensor]:
-    """One rank's part, whose share of the batch need not equal the others'."""
+    """One rank's part of the batch; parts may differ in size."""
     x, g = (t.tensor_split(cuts)[world.rank()] for t in data(kind, dtype))
     return two_steps(synchronise_norms(make(kind, dtype, **options)), x, g)
 
@@ -96,7 +96,7 @@ def test_bfloat16_input_keeps_float32_statistics() -> None:
     torch.testing.assert_close(torch.cat([part[1] for part in parts]), leaf.grad, rtol=2e-2, atol=2e-2)
 
 
-def test_alone_it_is_batch_norm_bit_for_bit() -> None:
+def test_one_rank_equals_batch_norm_bit_for_bit() -> None:
     for kind in SHAPES:
         plain = two_steps(make(kind, torch.float32), *data(kind, torch.float32))
         ours = two_steps(synchronise_norms(make(kind, torch.float32)), *data(kind, torch.float32))

@@ -1,11 +1,11 @@
-"""Tokens of timm's ViTs: features bit for bit, hidden patches, and backbones that have none."""
+"""Tokens of timm's ViTs: bit-equal features, masked patches, features for probes, unsuitable backbones."""
 
 import pytest
 import torch
 
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
-from rspretrain.nn.tokens import MaskedViT, TokenFeatures, usual_features
+from rspretrain.nn.tokens import MaskedViT, TokenFeatures, default_features
 
 torch.set_num_threads(1)
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -26,7 +26,7 @@ def make(name: str = "vit_tiny_patch16_224", **args: object) -> MaskedViT:
     ],
     ids=lambda args: ",".join(args),
 )
-def test_tokens_are_timms(args: dict[str, object]) -> None:
+def test_tokens_equal_timm(args: dict[str, object]) -> None:
     vit, x = make(**args), torch.randn(2, 3, 32, 32)
     cls, patches = vit(x)
     assert torch.equal(cls, vit.backbone(x))
@@ -37,7 +37,7 @@ def test_tokens_are_timms(args: dict[str, object]) -> None:
     assert torch.equal(same[1], patches)
 
 
-def test_what_is_hidden_is_not_seen_and_what_is_not_is() -> None:
+def test_masked_patches_do_not_reach_the_output_and_others_do() -> None:
     vit, x = make(), torch.randn(1, 3, 32, 32)
     mask = torch.zeros(1, 16, dtype=torch.bool)
     mask[0, 6] = True  # row 1, column 2
@@ -54,7 +54,7 @@ def test_what_is_hidden_is_not_seen_and_what_is_not_is() -> None:
     torch.testing.assert_close(at, torch.ones(24))
 
 
-def test_the_mask_tokens_gradient() -> None:
+def test_the_mask_token_always_has_a_gradient() -> None:
     vit, x = make(), torch.randn(2, 3, 32, 32)
     for hidden in (False, True):
         vit.zero_grad()
@@ -62,7 +62,7 @@ def test_the_mask_tokens_gradient() -> None:
         assert bool(vit.mask_token.grad.any()) is hidden
 
 
-def test_some_tokens_alone() -> None:
+def test_encoding_a_subset_of_tokens() -> None:
     vit, x = make(), torch.randn(2, 3, 32, 32)
     cls, patches = vit.encode(vit.embed(x)[:, [0, 3, 5]])
     assert (cls.shape, patches.shape) == ((2, 24), (2, 2, 24))
@@ -72,11 +72,11 @@ def test_some_tokens_alone() -> None:
     torch.testing.assert_close(found[1][1], vit.encode(vit.embed(x)[1:, [0, 16, 1]])[1][0])
 
 
-def test_a_teacher_without_mask_token_has_the_backbones_parameters_only() -> None:
+def test_without_mask_token_only_the_backbones_parameters_exist() -> None:
     teacher = make_teacher(make())
     teacher.mask_token = None
     assert all(name.startswith("backbone.model.") for name, _ in teacher.named_parameters())
-    with pytest.raises(AssertionError, match="hides nothing"):
+    with pytest.raises(AssertionError, match="cannot mask patches"):
         teacher(torch.randn(1, 3, 32, 32), torch.ones(1, 16, dtype=torch.bool))
 
 
@@ -89,9 +89,11 @@ def test_a_teacher_without_mask_token_has_the_backbones_parameters_only() -> Non
         ("deit_tiny_distilled_patch16_224", {"depth": 1}),
     ],
 )
-def test_other_backbones_are_refused(name: str, args: dict[str, object]) -> None:
+def test_other_backbones_are_errors(name: str, args: dict[str, object]) -> None:
     backbone: Backbone = create_backbone(BackboneSettings(name=name, args=args), "rgb", ("R", "G", "B"), 32)
-    with pytest.raises(ValueError, match=r"is not a plain ViT, expected .*a class token.*Set backbone.name to vit_"):
+    with pytest.raises(
+        ValueError, match=r"is not a plain ViT, expected .*class-token pooling.*Set backbone.name to vit_"
+    ):
         MaskedViT(backbone)
 
 
@@ -121,12 +123,12 @@ def test_features_of_large_vits_are_class_token_and_mean_patch():
     assert features.num_features == 48
 
 
-def test_usual_features_are_ibots():
-    assert usual_features(vit()) == "cls4"
+def test_default_features_follow_ibot():
+    assert default_features(vit()) == "cls4"
     wide = create_backbone(BackboneSettings(name="vit_base_patch16_224", args={"depth": 1}), "rgb", ("R",), 32)
-    assert usual_features(wide) == "cls_patches"
+    assert default_features(wide) == "cls_patches"
 
 
-def test_too_few_blocks_are_refused():
-    with pytest.raises(ValueError, match=r"has 3 blocks, expected four at least for the features cls4. Take cls_patch"):
+def test_too_few_blocks_are_an_error():
+    with pytest.raises(ValueError, match=r"has 3 blocks, expected at least four for the features cls4. Use cls_patch"):
         TokenFeatures(vit(depth=3), "cls4")

@@ -1,4 +1,4 @@
-"""The shim in a process of its own: timm imports after it, and it declares nothing where the operators are real."""
+"""The shim in its own process: timm imports after it, and it declares nothing if the operators load."""
 
 import subprocess
 import sys
@@ -22,5 +22,5 @@ def test_timm_imports_after_the_shim() -> None:
     assert done.stdout == "imported\n", done.stderr
 
 
-def test_twice_is_once() -> None:
+def test_a_second_call_changes_nothing() -> None:
     assert ensure_torchvision() == ensure_torchvision()

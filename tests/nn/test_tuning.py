@@ -1,4 +1,4 @@
-"""What of a classifier trains: exactly what should moves, the rest has no graph, statistics or chance; and how fast."""
+"""Trainable parameters and learning rates: only they change; frozen modules have no graph, statistics or dropout."""
 
 import copy
 import re
@@ -26,7 +26,7 @@ def vit(sensor: str, bands: tuple[str, ...], **args: object) -> Backbone:
 
 
 def resnet(sensor: str, bands: tuple[str, ...]) -> Backbone:
-    # At random, timm's last norm of a branch is 0, and where it is frozen, adapters before it have no gradient.
+    # timm initialises the last norm of a branch to 0; if it is frozen, adapters before it have no gradient.
     return create_backbone(BackboneSettings(name="test_resnet", args={"zero_init_last": False}), sensor, bands, 32)
 
 
@@ -51,7 +51,7 @@ def make(kind: str) -> Classifier:
 
 
 KINDS = ("vit", "resnet", "sct", "late")
-# Of the backbones, with two blocks: by the names in timm's networks, whatever its grouping says.
+# Parameters of the last two blocks, by timm's names and independent of its grouping.
 LAST_TWO = r"model\.(blocks\.[12]|norm|layer[34])\."
 
 
@@ -84,12 +84,12 @@ def should_move(name: str, mode: str) -> bool:
 
 @pytest.mark.parametrize("mode", ["full", "scratch", "linear", "partial", "lora"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_should_moves_and_nothing_else(kind: str, mode: str) -> None:
+def test_exactly_the_trainable_parameters_change(kind: str, mode: str) -> None:
     classifier = tuned(kind, mode=mode, **({"blocks": 2} if mode == "partial" else {})).train()
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     learn_(classifier)
     moved = {name for name, tensor in classifier.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {name for name in before if should_move(name, mode)}  # running statistics are among them
+    assert moved == {name for name in before if should_move(name, mode)}  # including running statistics
     assert {name for name, p in classifier.named_parameters() if p.grad is None} == {
         name for name, _ in classifier.named_parameters() if not should_move(name, mode)
     }
@@ -128,7 +128,7 @@ def test_frozen_backbones_stay_in_eval_mode(kind: str) -> None:
         assert not training_parts(one.eval())
 
 
-def test_frozen_parts_of_a_partial_backbone_stay_in_eval_mode() -> None:
+def test_frozen_modules_of_a_partial_backbone_stay_in_eval_mode() -> None:
     vit_parts = training_parts(tuned("vit", mode="partial").train())
     inside = {name.removeprefix("backbones.s2.model.") for name in vit_parts}
     assert {"blocks", "blocks.2", "blocks.2.attn.attn_drop", "norm"} <= inside
@@ -139,8 +139,8 @@ def test_frozen_parts_of_a_partial_backbone_stay_in_eval_mode() -> None:
     assert not {"bn1", "layer1", "layer3.0.bn1"} & inside
 
 
-def test_what_is_frozen_drops_nothing() -> None:
-    """Stochastic depth of 0.9 and dropouts in train mode, and yet two forwards agree; where all trains they do not."""
+def test_frozen_modules_drop_nothing() -> None:
+    """With stochastic depth 0.9 and dropout in train mode, two forwards agree if all is frozen, else they differ."""
 
     def dropping(mode: str) -> bool:
         torch.manual_seed(0)
@@ -163,7 +163,7 @@ def beit_layer(name: str, depth: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["vit", "sct"])
-def test_layers_of_vits_slow_down_as_beit_counts(kind: str) -> None:
+def test_layer_decay_of_vits_follows_beit(kind: str) -> None:
     classifier = tuned(kind, layer_decay=0.5)
     want = {}
     for name, _ in classifier.named_parameters():
@@ -186,7 +186,7 @@ def test_layers_of_vits_slow_down_as_beit_counts(kind: str) -> None:
         ),
     ],
 )
-def test_stages_of_cnns_slow_down(kind: str, powers: dict[str, int]) -> None:
+def test_layer_decay_of_cnns_counts_stages(kind: str, powers: dict[str, int]) -> None:
     classifier = tuned(kind, layer_decay=0.5, backbone_lr_scale=0.1)
     scales = classifier.lr_scales()
     for name, _ in classifier.backbones["s2"].model.named_parameters():  # type: ignore[union-attr]
@@ -195,8 +195,8 @@ def test_stages_of_cnns_slow_down(kind: str, powers: dict[str, int]) -> None:
     assert not scales
 
 
-def test_backbones_have_a_rate_of_their_own() -> None:
-    """methods.md A.7: two rates; all of the backbones' that trains, and nothing else."""
+def test_backbones_have_their_own_learning_rate() -> None:
+    """All trainable parameters of the backbones, and no others (docs/methods.md, DFC2020 protocol)."""
     for mode in ("full", "partial", "lora", "scratch"):
         classifier = tuned("sct", mode=mode, backbone_lr_scale=3.0)
         trains = {name for name, p in classifier.named_parameters() if p.requires_grad and name.startswith("backbones")}
@@ -229,7 +229,7 @@ def test_merged_adapters_leave_a_plain_classifier(kind: str) -> None:
     assert untouched.backbones.state_dict().keys() == make(kind).backbones.state_dict().keys()
 
 
-def test_merging_a_copy_leaves_the_training_one_alone() -> None:
+def test_merging_a_copy_does_not_change_the_original() -> None:
     classifier = tuned("vit", mode="lora").train()
     names = list(classifier.state_dict())
     merge_(copy.deepcopy(classifier))
@@ -237,7 +237,7 @@ def test_merging_a_copy_leaves_the_training_one_alone() -> None:
     learn_(classifier)
 
 
-def test_merging_nothing_changes_nothing() -> None:
+def test_merging_without_adapters_changes_nothing() -> None:
     classifier = tuned("vit", layer_decay=0.5)
     scales = classifier.lr_scales()
     merge_(classifier)
@@ -245,7 +245,7 @@ def test_merging_nothing_changes_nothing() -> None:
     assert classifier.lr_scales() == scales
 
 
-def test_a_network_without_backbones_trains_as_a_whole() -> None:
+def test_a_classifier_without_backbones_trains_completely() -> None:
     for mode in ("full", "scratch"):
         classifier = tuned("k_branch", mode=mode).train()
         assert all(p.requires_grad for p in classifier.parameters())
@@ -253,8 +253,8 @@ def test_a_network_without_backbones_trains_as_a_whole() -> None:
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "tune.mode: got linear for KBranch, which has no backbone that could be frozen, expected full or scratch. "
-            "Set tune.mode=scratch, or choose a classifier of backbones (linear, sct_fusion)."
+            "tune.mode: got linear for KBranch, which has no backbone to freeze, expected full or scratch. "
+            "Set tune.mode=scratch, or choose a classifier with backbones (linear, sct_fusion)."
         ),
     ):
         tuned("k_branch", mode="linear")
@@ -263,18 +263,18 @@ def test_a_network_without_backbones_trains_as_a_whole() -> None:
             tuned("k_branch", mode=mode)
     with pytest.raises(
         ValueError,
-        match=re.escape("tune.layer_decay: got 0.5 for KBranch, which has no backbone to slow down, expected 1.0."),
+        match=re.escape("tune.layer_decay: got 0.5 for KBranch, which has no backbone, expected 1.0."),
     ):
         tuned("k_branch", layer_decay=0.5)
 
 
-def test_more_blocks_than_there_are() -> None:
+def test_too_many_blocks_are_an_error() -> None:
     assert not tuned("vit", mode="partial", blocks=3).backbones["s2"].model.pos_embed.requires_grad  # type: ignore[union-attr]
     with pytest.raises(
         ValueError,
         match=re.escape(
             "tune.blocks: got 4 for the backbone 's2', expected at most its 3 blocks (vit_base_patch16_224). Set "
-            "tune.blocks=3 or lower, or tune.mode=full."
+            "tune.blocks to 3 or less, or tune.mode=full."
         ),
     ):
         tuned("vit", mode="partial", blocks=4)
@@ -291,19 +291,21 @@ def test_more_blocks_than_there_are() -> None:
         ("full", "lora_targets", ("qkv",)),
     ],
 )
-def test_settings_without_effect(mode: str, name: str, value: object) -> None:
-    with pytest.raises(ValidationError, match=re.escape(f"tune.{name}: got {value} with tune.mode={mode}, expected")):
+def test_settings_without_effect_are_errors(mode: str, name: str, value: object) -> None:
+    with pytest.raises(
+        ValidationError, match=re.escape(f"tune.{name}: got {value} with tune.mode={mode}, where it has no effect")
+    ):
         TuneSettings(**{"mode": mode, name: value})  # type: ignore[arg-type]
 
 
-def test_settings_without_effect_say_what_to_do() -> None:
+def test_settings_without_effect_name_the_remedy() -> None:
     with pytest.raises(
         ValidationError,
         match=re.escape(
-            "tune.layer_decay: got 0.5 with tune.mode=linear, expected it with full: it has no effect elsewhere. Leave "
-            "tune.layer_decay out, or set tune.mode=full."
+            "tune.layer_decay: got 0.5 with tune.mode=linear, where it has no effect; expected mode full. Remove "
+            "tune.layer_decay, or set tune.mode=full."
         ),
     ):
         TuneSettings(mode="linear", layer_decay=0.5)
-    written = TuneSettings(mode="linear").model_dump()  # a resolved file names every setting, and is read again
+    written = TuneSettings(mode="linear").model_dump()  # a resolved file contains every setting and must load
     assert TuneSettings(**written) == TuneSettings(mode="linear")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from rspretrain.batch import Batch
-from rspretrain.nn.ema import follow_, matched_parameters
+from rspretrain.nn.ema import ema_update_, paired_parameters
 from rspretrain.objectives.base import Losses, Objective, Progress
 from rspretrain.rng import sample_seeds
 
@@ -15,14 +15,14 @@ from rspretrain.rng import sample_seeds
 def thirty_steps(objective: Objective, batch_at: Callable[[int], Batch], rate: float) -> Iterator[Losses]:
     """The losses before each of 30 steps of AdamW, of 300 in 10 an epoch; teachers follow."""
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=rate)
-    matched = matched_parameters(objective.teachers())
+    pairs = paired_parameters(objective.teachers())
     for step in range(30):
         objective.prepare(Progress(step, 300, 10))
         result = objective(batch_at(step))
         optimizer.zero_grad()
         result.loss.backward()
         optimizer.step()
-        follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
+        ema_update_([t.detach() for _, t in pairs], [s.detach() for s, _ in pairs], objective.momentum or 0)
         yield result
 
 

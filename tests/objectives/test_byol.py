@@ -10,7 +10,7 @@ from laws import check_objective
 from numpy.typing import NDArray
 
 from rspretrain.nn.backbones import BackboneSettings
-from rspretrain.nn.ema import follow_, matched_parameters
+from rspretrain.nn.ema import ema_update_, paired_parameters
 from rspretrain.nn.torchvision_shim import ensure_torchvision
 from rspretrain.objectives.base import Progress
 from rspretrain.objectives.byol import Byol, ByolSettings, FirstColour, SecondColour, distance
@@ -123,8 +123,8 @@ def test_the_teacher_has_no_gradient_its_own_statistics_and_no_predictor() -> No
         objective.prepare(Progress(step, 10, 10))
         objective(batch_of(np.arange(8) + 8 * step)).loss.backward()
         optimizer.step()
-        matched = matched_parameters(objective.teachers())
-        follow_([t.detach() for _, t in matched], [s.detach() for s, _ in matched], objective.momentum or 0)
+        pairs = paired_parameters(objective.teachers())
+        ema_update_([t.detach() for _, t in pairs], [s.detach() for s, _ in pairs], objective.momentum or 0)
     assert all(p.grad is None and not p.requires_grad for p in objective.teacher.parameters())
     assert all(p.grad is not None for p in (*objective.student.parameters(), *objective.predictor.parameters()))
     ours, theirs = (dict(net.named_buffers()) for net in (objective.student, objective.teacher))

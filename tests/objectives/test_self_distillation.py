@@ -39,7 +39,7 @@ def test_centers_follow_lightlys() -> None:
     torch.manual_seed(0)
     ours, theirs = Center(16, momentum=0.9), Theirs((1, 16), momentum=0.9)
     for outputs in torch.randn(3, 8, 16):
-        ours.follow_(means_over_ranks([outputs])[0])
+        ours.update_(means_over_ranks([outputs])[0])
         theirs.update(outputs)
     torch.testing.assert_close(ours.value, theirs.value[0])
     assert list(ours.state_dict()) == ["value"]

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rspretrain.nn.ema import follow_, matched_parameters
+from rspretrain.nn.ema import ema_update_, paired_parameters
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StrategySettings, propagate_nonfinite
 from rspretrain.strategies.optim import OptimSettings, lr_scales
@@ -109,12 +109,12 @@ def test_scaled_rates_equal_manual_parameter_groups(optimizer, reference):
         if parameter.requires_grad
     ]
     manual = reference(groups, **({"momentum": 0.9} if optimizer == "sgd" else {}))
-    pair = matched_parameters(toy.teachers())
+    pair = paired_parameters(toy.teachers())
     for step in range(4):
         manual.zero_grad()
         toy(samples(step)).loss.backward()
         manual.step()
-        follow_([one for _, one in pair], [one for one, _ in pair], MOMENTUM)
+        ema_update_([one for _, one in pair], [one for one, _ in pair], MOMENTUM)
         single.train_step(samples(step), 1e-3, MOMENTUM)
     for name, value in toy.state_dict().items():
         torch.testing.assert_close(single.objective.state_dict()[name], value, rtol=1e-5, atol=1e-7, msg=name)

@@ -1,4 +1,4 @@
-"""Images of several sensors to logits: one network, one file each."""
+"""Classifiers: images of one or several sensors to logits. One file per network; settings select it by `name`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
@@ -19,7 +19,7 @@ CLASSIFIERS = Registry(
         "sct_fusion": "rspretrain.nn.classifiers.sct_fusion:SctFusion",
     },
 )
-# The section `classifier` of a configuration: the settings of the classifier that `name` chooses.
+# The section `classifier` of a configuration: the settings of the classifier with this `name`.
 ClassifierSection = Annotated[ClassifierSettings, SettingsByName(CLASSIFIERS, default="linear")]
 
 
@@ -29,14 +29,14 @@ def build_classifier(
     num_classes: int,
     bands: Mapping[str, Sequence[str]] | None = None,
 ) -> Classifier:
-    """The classifier that `settings.name` chooses; `bands`: sensor -> its bands, for backbones of several sensors.
+    """Build the classifier `settings.name`. `bands`: sensor -> its bands, required if a backbone has several sensors.
 
-    ValueError as its class says, and for backbones of a classifier without backbones (K-Branch, CA-Conv-BiLSTM).
+    ValueError as in its class, and for backbones given to a classifier without any (K-Branch, CA-Conv-BiLSTM).
     """
     if backbones and settings.own_inputs() is not None:
         raise ValueError(
-            f"The classifier {settings.name!r} got backbones of {[one.sensor for one in backbones]}, expected none: "
-            "its networks are its own and start at random. Leave the backbones out, or set classifier.name to linear."
+            f"The classifier {settings.name!r} got backbones of {[one.sensor for one in backbones]}, expected none, "
+            "because it trains from random weights. Remove the backbones, or set classifier.name to linear."
         )
     make: Callable[..., Classifier] = CLASSIFIERS.find(settings.name)
     return make(settings, backbones, num_classes, bands)

@@ -1,7 +1,7 @@
-"""From the images of one place, by sensor, to a logit for every class.
+"""Base class of classifiers: images of a sample, by sensor, to one logit per class.
 
-A sensor that is missing when somebody predicts is one whose pixels are all 0 after normalisation, which is what
-`drop_sensors` shows a network in training. With standardised bands that is the band's mean.
+At prediction, a missing sensor is replaced by zeros after normalisation, as in training with sensor drop
+(transforms/train_views.py). With standardised bands, 0 is the band's mean.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from rspretrain.nn.backbones import Backbone, frozen_parts
+from rspretrain.nn.backbones import Backbone, frozen_modules
 from rspretrain.registry import NamedSettings
 
 
@@ -20,21 +20,21 @@ class ClassifierSettings(NamedSettings):
     """The section `classifier` of a fine-tuning run; every classifier extends it by its own settings."""
 
     def own_inputs(self) -> dict[str, tuple[str, ...]] | None:
-        """Input -> its bands, of a classifier without backbones. None: the inputs are those of the backbones."""
+        """Input name -> bands, for classifiers without backbones. None: the inputs are those of the backbones."""
         return None
 
 
 class Classifier(nn.Module, ABC):
-    """Name of an input -> [B C px px], normalised, to logits [B K]; an absent input is zeros, all absent an error.
+    """Logits [B K] from input name -> [B C px px], normalised. Missing inputs are zeros; at least one is required.
 
-    Names are sensors', or those of one sensor's groups where a network takes every pixel grid by itself (K-Branch).
-    `backbones` holds the networks that may have been pretrained, by name; whatever else there is, is the head.
-    A subclass is constructed with `(settings, backbones, num_classes, bands)`, as `build_classifier` passes them.
-    `lr_factors`, which nn/tuning.py sets, has the parameters by name that have another learning rate than the head.
+    Inputs are named by sensor, or by group if a network takes each pixel grid of a sensor separately (K-Branch).
+    `backbones`: networks that may be pretrained, by name; all other modules form the head.
+    `lr_factors`: parameter name -> learning-rate factor relative to the head, set by nn/tuning.py.
+    Subclasses take `(settings, backbones, num_classes, bands)`, as `build_classifier` passes them.
     """
 
     Settings: ClassVar[type[ClassifierSettings]] = ClassifierSettings
-    head: nn.Module  # the last layer or layers; active learning takes its input as the features of an image
+    head: nn.Module  # the last layers; active learning uses their input as the features of an image
 
     def __init__(self, bands: Mapping[str, Sequence[str]], px: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
@@ -46,38 +46,38 @@ class Classifier(nn.Module, ABC):
 
     @final
     def lr_scales(self) -> dict[str, float]:
-        """Name of a parameter -> factor on the learning rate; absent ones have 1."""
+        """Parameter name -> factor on the learning rate; 1 for all others."""
         return dict(self.lr_factors)
 
     @final
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but frozen parts of backbones stay in eval mode: their statistics and drops are frozen, too."""
+        """Like torch's, but frozen modules of backbones stay in eval mode, without statistics updates and dropout."""
         super().train(mode)
         for backbone in self.backbones.values():
-            for part in frozen_parts(backbone):  # type: ignore[arg-type]
+            for part in frozen_modules(backbone):  # type: ignore[arg-type]
                 part.eval()
         return self
 
     def forward(self, images: Mapping[str, Tensor]) -> Tensor:
-        """See the class. ValueError where an image is of another shape, of no input, or there is none at all."""
-        return self.classify(self.complete(images))
+        """See the class. ValueError for a wrong shape, an unknown input, or no input."""
+        return self.classify(self.fill_missing(images))
 
     @abstractmethod
     def classify(self, images: dict[str, Tensor]) -> Tensor:
-        """Every input [B C px px] to logits [B K]."""
+        """Logits [B K] from all inputs [B C px px]."""
 
     @final
-    def complete(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every input in the order of `bands`, zeros where it is absent."""
+    def fill_missing(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs in the order of `bands`, zeros for missing ones."""
         if unknown := [name for name in images if name not in self.bands]:
             raise ValueError(
-                f"The classifier got images of {unknown}, expected some of {list(self.bands)}. Leave them out, or "
-                "build a classifier that has these sensors."
+                f"The classifier got images of {unknown}, expected some of {list(self.bands)}. Remove them, or build a "
+                "classifier with these sensors."
             )
         if not images:
             raise ValueError(
                 f"The classifier got images of no sensor, expected at least one of {list(self.bands)}. Give one of "
-                "them; only others may be missing."
+                "them; the others may be missing."
             )
         given = next(iter(images.values()))
         shapes = {name: (len(given), len(bands), self.px[name], self.px[name]) for name, bands in self.bands.items()}
@@ -91,12 +91,12 @@ class Classifier(nn.Module, ABC):
 
 
 def sensors_of(network: str) -> list[str]:
-    """The sensors of a network by its name: "s1+s2" has two, whose bands are stacked in this order."""
+    """Sensors in a network's name: "s1+s2" has two, with bands stacked in this order."""
     return network.split("+")
 
 
-def stack_of(network: str, images: Mapping[str, Tensor]) -> Tensor:
-    """[B C px px] of the network's sensors, one behind the other."""
+def stack_inputs(network: str, images: Mapping[str, Tensor]) -> Tensor:
+    """Concatenate the images [B C px px] of the network's sensors along the channels."""
     parts = [images[sensor] for sensor in sensors_of(network)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -109,15 +109,15 @@ def input_px(backbones: Sequence[Backbone]) -> dict[str, int]:
 def input_bands(
     backbones: Sequence[Backbone], bands: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Sensor -> bands, from the backbones where each has one sensor, else from `bands`, which must agree with them.
+    """Sensor -> bands, from the backbones if each has one sensor, else from `bands`, which must match them.
 
-    ValueError where there is no backbone, a sensor is in two of them, or the bands are not a backbone's channels.
+    ValueError if there is no backbone, a sensor is in two of them, or the bands differ from a backbone's channels.
     """
     sensors = list(chain.from_iterable(sensors_of(backbone.sensor) for backbone in backbones))
     if not sensors or len(set(sensors)) < len(sensors):
         raise ValueError(
             f"The classifier got backbones of {[backbone.sensor for backbone in backbones]}, expected at least one, "
-            "and every sensor in one of them. Give one backbone for each sensor, or one for the stack of all."
+            "and each sensor once. Give one backbone per sensor, or one for the stacked bands of all."
         )
     given = bands or {backbone.sensor: backbone.bands for backbone in backbones}
     found = {sensor: tuple(given.get(sensor, ())) for sensor in sensors}
@@ -125,8 +125,8 @@ def input_bands(
         stacked = tuple(chain.from_iterable(found[sensor] for sensor in sensors_of(backbone.sensor)))
         if stacked != tuple(backbone.bands) or not all(found.values()):
             raise ValueError(
-                f"The backbone {backbone.sensor!r} has the channels {list(backbone.bands)}, the bands by sensor are "
+                f"The backbone {backbone.sensor!r} has the channels {list(backbone.bands)}, got the bands by sensor "
                 f"{ {sensor: list(some) for sensor, some in found.items()} }. Give the bands of each of its sensors, "
-                "in the order of its channels, as its contract's `inputs` list them."
+                "in channel order, as in `inputs` of its contract."
             )
     return found

@@ -1,14 +1,14 @@
-"""CA-Conv-BiLSTM, which K-Branch is compared with: a map for every class, and an LSTM over the classes.
+"""CA-Conv-BiLSTM, the baseline of the K-Branch paper: one attention map per class and an LSTM over the classes.
 
-Hua, Mou, Zhu 2019 (arXiv 1807.11245), by its abstract: a CNN extracts feature maps, a class attention learning layer
-takes class-specific features from them, a bidirectional LSTM models the dependency of classes in both directions. And
-as K-Branch's paper compared it (arXiv 1902.11274, section 3): the CNN is K-Branch's first branch, on all bands in one
-stack with those of 20 and 60 m interpolated cubically; LSTM nodes of 128; a label is decided by the node of its class.
+Hua, Mou, Zhu 2019 (arXiv 1807.11245), from its abstract: a CNN extracts feature maps, a class attention layer computes
+class-specific features, and a bidirectional LSTM models the dependency between classes. From the comparison in
+K-Branch's paper (arXiv 1902.11274, section 3): the CNN is K-Branch's first branch, on the stack of all bands, with the
+20 and 60 m bands interpolated bicubically; 128 LSTM units; each label is decided by the node of its class.
 
-The body of the first paper could not be read. Ours: the class attention is a 1 x 1 convolution to one map a class,
-whose pixels, in a row, are the class's step in the sequence; one Linear reads the labels from all nodes; the image is
-not cut into areas, and the branch has no FC layer; LSTM weights start uniform in [-0.1, 0.1] (K-Branch's paper says
-that the method has a start of its own, not which), all else by Xavier.
+The full first paper was not available. Our choices: class attention is a 1 x 1 convolution to one map per class, whose
+flattened pixels are the class's step in the sequence; one Linear reads the labels from all nodes; the image is not cut
+into areas, and the branch has no fully connected layer; LSTM weights are initialised uniformly in [-0.1, 0.1], because
+K-Branch's paper mentions a special initialisation without giving it, and all others by Xavier.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ FINEST = "s2_10m"
 
 
 class CaConvBilstmSettings(ClassifierSettings, GridSettings):
-    """Class attention on the first branch of K-Branch; `areas` says how large the image is, and nothing else."""
+    """Class attention on the first branch of K-Branch; here `areas` only sets the image size."""
 
     name: str = Field(
         default="ca_conv_bilstm",
@@ -43,7 +43,7 @@ class CaConvBilstmSettings(ClassifierSettings, GridSettings):
 
 @final
 class CaConvBilstm(Classifier):
-    """The groups s2_10m [B 4 120 120], s2_20m [B 6 60 60] and s2_60m [B 2 20 20] to logits [B K]. See Classifier."""
+    """Logits [B K] from the groups s2_10m [B 4 120 120], s2_20m [B 6 60 60] and s2_60m [B 2 20 20]. See Classifier."""
 
     Settings = CaConvBilstmSettings
 
@@ -54,7 +54,7 @@ class CaConvBilstm(Classifier):
         num_classes: int,
         bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`backbones` are none, and `bands` those of the settings."""
+        """`backbones` is empty, and `bands` are those of the settings."""
         super().__init__(settings.bands(), settings.px(), num_classes)
         self.convs, width = convolutions(sum(map(len, self.bands.values())), FINEST, settings.filters)
         self.class_attention = nn.Conv2d(width, num_classes, 1)
@@ -75,8 +75,8 @@ class CaConvBilstm(Classifier):
 
     @torch.no_grad()
     def attention_maps(self, images: dict[str, Tensor]) -> Tensor:
-        """[B K h w]: what every class takes from every place; not normalised."""
-        return self._maps(self.complete(images))
+        """Attention [B K h w] of every class at every location, not normalised."""
+        return self._maps(self.fill_missing(images))
 
     def _maps(self, images: dict[str, Tensor]) -> Tensor:
         px = self.px[FINEST]

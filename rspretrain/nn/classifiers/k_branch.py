@@ -1,17 +1,17 @@
-"""K-Branch CNN, BiLSTM and multi-attention: Sentinel-2 classified without resampling a band.
+"""K-Branch CNN with BiLSTM and multi-attention: classifies Sentinel-2 without resampling bands.
 
-Sumbul, Demir 2019 (arXiv 1902.11274, first version); methods.md E. The image is cut into R local areas of 300 m, each
-in three pixel grids. With psi_r the descriptor of area r by the branches, which all areas share:
+Sumbul, Demir 2019 (arXiv 1902.11274, first version); docs/methods.md, K-Branch CNN-RNN. The image is cut into R local
+areas of 300 m, each in three pixel grids. All areas share the branches; psi_r is the descriptor of area r:
 
     phi_r = [h_forward_r ; h_backward_r]                          LSTM over the areas, row by row, and back
     A     = softmax(W2 tanh(W1 Omega))                            Omega [256 R] has the phi_r as columns; A [T R]
     z     = Wc vec(max(0, Omega A^T)) + bc                        K logits
 
-Where the paper is silent or at odds with itself: 32-64-128-64 filters (it says 32, doubled, then halved, ending with 64
-in all branches; the authors' code of the CNN alone has `released`); pooling, BatchNorm, dropouts and the widths of FC
-layers from that code; six 20 m bands (the paper's list forgets B11 and B12); one LSTM a direction for all areas; the
-softmax over areas, so that each of the T hops is their weighted mean; T = K, W1 with 128 rows.
-`attention: none` is our comparison: A is the identity, so every area keeps a place of its own before the classifier.
+Our choices where the paper is silent or contradictory: 32-64-128-64 filters (the paper: 32, doubled, then halved, 64 at
+the end of all branches; the authors' code, which has the CNN only, is `released`); pooling, BatchNorm, dropout and the
+widths of fully connected layers from that code; six 20 m bands (the paper's list omits B11 and B12); one LSTM per
+direction for all areas; softmax over areas, so each of the T hops is a weighted mean of the areas; T = K; W1 with 128
+rows. `attention: none` is our baseline: A is the identity, so the classifier sees every area separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,22 +26,22 @@ from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings
 from rspretrain.nn.norm import synchronise_norms
 from rspretrain.settings import Settings
 
-SENSOR = "s2"  # whose groups, as BigEarthNet has them, are the inputs
+SENSOR = "s2"  # its groups, in the layout of BigEarthNet, are the inputs
 BANDS_10M = ("B04", "B03", "B02", "B08")
 BANDS_20M = ("B05", "B06", "B07", "B8A", "B11", "B12")
 BANDS_60M = ("B01", "B09")
 AREA_PX = {"s2_10m": 30, "s2_20m": 15, "s2_60m": 5}
 KERNELS = {"s2_10m": (5, 5, 3, 3), "s2_20m": (3, 3, 3, 3), "s2_60m": (2, 2, 2, 2)}
-NUM_POOLED = {"s2_10m": 2, "s2_20m": 1, "s2_60m": 0}  # of the first layers
+NUM_POOLED = {"s2_10m": 2, "s2_20m": 1, "s2_60m": 0}  # number of first layers with pooling
 PAPER_FILTERS = (32, 64, 128, 64)
 RELEASED_FILTERS = {"s2_10m": (32, 32, 64), "s2_20m": (32, 32, 64), "s2_60m": (32, 32, 32)}
-WIDTH = 128  # of branches, of psi, and of the LSTM in each direction
+WIDTH = 128  # width of branches, of psi, and of the LSTM in each direction
 
 Filters = Literal["paper", "released"]
 
 
 class GridSettings(Settings):
-    """Sentinel-2 in its three pixel grids, and the convolutions on them."""
+    """Input of Sentinel-2 in its three pixel grids, and the convolutions."""
 
     filters: Filters = Field(
         default="paper", description="Numbers of convolution filters: those of the paper, or those of the released CNN."
@@ -59,16 +59,16 @@ class GridSettings(Settings):
     )
 
     def bands(self) -> dict[str, tuple[str, ...]]:
-        """Input -> its bands."""
+        """Input name -> bands."""
         return {"s2_10m": BANDS_10M, "s2_20m": self.bands_20m, "s2_60m": BANDS_60M}
 
     def px(self) -> dict[str, int]:
-        """Input -> side of its images in pixels."""
+        """Input name -> side of its images in pixels."""
         return {name: self.areas * px for name, px in AREA_PX.items()}
 
 
 class KBranchSettings(ClassifierSettings, GridSettings):
-    """The K-Branch CNN with what follows it."""
+    """K-Branch CNN, LSTM and attention."""
 
     name: str = Field(default="k_branch", description="K-Branch CNN on the three pixel grids of Sentinel-2.")
     attention: Literal["multi", "none"] = Field(
@@ -90,9 +90,9 @@ class KBranchSettings(ClassifierSettings, GridSettings):
 
 @final
 class KBranch(Classifier):
-    """The groups s2_10m [B 4 120 120], s2_20m [B 6 60 60] and s2_60m [B 2 20 20] to logits [B K]. See Classifier.
+    """Logits [B K] from the groups s2_10m [B 4 120 120], s2_20m [B 6 60 60] and s2_60m [B 2 20 20]. See Classifier.
 
-    Sizes are those of areas = 4. Nothing is pretrained, so `backbones` is empty.
+    Sizes are for areas = 4. Nothing is pretrained, so `backbones` is empty.
     """
 
     Settings = KBranchSettings
@@ -104,7 +104,7 @@ class KBranch(Classifier):
         num_classes: int,
         bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`backbones` are none, and `bands` those of the settings."""
+        """`backbones` is empty, and `bands` are those of the settings."""
         super().__init__(settings.bands(), settings.px(), num_classes)
         self.areas = settings.areas
         self.branches = nn.ModuleDict({name: _branch(name, bands, settings) for name, bands in self.bands.items()})
@@ -121,31 +121,31 @@ class KBranch(Classifier):
 
     def classify(self, images: dict[str, Tensor]) -> Tensor:
         """See Classifier."""
-        omega = self.relate(self.describe(images))
+        omega = self.relate_areas(self.describe_areas(images))
         mixed = torch.relu(self._attend(omega) @ omega)  # [B T 256]
         logits: Tensor = self.head(mixed.flatten(1))
         return logits
 
     @torch.no_grad()
     def attention_maps(self, images: dict[str, Tensor]) -> Tensor:
-        """[B T R]: how much each hop looks at each area, areas row by row; the identity without attention."""
-        omega = self.relate(self.describe(self.complete(images)))
+        """Attention [B T R] of each hop to each area, areas in row-major order; the identity without attention."""
+        omega = self.relate_areas(self.describe_areas(self.fill_missing(images)))
         return self._attend(omega)
 
-    def describe(self, images: dict[str, Tensor]) -> Tensor:
-        """Every input to psi [B R 128]."""
+    def describe_areas(self, images: dict[str, Tensor]) -> Tensor:
+        """Area descriptors psi [B R 128] from all inputs."""
         num = len(next(iter(images.values())))
         parts = [self.branches[name](cut_areas(x, self.areas).flatten(0, 1)) for name, x in images.items()]
         psi: Tensor = self.fusion(torch.cat(parts, dim=1))
         return psi.view(num, self.areas**2, WIDTH)
 
-    def relate(self, psi: Tensor) -> Tensor:
-        """Psi [B R 128] to Omega, transposed: phi [B R 256]."""
+    def relate_areas(self, psi: Tensor) -> Tensor:
+        """LSTM outputs phi [B R 256], Omega transposed, from psi [B R 128]."""
         omega: Tensor = self.lstm(psi)[0]
         return omega
 
     def _attend(self, omega: Tensor) -> Tensor:
-        """Phi [B R 256] to A [B T R]."""
+        """Attention A [B T R] from phi [B R 256]."""
         if self.attention is None:
             eye = torch.eye(omega.shape[1], dtype=omega.dtype, device=omega.device)
             return eye.expand(len(omega), -1, -1)
@@ -155,7 +155,7 @@ class KBranch(Classifier):
 
 @final
 class MultiAttention(nn.Module):
-    """Phi [B R D] to T scores for every area, A [B T R]: softmax(W2 tanh(W1 Omega)), without biases (eq. 3)."""
+    """T attention scores per area, A [B T R] from phi [B R D]: softmax(W2 tanh(W1 Omega)), without biases (eq. 3)."""
 
     def __init__(self, width: int, hidden: int, hops: int, softmax_over: Literal["areas", "hops"]) -> None:
         super().__init__()
@@ -170,21 +170,21 @@ class MultiAttention(nn.Module):
 
 
 def cut_areas(images: Tensor, areas: int) -> Tensor:
-    """[B C P P] to [B R C p p]: areas x areas squares of p = P / areas pixels, row by row."""
+    """Cut [B C P P] into [B R C p p]: areas x areas squares of p = P / areas pixels, in row-major order."""
     num, bands, side, _ = images.shape
     cut = images.reshape(num, bands, areas, side // areas, areas, side // areas)  # [B C rows p columns p]
     return cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 
 def convolutions(channels: int, name: str, filters: Filters) -> tuple[nn.Sequential, int]:
-    """The convolutions of an input's branch, which keep the size but where they pool; and their filters at the end.
+    """The convolutions of an input's branch, [B C P P] to [B F p p], and F.
 
-    [B C P P] to [B F p p]: Conv, BatchNorm, ReLU, in the first layers a maximum over 2 x 2, dropout 0.25.
+    Each layer: Conv with padding "same", BatchNorm, ReLU, 2 x 2 max pooling (first layers only), dropout 0.25.
     """
     sizes = PAPER_FILTERS if filters == "paper" else RELEASED_FILTERS[name]
     layers: list[nn.Module] = []
     for level, (width, kernel) in enumerate(zip(sizes, KERNELS[name], strict=False)):
-        # As padding="same" and TensorFlow pad, by 0 before and 1 after where a kernel is even: but torch warns of that.
+        # Equals padding="same", also in TensorFlow: 0 before and 1 after for an even kernel. torch's own "same" warns.
         before, after = (kernel - 1) // 2, kernel // 2
         layers += [nn.ZeroPad2d((before, after, before, after)), nn.Conv2d(channels, width, kernel)]
         layers += [nn.BatchNorm2d(width), nn.ReLU()]
@@ -195,7 +195,7 @@ def convolutions(channels: int, name: str, filters: Filters) -> tuple[nn.Sequent
 
 
 def _branch(name: str, bands: tuple[str, ...], settings: GridSettings) -> nn.Sequential:
-    """An area [B C p p] to its descriptor [B 128] in one grid."""
+    """The branch of one grid: an area [B C p p] to a descriptor [B 128]."""
     convs, width = convolutions(len(bands), name, settings.filters)
     side = AREA_PX[name] >> NUM_POOLED[name]
     return nn.Sequential(convs, nn.Flatten(), *_dense(width * side * side, 0.5))
@@ -207,7 +207,7 @@ def _dense(width: int, dropout: float) -> list[nn.Module]:
 
 @torch.no_grad()
 def xavier_(module: nn.Module) -> None:
-    """Glorot's uniform weights and zero biases for every layer that has some; in LSTMs every gate by itself."""
+    """Initialise weights by Glorot (uniform) and biases by zero; in LSTMs each gate separately."""
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(part.weight)

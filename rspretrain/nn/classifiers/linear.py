@@ -1,4 +1,4 @@
-"""The plainest classifier: one Linear on pooled features. Single sensors, early fusion and late fusion are all this."""
+"""Linear classifier on pooled features, for single sensors, early fusion and late fusion."""
 
 from collections.abc import Mapping, Sequence
 from typing import final
@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone
-from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings, input_bands, input_px, stack_of
+from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings, input_bands, input_px, stack_inputs
 from rspretrain.nn.norm import synchronise_norms
 
 
@@ -20,10 +20,10 @@ class LinearSettings(ClassifierSettings):
 
 @final
 class LinearClassifier(Classifier):
-    """The pooled features of one or several backbones, one behind the other, to one Linear (methods.md A.6, A.7).
+    """One Linear on the concatenated pooled features of one or several backbones (docs/methods.md, Linear classifier).
 
-    One backbone of one sensor: a single-sensor classifier (OnlySen-1, OnlySen-2). One of several sensors, "s1+s2":
-    early fusion. Several: late fusion, concat(I1, I2) -> Linear(2D, K). The seeds name no mean of logits.
+    One backbone with one sensor: a single-sensor classifier. One backbone with several sensors, "s1+s2": early fusion.
+    Several backbones: late fusion, concat(I1, I2) -> Linear(2D, K). None of the papers averages logits.
     """
 
     Settings = LinearSettings
@@ -35,7 +35,7 @@ class LinearClassifier(Classifier):
         num_classes: int,
         bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`bands`: sensor -> its bands, needed where a backbone takes several; ValueError as `input_bands` says."""
+        """`bands`: sensor -> its bands, required if a backbone has several sensors. ValueError as in `input_bands`."""
         super().__init__(input_bands(backbones, bands), input_px(backbones), num_classes)
         self.backbones.update({backbone.sensor: backbone for backbone in backbones})
         self.head = nn.Linear(sum(backbone.num_features for backbone in backbones), num_classes)
@@ -47,5 +47,5 @@ class LinearClassifier(Classifier):
         return logits
 
     def features(self, images: dict[str, Tensor]) -> Tensor:
-        """Every input to [B D], D over all backbones."""
-        return torch.cat([one(stack_of(name, images)) for name, one in self.backbones.items()], dim=1)
+        """Concatenated features [B D] of all backbones."""
+        return torch.cat([one(stack_inputs(name, images)) for name, one in self.backbones.items()], dim=1)

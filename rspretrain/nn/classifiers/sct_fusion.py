@@ -1,18 +1,20 @@
-"""SCT Fusion: one ViT a sensor, whose class tokens are fused after every block and given back to all of them.
+"""SCT Fusion: one ViT per sensor; after every block the class tokens are fused, and all ViTs continue with the result.
 
-Hoffmann, Clasen, Demir 2023 (arXiv 2306.01523), eq. 1; methods.md D.3. Z^j: sensor j's tokens, Z^j_0 its class token.
+Hoffmann, Clasen, Demir 2023 (arXiv 2306.01523), eq. 1; docs/methods.md, SCT Fusion. Z^j: tokens of sensor j, Z^j_0 its
+class token.
 
     Z^j = [cls^j ; patches^j] + pos^j                   for every sensor j of N
     for l = 1 … depth:
-        Z^j   <- Block_l^j(Z^j)                         timm's own blocks, own weights a sensor
+        Z^j   <- Block_l^j(Z^j)                         timm's blocks, separate weights per sensor
         c     =  W_l [Z^1_0 ; … ; Z^N_0] + b_l          Linear(N D -> D)
-        Z^j_0 <- c                                      patch tokens untouched
+        Z^j_0 <- c                                      patch tokens stay
     logits = Linear(D, K)(LayerNorm(c))
 
-Ours, where the paper is silent: every block has a fusion of its own (it writes one W and says that the process is
-repeated; `share_fusion` is the other reading); W_l starts as [I/N … I/N], the mean; the one final LayerNorm, on c,
-starts as the mean of the backbones' own. So one sensor alone is timm's ViT, bit for bit. The class token comes first,
-as in timm; the paper appends it, which attention cannot tell. The order of the sensors is that of the backbones.
+Our choices where the paper is silent: every block has its own fusion (the paper writes one W and repeats the process;
+`share_fusion` is the other reading); W_l is initialised to [I/N … I/N], the mean; the single final LayerNorm, on c, is
+initialised to the mean of the backbones' norms. With one sensor the result equals timm's ViT bit for bit. The class
+token comes first, as in timm; the paper appends it, which makes no difference to attention. Sensors are in the order of
+the backbones.
 """
 
 import copy
@@ -24,11 +26,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rspretrain.nn.backbones import Backbone, is_plain_vit, with_drop_path
-from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings, input_bands, input_px, stack_of
+from rspretrain.nn.classifiers.base import Classifier, ClassifierSettings, input_bands, input_px, stack_inputs
 
 
 class SctSettings(ClassifierSettings):
-    """How class tokens are fused; the ViTs have settings of their own."""
+    """Fusion of class tokens; the ViTs have their own settings."""
 
     name: str = Field(default="sct_fusion", description="SCT Fusion: one ViT per sensor with fused class tokens.")
     share_fusion: bool = Field(
@@ -48,11 +50,10 @@ class SctSettings(ClassifierSettings):
 
 @final
 class SctFusion(Classifier):
-    """Any number of ViTs of one width and depth, each with its own sensor, bands, patch, heads and px. See Classifier.
+    """Any number of ViTs of equal width and depth; sensor, bands, patch, heads and px may differ. See Classifier.
 
-    The backbones, fresh from `create_backbone` or loaded with pretrained weights, are copied, not changed. The copies
-    in `self.backbones` have no final norm and are not for export.
-    ValueError where one is no plain ViT, or widths or depths differ; and see `input_bands`.
+    The backbones, random or pretrained, are copied and not changed. The copies in `self.backbones` have no final norm
+    and are not for export. ValueError if one is no plain ViT, or widths or depths differ, and as in `input_bands`.
     """
 
     Settings = SctSettings
@@ -64,13 +65,13 @@ class SctFusion(Classifier):
         num_classes: int,
         bands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`bands`: sensor -> its bands, needed where a backbone takes several sensors."""
+        """`bands`: sensor -> its bands, required if a backbone has several sensors."""
         super().__init__(input_bands(backbones, bands), input_px(backbones), num_classes)
         width, depth = _common_shape(backbones)
         self.backbones.update({one.sensor: with_drop_path(one, settings.drop_path) for one in backbones})
         self.norm = _mean_norm([vit.norm for vit in self._vits])
         for vit in self._vits:
-            vit.norm = nn.Identity()  # would have no gradient, which DDP does not forgive
+            vit.norm = nn.Identity()  # an unused norm has no gradient, which is an error under DDP
         num_fusions = 1 if settings.share_fusion else depth
         self.fusions = nn.ModuleList(nn.Linear(len(backbones) * width, width) for _ in range(num_fusions))
         if settings.fusion_init == "mean":
@@ -89,19 +90,19 @@ class SctFusion(Classifier):
         return logits
 
     def fuse(self, images: dict[str, Tensor]) -> Tensor:
-        """Every input to the last synchronised class token [B D], before the final norm."""
+        """The last fused class token [B D], before the final norm."""
         vits = self._vits
-        tokens = [_embed(vit, stack_of(name, images)) for name, vit in zip(self.backbones, vits, strict=True)]
+        tokens = [_embed(vit, stack_inputs(name, images)) for name, vit in zip(self.backbones, vits, strict=True)]
         for level in range(self.depth):
             tokens = [vit.blocks[level](z) for vit, z in zip(vits, tokens, strict=True)]
-            fusion = self.fusions[level % len(self.fusions)]  # one or one for each
+            fusion = self.fusions[level % len(self.fusions)]  # one for all blocks, or one per block
             fused = fusion(torch.cat([z[:, 0] for z in tokens], dim=1))  # [B D]
             tokens = [torch.cat([fused[:, None], z[:, 1:]], dim=1) for z in tokens]
         return tokens[0][:, 0]
 
 
 def _embed(vit: Any, x: Tensor) -> Tensor:
-    """[B C px px] to tokens [B 1+N D] with positions, the class token first."""
+    """Tokens [B 1+N D] with positions, the class token first, of x [B C px px]."""
     tokens: Tensor = vit.norm_pre(vit._pos_embed(vit.patch_embed(x)))
     return tokens
 
@@ -112,14 +113,14 @@ def _common_shape(backbones: Sequence[Backbone]) -> tuple[int, int]:
         if not is_plain_vit(backbone.model):
             raise ValueError(
                 f"SCT Fusion got the backbone {backbone.architecture!r} with {backbone.model_args} for "
-                f"{backbone.sensor!r}, expected a plain ViT of timm whose class token is pooled. Set backbone.name to "
-                "vit_sct, or pretrain one with it."
+                f"{backbone.sensor!r}, expected a plain timm ViT with class-token pooling. Set backbone.name to "
+                "vit_sct, or pretrain a backbone with it."
             )
     shapes = {one.sensor: (one.num_features, len(one.model.blocks)) for one in backbones}  # type: ignore[arg-type]
     if len(set(shapes.values())) > 1:
         raise ValueError(
-            f"SCT Fusion got ViTs of (width, depth) {shapes}, expected the same of all: class tokens are exchanged "
-            "after every block. Patch size, heads and px may differ; set embed_dim and depth in backbone.args alike."
+            f"SCT Fusion got ViTs of (width, depth) {shapes}, expected equal values: class tokens are fused after "
+            "every block. Patch size, heads and px may differ; set the same embed_dim and depth in backbone.args."
         )
     return next(iter(shapes.values()))
 

@@ -1,4 +1,4 @@
-"""A classifier of two sensors, early and late, and images for it."""
+"""Classifiers for two sensors, early and late fusion, and images for them."""
 
 import torch
 

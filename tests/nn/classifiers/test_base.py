@@ -1,4 +1,4 @@
-"""What is given to a classifier, missing and wrong."""
+"""Missing and invalid inputs of classifiers."""
 
 import pytest
 import torch
@@ -15,10 +15,10 @@ def test_a_missing_sensor_is_zeros(make) -> None:
     assert torch.equal(model({"s2": given["s2"]}), model({**given, "s1": torch.zeros(3, 2, 32, 32)}))
 
 
-def test_wrong_images_are_errors_in_three_parts() -> None:
+def test_invalid_images_are_errors() -> None:
     model, given = late(), images()
     with pytest.raises(
-        ValueError, match=r"got images of \['s3'\], expected some of \['s1', 's2'\]. Leave them out, or build a class"
+        ValueError, match=r"got images of \['s3'\], expected some of \['s1', 's2'\]. Remove them, or build a class"
     ):
         model({**given, "s3": given["s1"]})
     with pytest.raises(
@@ -34,20 +34,18 @@ def test_wrong_images_are_errors_in_three_parts() -> None:
         model({**given, "s2": given["s2"][:2]})
 
 
-def test_wrong_backbones_are_errors_in_three_parts() -> None:
+def test_invalid_backbones_are_errors() -> None:
     with pytest.raises(
-        ValueError, match=r"got backbones of \['s1', 's1'\], expected at least one, and every .* Give one b"
+        ValueError, match=r"got backbones of \['s1', 's1'\], expected at least one, and each .* Give one b"
     ):
         LinearClassifier(LinearSettings(), [resnet("s1", S1), resnet("s1", S1)], 5)
     with pytest.raises(ValueError, match=r"got backbones of \[\], expected at least one"):
         LinearClassifier(LinearSettings(), [], 5)
     with pytest.raises(
         ValueError,
-        match=r"'s1\+s2' has the channels \['VV', 'VH', 'B04', 'B03', 'B02'\], the bands by sensor are "
-        r"\{'s1': \[\], 's2': \[\]\}. Give the bands of each of its sensors, in the order",
+        match=r"'s1\+s2' has the channels \['VV', 'VH', 'B04', 'B03', 'B02'\], got the bands by sensor "
+        r"\{'s1': \[\], 's2': \[\]\}. Give the bands of each of its sensors, in channel order",
     ):
         LinearClassifier(LinearSettings(), [resnet("s1+s2", S1 + S2)], 5)
-    with pytest.raises(
-        ValueError, match=r"by sensor are \{'s1': \['VV', 'VH'\], 's2': \['B02', 'B03', 'B04'\]\}. Give"
-    ):
+    with pytest.raises(ValueError, match=r"by sensor \{'s1': \['VV', 'VH'\], 's2': \['B02', 'B03', 'B04'\]\}. Give"):
         LinearClassifier(LinearSettings(), [resnet("s1+s2", S1 + S2)], 5, {"s1": S1, "s2": S2[::-1]})

@@ -1,4 +1,4 @@
-"""CA-Conv-BiLSTM: a map a class, a step a class, and the bands in one stack."""
+"""CA-Conv-BiLSTM: one map and one step per class, all bands in one stack."""
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ def test_a_map_and_a_step_for_every_class() -> None:
     assert model(given).shape == (1, 43)
 
 
-def test_logits_written_out() -> None:
+def test_logits_equal_the_equations() -> None:
     model, given = make().eval(), images()
     up = [
         F.interpolate(given[name], scale_factor=scale, mode="bicubic") for name, scale in (("s2_20m", 2), ("s2_60m", 6))
@@ -40,7 +40,7 @@ def test_logits_written_out() -> None:
     torch.testing.assert_close(model(given), want, rtol=1e-4, atol=1e-5)
 
 
-def test_classes_see_each_other_in_both_directions() -> None:
+def test_classes_influence_each_other_in_both_directions() -> None:
     model = make().eval()
     maps = torch.randn(1, 5, 49, requires_grad=True)
     for label in (0, 2, 4):
@@ -48,11 +48,11 @@ def test_classes_see_each_other_in_both_directions() -> None:
         assert (grad.abs().sum(dim=2) > 0).all()
 
 
-def test_the_lstm_starts_by_its_own_rule() -> None:
+def test_the_lstm_has_its_own_initialisation() -> None:
     for name, parameter in make().lstm.named_parameters():
         bound = 0.0 if name.startswith("bias") else 0.1
         assert 0.99 * bound <= parameter.abs().max() <= bound
 
 
-def test_law_8() -> None:
+def test_learns_16_samples() -> None:
     check_classifier(make, images, steps=60)

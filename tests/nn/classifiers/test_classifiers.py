@@ -30,8 +30,8 @@ def test_names_choose_the_network() -> None:
     assert isinstance(build_classifier(settings(name="ca_conv_bilstm", areas=1), [], 4), CaConvBilstm)
 
 
-def test_backbones_of_a_network_that_takes_none_are_an_error_in_three_parts() -> None:
+def test_backbones_for_a_classifier_without_backbones_are_an_error() -> None:
     with pytest.raises(
-        ValueError, match=r"'k_branch' got backbones of \['s2'\], expected none: .*\. Leave the backbones out, or set"
+        ValueError, match=r"'k_branch' got backbones of \['s2'\], expected none, .*\. Remove the backbones, or set"
     ):
         build_classifier(settings(name="k_branch"), [resnet("s2", S2)], 4)

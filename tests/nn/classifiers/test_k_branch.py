@@ -1,4 +1,4 @@
-"""K-Branch: published sizes, the equations written out, and what its attention does to areas."""
+"""K-Branch: published sizes, equality with the equations, and attention to areas."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_parameters_of_the_paper_s_sizes() -> None:
+def test_parameters_have_the_papers_sizes() -> None:
     model = make(43, areas=4)
     assert [count(branch) for branch in model.branches.values()] == [604_512, 570_272, 280_032]
     assert count(model.branches) == 1_454_816
@@ -51,7 +51,7 @@ def test_branches_end_in_the_published_sizes() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-def test_convolutions_pad_as_same_does() -> None:
+def test_convolutions_pad_like_same() -> None:
     given = images()
     for name, branch in make().branches.items():
         pad, conv = branch[0][0], branch[0][1]  # type: ignore[index]
@@ -65,7 +65,7 @@ def test_logits_and_maps_of_a_whole_image() -> None:
     assert model.attention_maps(given).shape == (1, 43, 16)
 
 
-def test_areas_come_row_by_row_and_cover_the_same_ground() -> None:
+def test_areas_are_in_row_major_order_and_cover_the_same_ground_in_all_grids() -> None:
     for px in (30, 15, 5):
         ground = torch.arange(16.0).view(1, 1, 4, 4).repeat_interleave(px, 2).repeat_interleave(px, 3)
         areas = cut_areas(ground, 4)
@@ -75,7 +75,7 @@ def test_areas_come_row_by_row_and_cover_the_same_ground() -> None:
     assert torch.equal(cut_areas(x, 4)[:, 6], x[:, :, 5:10, 10:15])
 
 
-def test_lstm_is_the_four_equations_in_both_directions() -> None:
+def test_lstm_equals_the_four_equations_in_both_directions() -> None:
     lstm, psi = make().lstm, torch.randn(1, 3, 128)
     for bias in (lstm.bias_ih_l0, lstm.bias_hh_l0_reverse):
         nn.init.normal_(bias)
@@ -89,9 +89,9 @@ def test_lstm_is_the_four_equations_in_both_directions() -> None:
             torch.testing.assert_close(lstm(psi)[0][0, r, part], h, rtol=1e-4, atol=1e-5)
 
 
-def test_logits_are_the_equations_written_out() -> None:
+def test_logits_equal_the_equations() -> None:
     model, given = make(hops=7).eval(), images()
-    omega = model.relate(model.describe(given)).transpose(1, 2)  # [B 256 R]
+    omega = model.relate_areas(model.describe_areas(given)).transpose(1, 2)  # [B 256 R]
     w1, w2 = model.attention.first.weight, model.attention.second.weight
     a = torch.softmax(w2 @ torch.tanh(w1 @ omega), dim=2)  # [B T R]
     psi = (omega @ a.transpose(1, 2)).clamp(min=0)  # [B 256 T]
@@ -99,7 +99,7 @@ def test_logits_are_the_equations_written_out() -> None:
     want = psi.transpose(1, 2).flatten(1) @ linear.weight.T + linear.bias
     torch.testing.assert_close(model(given), want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.attention_maps(given), a)
-    assert (omega @ a.transpose(1, 2) < 0).any()  # so that max(0, .) does something
+    assert (omega @ a.transpose(1, 2) < 0).any()  # so that max(0, .) has an effect
 
 
 def test_attention_sums_to_one_over_areas_or_hops() -> None:
@@ -108,32 +108,32 @@ def test_attention_sums_to_one_over_areas_or_hops() -> None:
     torch.testing.assert_close(make(hops=7, softmax_over="hops").attention_maps(given).sum(dim=1), torch.ones(3, 4))
 
 
-def test_order_of_areas_matters_to_the_lstm_and_to_nothing_after_it() -> None:
+def test_only_the_lstm_depends_on_the_order_of_areas() -> None:
     model, order = make().eval(), torch.tensor([2, 0, 3, 1])
-    psi = model.describe(images())
-    omega = model.relate(psi)
-    assert not torch.allclose(model.relate(psi[:, order]), omega[:, order], atol=1e-4)
+    psi = model.describe_areas(images())
+    omega = model.relate_areas(psi)
+    assert not torch.allclose(model.relate_areas(psi[:, order]), omega[:, order], atol=1e-4)
     moved = omega[:, order]
     torch.testing.assert_close(model._attend(moved) @ moved, model._attend(omega) @ omega, rtol=1e-4, atol=1e-5)
 
 
 def test_areas_of_a_constant_image_differ_by_their_neighbours_only() -> None:
     model = make().eval()
-    psi = model.describe({name: torch.ones_like(x) for name, x in images().items()})
+    psi = model.describe_areas({name: torch.ones_like(x) for name, x in images().items()})
     torch.testing.assert_close(psi, psi[:, :1].expand_as(psi))
-    phi = model.relate(psi)
+    phi = model.relate_areas(psi)
     assert (phi[:, 0] - phi[:, 1]).abs().max() > 1e-3
 
 
-def test_without_attention_every_area_stands_for_itself() -> None:
+def test_without_attention_every_area_is_separate() -> None:
     model, given = without_attention().eval(), images()
     assert torch.equal(model.attention_maps(given), torch.eye(4).expand(3, 4, 4))
-    omega = model.relate(model.describe(given))
+    omega = model.relate_areas(model.describe_areas(given))
     torch.testing.assert_close(model(given), model.head(omega.relu().flatten(1)))
     assert not any(name.startswith("attention") for name, _ in model.named_parameters())
 
 
-def test_starts_by_xavier_with_zero_biases() -> None:
+def test_initialisation_is_xavier_with_zero_biases() -> None:
     model = make()
     for name, parameter in model.lstm.named_parameters():
         bound = 0.0 if name.startswith("bias") else (6 / 256) ** 0.5  # a gate is 128 x 128
@@ -144,13 +144,13 @@ def test_starts_by_xavier_with_zero_biases() -> None:
             assert not part.bias.any()
 
 
-def test_norms_see_the_global_batch() -> None:
+def test_norms_are_synchronised() -> None:
     norms = {type(part) for part in make().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)}
     assert norms == {SyncBatchNorm}
 
 
 @pytest.mark.parametrize("build", [make, without_attention])
-def test_law_8(build) -> None:
+def test_learns_16_samples(build) -> None:
     check_classifier(build, images, steps=15)
 
 

@@ -1,4 +1,4 @@
-"""SCT Fusion: the published parameter counts, timm's ViT where there is one sensor, and what a class token carries."""
+"""SCT Fusion: published parameter counts, equality with timm's ViT for one sensor and with the equations."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def vit(sensor: str, bands: tuple[str, ...], px: int = 120, **args: object) -> B
 
 
 def small(seed: int = 0, **settings: object) -> SctFusion:
-    """Two sensors of different patch, heads and px."""
+    """Two sensors with different patch size, heads and px."""
     torch.manual_seed(seed)
     s1 = vit("s1", S1, 16, **SMALL)
     s2 = vit("s2", S2, 24, **{**SMALL, "num_heads": 4, "patch_size": 6})
@@ -42,7 +42,7 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_parameters_of_the_paper_s_sizes() -> None:
+def test_parameters_have_the_papers_sizes() -> None:
     s1, s2 = vit("s1", S1), vit("s2", S2)
     model = SctFusion(SctSettings(), [s1, s2], 19)
     assert count(model) == 14_417_683
@@ -56,7 +56,7 @@ def test_parameters_of_the_paper_s_sizes() -> None:
     assert model({"s1": torch.randn(1, 2, 120, 120), "s2": torch.randn(1, 10, 120, 120)}).shape == (1, 19)
 
 
-def test_any_number_of_sensors_and_stacks_of_them() -> None:
+def test_any_number_of_sensors_and_stacked_sensors() -> None:
     names = {"s1": S1, "s2": ("B02",), "rgb": ("R", "G", "B")}
     alone = [vit(sensor, bands, 16, **SMALL) for sensor, bands in names.items()]
     stacked = [vit("s1+s2", (*S1, "B02"), 16, **SMALL), alone[2]]
@@ -68,7 +68,7 @@ def test_any_number_of_sensors_and_stacks_of_them() -> None:
 
 
 @pytest.mark.parametrize("args", [{}, {"reg_tokens": 2, "no_embed_class": True}], ids=str)
-def test_one_sensor_is_timms_vit_bit_for_bit(args: dict[str, object]) -> None:
+def test_one_sensor_equals_timms_vit_bit_for_bit(args: dict[str, object]) -> None:
     backbone = vit("s2", S2, 60, **args)
     nn.init.normal_(backbone.model.norm.weight)  # type: ignore[union-attr, arg-type]
     nn.init.normal_(backbone.model.norm.bias)  # type: ignore[union-attr, arg-type]
@@ -80,7 +80,7 @@ def test_one_sensor_is_timms_vit_bit_for_bit(args: dict[str, object]) -> None:
     assert torch.equal(model({"s2": x}), whole(x))
 
 
-def test_equals_the_equations_written_out() -> None:
+def test_equals_the_equations() -> None:
     model, given = small(fusion_init="default").eval(), images()
     vits = [model.backbones[name].model for name in ("s1", "s2")]
     z = []
@@ -96,7 +96,7 @@ def test_equals_the_equations_written_out() -> None:
     torch.testing.assert_close(model(given), model.head(model.norm(c)), rtol=1e-4, atol=1e-5)
 
 
-def test_fusion_starts_as_the_mean_or_as_torch_does() -> None:
+def test_fusion_is_initialised_to_the_mean_or_by_torch() -> None:
     fusion = small().fusions[1]
     tokens = torch.randn(2, 4, 32)
     torch.testing.assert_close(fusion(torch.cat(list(tokens), dim=1)), tokens.mean(dim=0))
@@ -111,8 +111,8 @@ def test_shared_fusion_is_one_layer_used_after_every_block() -> None:
     assert (len(model.fusions), len(calls)) == (1, 3)
 
 
-def test_patches_of_a_sensor_may_come_in_any_order() -> None:
-    """Together with their positions: attention is a set's, and only class tokens are exchanged."""
+def test_the_order_of_patches_does_not_matter() -> None:
+    """If positions move along: attention is permutation-invariant, and only class tokens are exchanged."""
     model, given = small().eval(), images()
     want = model(given)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
@@ -134,7 +134,7 @@ def test_a_missing_sensor_is_zeros() -> None:
     assert not torch.allclose(alone, model(given))
 
 
-def test_stochastic_depth_rises_linearly_and_is_each_sensor_s_own() -> None:
+def test_stochastic_depth_rises_linearly_and_is_drawn_per_sensor() -> None:
     torch.manual_seed(0)
     model = SctFusion(SctSettings(), [vit("s1", S1, 30, drop_path_rate=0.9), vit("s2", S2, 30)], 2)
     for backbone in model.backbones.values():
@@ -145,7 +145,7 @@ def test_stochastic_depth_rises_linearly_and_is_each_sensor_s_own() -> None:
     assert torch.equal(off.train()(x), off.eval()(x))
 
 
-def test_starts_from_exports_and_leaves_them_as_they_are(tmp_path: Path) -> None:
+def test_pretrained_backbones_are_loaded_and_not_changed(tmp_path: Path) -> None:
     made = vit("s1", S1, 16, **SMALL)
     nn.init.normal_(made.model.norm.weight)  # type: ignore[union-attr, arg-type]
     export_backbone(made, {"s1": Normalise("bigearthnet", S1, "db")}, tmp_path / "s1", {})
@@ -160,15 +160,15 @@ def test_starts_from_exports_and_leaves_them_as_they_are(tmp_path: Path) -> None
     assert torch.equal(loaded.eval()(x), made.eval()(x))
 
 
-def test_law_8() -> None:
+def test_learns_16_samples() -> None:
     check_classifier(small, images)
 
 
-def test_errors_in_three_parts() -> None:
+def test_invalid_backbones_are_errors() -> None:
     s1, s2 = vit("s1", S1, 16, **SMALL), vit("s2", S2, 16, **{**SMALL, "depth": 2})
     with pytest.raises(
         ValueError,
-        match=r"got ViTs of \(width, depth\) \{'s1': \(32, 3\), 's2': \(32, 2\)\}, expected the .*: .* set embed",
+        match=r"got ViTs of \(width, depth\) \{'s1': \(32, 3\), 's2': \(32, 2\)\}, expected equal .*: .* set the same",
     ):
         SctFusion(SctSettings(), [s1, s2], 5)
     resnet = create_backbone(BackboneSettings(name="test_resnet"), "s2", S2, 16)
