@@ -201,7 +201,7 @@ def test_other_folders_are_errors(tmp_path: Path) -> None:
         load_classifier(tmp_path)
     export_backbone(resnet("s1", S1), {"s1": Normalise("fixed", S1, "db")}, tmp_path / "s1", {})
     with pytest.raises(
-        ValueError, match=r"contains an exported backbone, expected a classifier: .*\. Fine-tune a classif"
+        ValueError, match=r"contains an exported backbone, expected a classifier: .*\. Fine-tune one with"
     ):
         load_classifier(tmp_path / "s1")
     (tmp_path / "config.json").write_text("[]")
