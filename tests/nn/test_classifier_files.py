@@ -224,7 +224,7 @@ class Foreign(Classifier):
 def test_code_of_another_package_runs_only_where_it_is_allowed(tmp_path: Path, monkeypatch) -> None:
     name = f"{__name__}:Foreign"
     model = build_classifier(ClassifierSettings(name=name), [], 3)
-    folder = export_classifier(model, ClassifierSettings(name=name), inputs(model), ANSWERS, tmp_path / "c", {})
+    folder = export_classifier(model, ClassifierSettings(name=name), inputs(model), LABEL_SPEC, tmp_path / "c", {})
     again, contract = load_classifier(folder, allow=[name])
     assert contract["classifier"] == {"name": name}
     x = {"s2": torch.rand(2, len(S2), 8, 8)}
