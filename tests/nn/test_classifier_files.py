@@ -221,7 +221,7 @@ class Foreign(Classifier):
         return self.head(images["s2"].mean(dim=(1, 2, 3))[:, None])
 
 
-def test_code_of_another_package_runs_only_where_it_is_allowed(tmp_path: Path, monkeypatch) -> None:
+def test_code_of_another_package_runs_only_if_allowed(tmp_path: Path, monkeypatch) -> None:
     name = f"{__name__}:Foreign"
     model = build_classifier(ClassifierSettings(name=name), [], 3)
     folder = export_classifier(model, ClassifierSettings(name=name), inputs(model), LABEL_SPEC, tmp_path / "c", {})
@@ -231,5 +231,5 @@ def test_code_of_another_package_runs_only_where_it_is_allowed(tmp_path: Path, m
     assert torch.equal(again(x), model.eval()(x))
     monkeypatch.setattr("importlib.import_module", lambda module: pytest.fail(f"{module} was imported"))
     for allow in ((), ["elsewhere:Foreign"]):
-        with pytest.raises(ValueError, match=f"holds a classifier of the class '{name}', which is not part of rspre"):
+        with pytest.raises(ValueError, match=f"contains a classifier of the class '{name}', which is not part of rspre"):
             load_classifier(folder, allow)
