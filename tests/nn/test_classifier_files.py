@@ -231,5 +231,5 @@ def test_code_of_another_package_runs_only_if_allowed(tmp_path: Path, monkeypatc
     assert torch.equal(again(x), model.eval()(x))
     monkeypatch.setattr("importlib.import_module", lambda module: pytest.fail(f"{module} was imported"))
     for allow in ((), ["elsewhere:Foreign"]):
-        with pytest.raises(ValueError, match=f"contains a classifier of the class '{name}', which is not part of rspre"):
+        with pytest.raises(ValueError, match=f"contains a classifier of the class '{name}', which is not part of rsp"):
             load_classifier(folder, allow)
