@@ -1,18 +1,19 @@
-"""How fast an archive becomes shards, and shards are verified: ours against rasterio + webdataset.ShardWriter, one run.
+"""Speed of building and verifying shards, compared with rasterio + webdataset.ShardWriter.
 
 python benchmarks/building.py [--pairs 1000] [--rounds 5] [--samples-per-shard 128] [--folder FOLDER]
 
-A generated archive in BigEarthNet-MM's layout (14 GeoTIFFs and 2 JSON a pair), in the page cache. Ours is the whole of
-`shards/build.py`: start of all processes, listing, pixels, index, statistics, checksums, fsync. Of the competitor
-(plain_building.py) only the loop over the pairs counts, not its imports (1.3 s, webdataset's torch); it has no index,
-no checksums, no statistics, no fsync. Both give the same pixels and labels, which is checked in the same run.
+The input is a generated archive in BigEarthNet-MM's layout (14 GeoTIFFs and 2 JSON files per pair), in the page cache.
+Our time covers all of `shards/build.py`: process start, listing, pixels, index, statistics, checksums, fsync. The
+competitor's time (building_competitor.py) covers the loop over the pairs only, without its imports (1.3 s for
+webdataset's torch); it writes no index, checksums or statistics and does not fsync. The run checks that both outputs
+have the same pixels and labels.
 
-`pairs_per_cpu_s` is CPU time of all processes: the rate per core, which neighbours on the machine hardly touch.
-`pairs_per_s` is wall time, the rate in total. Ratios are taken within a round; figures are medians, and the best round.
-`running_…` leaves out what does not depend on the number of pairs (the start, half of it imports, and the finish): the
-same build of 20 pairs is subtracted. It is what an archive of half a million pairs sees. Shards are small so that 1,000
-pairs are several for each worker. FOLDER is where everything is written: a tmpfs shows what the build does where no
-disk limits it; `bytes written and synced` is the disk's own rate.
+`pairs_per_cpu_s` uses the CPU time of all processes: the rate per core, which other jobs on the machine hardly change.
+`pairs_per_s` uses wall time. Ratios are taken within a round; values are medians and the best round. `running_…`
+excludes the start (half of it imports) and the finish, which do not depend on the number of pairs: the time of the same
+build with 20 pairs is subtracted. This is the rate for an archive of half a million pairs. Shards are small, so that
+1,000 pairs give several shards per worker. Everything is written to FOLDER: a tmpfs shows the rate without a disk
+limit, and `bytes written and synced` is the rate of the disk.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from rspretrain.shardset.inspection.verify import verify
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = (1, 2)
-FEW = 20  # pairs of the archive whose build is all start and finish
+FEW = 20  # pairs of the small archive, whose build measures start and finish
 
 
 class Cost(NamedTuple):
@@ -57,14 +58,14 @@ class Bench(NamedTuple):
     samples_per_shard: int
 
     def folder(self, name: str) -> Path:
-        """A new folder to write into; what the round before wrote is on the disk by then, and gone."""
+        """An empty folder to write into; the output of the previous round is synced and deleted."""
         shutil.rmtree(self.out / name, ignore_errors=True)
         os.sync()
         return self.out / name
 
 
 def of_children(run: Callable[[], None]) -> Cost:
-    """What a call costs in processes that it starts, and those that they start: a fork server outlives its parent."""
+    """Cost of a call in all descendant processes, fork servers that outlive their parent included."""
     before, started = cpu_of_children(), time.perf_counter()
     run()
     wall_s = time.perf_counter() - started
@@ -80,7 +81,7 @@ def cpu_of_children() -> float:
 
 
 def adopt_orphans() -> None:
-    """Processes whose parent has ended become this one's children, so that their CPU time is counted."""
+    """Make orphaned processes children of this one, so that their CPU time is counted."""
     set_child_subreaper = 36
     if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
@@ -102,18 +103,18 @@ def build(archive: Path, out: Path, samples_per_shard: int, workers: int) -> Cos
 
 
 def plain(bench: Bench, processes: int) -> Cost:
-    """Every process has its share of the pairs; only their loops count."""
+    """Each process builds its part of the pairs; only the loops are timed."""
     out = bench.folder(f"plain-{processes}")
-    script = [sys.executable, str(Path(__file__).with_name("plain_building.py")), str(bench.archive), str(out)]
+    script = [sys.executable, str(Path(__file__).with_name("building_competitor.py")), str(bench.archive), str(out)]
     script += ["--samples-per-shard", str(bench.samples_per_shard), "--part"]
     parts = [f"{number + 1}/{processes}" for number in range(processes)]
     running = [subprocess.Popen([*script, part], stdout=subprocess.PIPE) for part in parts]
-    told = [json.loads(process.communicate()[0]) for process in running]
-    return Cost(sum(each["cpu_s"] for each in told), max(each["wall_s"] for each in told))
+    times = [json.loads(process.communicate()[0]) for process in running]
+    return Cost(sum(each["cpu_s"] for each in times), max(each["wall_s"] for each in times))
 
 
 def written_and_synced(bench: Bench) -> Cost:
-    """The bytes of our shards, from memory: what the disk would take if building were free."""
+    """Write the bytes of our shards from memory: the cost of the disk alone."""
     folder = bench.folder("copy")
     folder.mkdir()
     shards = {path.name: path.read_bytes() for path in (bench.out / "ours-1").glob("*.tar")}
@@ -126,7 +127,7 @@ def written_and_synced(bench: Bench) -> Cost:
 
 
 def verified(bench: Bench, workers: int) -> Cost:
-    """Inside this process, without a start of Python."""
+    """Verify in this process, without starting Python."""
     cpu, started = time.process_time(), time.perf_counter()
     faults = verify(bench.out / "ours-1", workers)
     assert not faults, faults
@@ -134,7 +135,7 @@ def verified(bench: Bench, workers: int) -> Cost:
 
 
 def contents(tars: list[Path]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, suffix -> bytes) of every sample."""
+    """(key, suffix -> bytes) of each sample."""
     for path in tars:
         with tarfile.open(path) as tar:
             samples: dict[str, dict[str, bytes]] = {}
@@ -145,7 +146,7 @@ def contents(tars: list[Path]) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def check_equal(bench: Bench, pairs: int) -> None:
-    """Both outputs hold the same arrays, bit for bit, and the same labels."""
+    """Assert that both outputs have the same arrays, bit for bit, and the same labels."""
     theirs = dict(contents(sorted((bench.out / "plain-2").glob("*.tar"))))
     keys = set()
     for key, sample in contents(sorted((bench.out / "ours-2").glob("*.tar"))):
@@ -160,7 +161,7 @@ def check_equal(bench: Bench, pairs: int) -> None:
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, list[Cost]]:
-    """Costs of everything in every round, after one that warms the page cache."""
+    """Costs of all competitors per round, after one round that warms the page cache."""
     competitors: dict[str, Callable[[], Cost]] = {}
     for number in PROCESSES:
         competitors[f"rasterio + ShardWriter, {number}"] = lambda number=number: plain(bench, number)
@@ -180,7 +181,7 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[Cost]]:
 
 
 def table(costs: dict[str, list[Cost]], pairs: int, size: int) -> Iterator[dict[str, object]]:
-    """Rates; `of_plain_…`: our rate by the competitor's with as many processes; `of_one_…`: by that of one process."""
+    """Rows of rates. `of_plain_…`: ratio to the competitor with as many processes; `of_one_…`: to one process."""
     for name, mine in costs.items():
         kind, _, number = name.partition(", ")
         row: dict[str, object] = {"what": kind, "processes": int(number or 1)}
@@ -208,7 +209,7 @@ def table(costs: dict[str, list[Cost]], pairs: int, size: int) -> Iterator[dict[
 
 
 def running(costs: dict[str, list[Cost]], number: str) -> list[Cost]:
-    """What the pairs that are not among the few cost, round by round."""
+    """Costs per round without start and finish: those of the small archive are subtracted."""
     both = zip(costs[f"rspretrain, {number}"], costs[f"start and finish, {number}"], strict=True)
     return [Cost(whole.cpu_s - few.cpu_s, whole.wall_s - few.wall_s) for whole, few in both]
 
@@ -226,13 +227,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples-per-shard", type=int, default=128)
-    parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
-    parser.add_argument("--name", default="building", help="of the results")
+    parser.add_argument("--folder", type=Path, help="folder to write to (default: the system's temporary folder)")
+    parser.add_argument("--name", default="building", help="name of the results")
     args = parser.parse_args()
     adopt_orphans()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         bench = Bench(Path(folder) / "archive", Path(folder) / "few-pairs", Path(folder), args.samples_per_shard)
-        # In a process of its own: a pool in this one would leave a child that `of_children` waited for in vain.
+        # In a separate process: a pool in this one would leave a child for which `of_children` would wait forever.
         for archive, pairs in ((bench.archive, args.pairs), (bench.few, FEW)):
             command = [sys.executable, "shards/demo.py", "--out", str(archive), "--pairs", str(pairs)]
             subprocess.run(command, cwd=ROOT, check=True)

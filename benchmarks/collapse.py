@@ -1,11 +1,11 @@
-"""Is collapse called by its name, and health left in peace? 12 planted failures and 12 healthy runs of 200 steps.
+"""Accuracy of the health verdict: 12 injected failures and 12 healthy runs of 200 steps.
 
-    python benchmarks/collapse.py                    # all 24; then held out: the same failures, and other runs
+    python benchmarks/collapse.py                    # all 24, then held-out runs: the same failures, other healthy runs
     python benchmarks/collapse.py --only momentum_0  # some of them, without writing results
 
-Every run is the product's own loop and objectives on simulated land (archives/simulate.py), 32 px, tiny networks.
-Faults are planted by real settings where settings can do it, else by exchanging a part of the objective or of the
-batches, here only (collapse_runs.py).
+Each run uses the product's loop and objectives on simulated land (archives/simulate.py), at 32 px with tiny networks.
+Failures are injected by settings if possible, otherwise by replacing a part of the objective or of the batches
+(collapse_runs.py).
 """
 
 import argparse
@@ -37,7 +37,7 @@ ALL = FAULTS + HEALTHY + OTHERS
 
 
 def measure(run: Run, folder: Path, seed: int, overrides: Sequence[str] = ()) -> dict[str, object]:
-    """Train on <folder>/shards, and read the verdict after every line: one row of the table."""
+    """Train on <folder>/shards and evaluate the verdict after every line; one row of the table."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     tree = {
@@ -51,28 +51,28 @@ def measure(run: Run, folder: Path, seed: int, overrides: Sequence[str] = ()) ->
     settings = config.parse(tree, [*run.overrides, *overrides])
     metrics, ended = settings.run.dir / "metrics.jsonl", settings.run.dir / "ended"
     if not ended.exists():
-        shutil.rmtree(settings.run.dir, ignore_errors=True)  # of a run that was interrupted
+        shutil.rmtree(settings.run.dir, ignore_errors=True)  # left by an interrupted run
         job = run.plant(prepare(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False))
-        with suppress(RuntimeError):  # too many refused steps in a row, which are in the metrics
+        with suppress(RuntimeError):  # too many rejected steps in a row; the metrics have them
             train(job, resume=False, log=lambda line: None)
         ended.touch()
     return {"run": run.name, "seed": seed, **judge_file(metrics, run.fits)}
 
 
 def judge_file(path: Path, fits: Sequence[str]) -> dict[str, object]:
-    """Highest verdict, when the right cause (or, for a healthy run, any) was first named, and the words then."""
+    """Highest verdict, the step that first named the right cause (for a healthy run: any), and the message."""
     monitor = HealthMonitor(HealthSettings())
-    level, step, causes, words = 0, None, {}, ""
+    level, step, causes, message = 0, None, {}, ""
     for line in read_metrics(path):
         verdict = monitor.add(line)
         level = max(level, verdict.level)
         causes |= dict.fromkeys(finding.cause for finding, _ in verdict.findings)
         named = [finding for finding, _ in verdict.findings[:1] if finding.cause in fits or not fits]
         if named and step is None:
-            step, words = int(line["step"]), f"{named[0].reason}. {named[0].remedy}"
+            step, message = int(line["step"]), f"{named[0].reason}. {named[0].remedy}"
     return {
         "fault": bool(fits), "verdict": LEVELS[level], "as_wanted": (step is not None) == bool(fits),
-        "step": step, "causes": " ".join(causes), "reason": words,
+        "step": step, "causes": " ".join(causes), "reason": message,
     }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="names of runs, with * for any characters")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=192)
-    parser.add_argument("--work", type=Path, help="a folder to keep; runs that lie there are only judged again")
+    parser.add_argument("--work", type=Path, help="folder for the runs; runs in it are evaluated, not repeated")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     held_out = args.seed + 1
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def measure_at(number: int, seed: int, folder: Path) -> dict[str, object]:
-    """`measure` by the number of a run, because its functions cannot be pickled."""
+    """`measure` for the run with this index, because the functions of a run cannot be pickled."""
     return measure(ALL[number], folder, seed)
 
 

@@ -1,12 +1,12 @@
-"""What compressing a shard's arrays saves and costs: size, encoding, and decoding per core, on real imagery.
+"""Compression of shard arrays: size, encoding speed and decoding speed per core, on real imagery.
 
 python benchmarks/compression.py DATA [--rounds 5]
 
-DATA holds real patches in their archives' layout, folder by folder (see FOLDERS; those that are missing are left out).
-A member is the .npy file of one group [C H W], as in a shard. Times are CPU time of one thread, the least of several
-rounds; decoding goes from 64 MB of members into buffers that are used again, as a reader does it. A `patch` is what a
-sample holds: for BigEarthNet-MM the 14 bands of a pair. `raw` is one copy of the bytes. The codecs of shards are the
-rows `zstd 3`, `bit shuffle + lz4 9` and `bit shuffle + zstd 5` (rspretrain/shardset/codecs.py).
+DATA contains real patches in their archives' layouts, one folder per archive (see FOLDERS; missing ones are skipped). A
+member is the .npy file of one group [C H W], as in a shard. Times are CPU times of one thread, the minimum of several
+rounds. Decoding reads 64 MB of members into reused buffers, as a reader does. A `patch` is a whole sample: for
+BigEarthNet-MM the 14 bands of a pair. `raw` is one copy of the bytes. The codecs of shards are the rows `zstd 3`, `bit
+shuffle + lz4 9` and `bit shuffle + zstd 5` (rspretrain/shardset/codecs.py).
 """
 
 import argparse
@@ -29,8 +29,8 @@ from rspretrain.archives.bigearthnet import BigEarthNet
 from rspretrain.archives.raster import read_raster
 from rspretrain.shardset.record import npy_header
 
-LEAST_S = 0.1  # a round lasts at least so long
-MEMORY = 64 << 20  # bytes that are decoded before the same ones come again: three patches would stay in the cache
+MIN_ROUND_S = 0.1
+MEMORY = 64 << 20  # bytes decoded before the first ones are repeated; a few patches would stay in the CPU cache
 blosc, zstd = numcodecs.blosc, numcodecs.zstd
 blosc.use_threads = False
 
@@ -50,7 +50,7 @@ def member(pixels: np.ndarray) -> Member:
 
 
 def stacked(folder: Path, pattern: str = "*.tif") -> list[Member]:
-    """The files of a folder as one array for each size and dtype, as the bands of a sensor lie in groups."""
+    """The files of a folder as one array per size and dtype, like the groups of a sensor."""
     groups: dict[tuple, list[np.ndarray]] = {}
     for path in sorted(folder.glob(pattern)):
         pixels = read_raster(path).pixels
@@ -65,12 +65,12 @@ def bigearthnet_pairs(root: Path) -> list[list[Member]]:
 
 
 def folders(root: Path, pattern: str = "*.tif") -> list[list[Member]]:
-    """Every folder with rasters is a patch."""
+    """Each folder with rasters is a patch."""
     return [stacked(folder) for folder in sorted({path.parent for path in root.rglob(pattern)})]
 
 
 def files(root: Path, pattern: str) -> list[list[Member]]:
-    """Every file is a patch."""
+    """Each file is a patch."""
     paths = sorted(root.rglob(pattern))
     if pattern.endswith(".jpg"):
         return [[member(np.ascontiguousarray(np.moveaxis(np.asarray(Image.open(path)), -1, 0)))] for path in paths]
@@ -96,7 +96,7 @@ def shuffled(compressor: bytes, level: int, how: int) -> Method:
 
 
 def geotiff(each: Member) -> bytes:
-    """A GeoTIFF as GDAL's users compress it: deflate with the predictor for the dtype."""
+    """A GeoTIFF with GDAL's usual compression: deflate with the predictor of the dtype."""
     bands, height, width = each.pixels.shape
     kind = {"count": bands, "height": height, "width": width, "dtype": each.pixels.dtype.name}
     predictor = 3 if each.pixels.dtype.kind == "f" else 2
@@ -128,10 +128,10 @@ METHODS: dict[str, Method] = {
 
 
 def seconds(run: Callable[[], None], rounds: int) -> float:
-    """CPU seconds of one run: the least mean of several rounds."""
+    """CPU seconds of one run: the minimum over rounds of the mean."""
     started = time.process_time()
     run()
-    repeats = max(1, int(LEAST_S / max(time.process_time() - started, 1e-6)))
+    repeats = max(1, int(MIN_ROUND_S / max(time.process_time() - started, 1e-6)))
     least = float("inf")
     for _ in range(rounds):
         started = time.process_time()

@@ -1,9 +1,9 @@
-"""The demo with three seeds: is it pretraining that wins, and does it every time?
+"""Gain of pretraining in the demo, for three seeds.
 
 python benchmarks/demo_seeds.py [--seeds 0 1 2]
 
-Each seed makes its own archive, its own shards and its own run of `deepspeed launchers/pretrain.py` with the demo's
-recipe, and its own random network to be compared with. The data is generated.
+Each seed has its own generated archive, shards, run of `deepspeed launchers/pretrain.py` with the demo's configuration,
+and random network as the baseline.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rspretrain.files import read_json
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 1000  # as in the Makefile
-FIGURES = ("ap_macro", "ap_micro")
+METRICS = ("ap_macro", "ap_micro")
 
 
 def run(*command: str | Path) -> None:
@@ -47,7 +47,7 @@ def one_seed(seed: int, folder: Path) -> list[dict[str, Any]]:
     found = read_json(folder / "probe.json")
     return [
         {"seed": seed, "sensor": each["contract"]["sensor"], "features": name, "seconds": seconds}
-        | {f"{kind}_{figure}": round(100 * result[kind][figure], 1) for kind in ("linear", "knn") for figure in FIGURES}
+        | {f"{kind}_{metric}": round(100 * result[kind][metric], 1) for kind in ("linear", "knn") for metric in METRICS}
         for each in found["backbones"]
         for name, result in each["results"].items()
     ]

@@ -1,10 +1,10 @@
-"""What a large contrastive batch costs in memory: whole, and in pieces with cached gradients (strategy.accumulate).
+"""Memory of a large contrastive batch: whole, and in pieces with cached gradients (strategy.accumulate).
 
     python benchmarks/large_batch.py
 
-Dual-SimCLR with two ViTs of 8 blocks, 256 wide, 17 tokens, on pairs of random pixels; every row is one step in a
-process of its own. `memory_mb` is how far the process's peak grew beyond what it held before the step; `gradient` the
-distance of the step's gradient norm, relative to the whole batch's.
+Dual-SimCLR with two ViTs of 8 blocks, width 256 and 17 tokens, on pairs of random pixels. Each row is one step in its
+own process. `memory_mb` is the growth of the process's peak memory during the step; `gradient` is the relative
+difference of the gradient norm from that of the whole batch.
 """
 
 import json
@@ -73,7 +73,7 @@ def _peak_mb() -> float:
 
 
 def main() -> None:
-    """All rows, or with arguments one of them."""
+    """Measure all rows, or the one given by arguments."""
     if len(sys.argv) > 1:
         print(json.dumps(step(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
         return
@@ -83,8 +83,8 @@ def main() -> None:
         build_shards(Small(max(pairs for pairs, _ in ROWS)), shards, samples_per_shard=512)
         for pairs, pieces in ROWS:
             command = [sys.executable, __file__, str(shards), str(pairs), str(pieces)]
-            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-            rows.append({"pairs": pairs, "pieces": pieces, **json.loads(told)})
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            rows.append({"pairs": pairs, "pieces": pieces, **json.loads(output)})
             print(rows[-1], flush=True)
     whole = {row["pairs"]: row["grad_norm"] for row in rows if row["pieces"] == 1}
     for row in rows:

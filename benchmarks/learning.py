@@ -1,14 +1,14 @@
-"""What each objective learns from scenes: frozen features against those of the same network at random, three seeds.
+"""Feature quality of each objective on scenes, compared with random networks, for three seeds.
 
-    python benchmarks/learning.py --ucmerced PATH --aid PATH --work runs    # everything; what lies in `runs` is kept
+    python benchmarks/learning.py --ucmerced PATH --aid PATH --work runs    # everything; keeps complete runs in `runs`
     python benchmarks/learning.py … --only 'aid/gsc_mim/*'                  # some runs, without writing results
 
-Every objective that trains on RGB scenes, on UC-Merced and on AID, in the product's own loop: the same small ViT, views
-of 48 pixels, AdamW, the same number of steps with the same number of images. Then the product's probes, logistic
-regression and nearest neighbours, on pooled features of whole images; every fifth of every class is held out and was
-seen by neither. An objective's rate is the better of two in a pilot run at half the length on UC-Merced, by the nearest
-neighbours among the training images alone. A run of minutes on a CPU: it says which objectives learn, not which is best
-at the length that they were made for.
+All objectives for RGB scenes are trained on UC-Merced and AID in the product's loop: the same small ViT, views of 48
+pixels, AdamW, the same number of steps and images. Then both probes (logistic regression, k-nearest neighbours) use
+pooled features of whole images. Every fifth image of each class is held out from pretraining and probe training. The
+learning rate of an objective is the better of two in a pilot run of half the length on UC-Merced, judged by k-nearest
+neighbours within the training images. Runs take minutes on a CPU: they show which objectives learn, not which is best
+at the length for which they were designed.
 """
 
 import argparse
@@ -50,8 +50,8 @@ BACKBONE = {
     "name": "vit_tiny_patch16_224",
     "args": {"patch_size": 8, "embed_dim": 192, "depth": 4, "num_heads": 3},
 }
-# The paper's settings are for weeks on a million images. Teachers that follow faster (0.99 for 0.996), heads and
-# prototypes of the network's size, and temperatures without a warm-up of 30 epochs are what 400 steps ask for.
+# The papers' settings are for weeks on a million images. 400 steps need faster teachers (0.99 instead of 0.996), heads
+# and prototypes of the network's size, and no temperature warm-up of 30 epochs.
 SMALL = {"momentum": 0.99, "hidden": 512, "outputs": 1024, "temperature_epochs": 0}
 GSC_MIM = {"name": "gsc_mim", **SMALL}
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One pretraining; `objective` random: none."""
+    """One pretraining run; the objective `random` means none."""
 
     archive: str
     objective: str
@@ -96,7 +96,7 @@ def settings_of(run: Run, work: Path) -> config.RunSettings:
 
 
 def backbone_of(run: Run, work: Path) -> tuple[Backbone, dict[str, Any]]:
-    """The trained backbone and what its training said of itself; trains unless it lies there."""
+    """The trained backbone and its summary. Trains unless the run is complete."""
     if run.objective == "random":
         network = create_backbone(BackboneSettings(**BACKBONE), "rgb", ("R", "G", "B"), PX)  # type: ignore[arg-type]
         return reinitialised(network, run.seed), {}
@@ -105,21 +105,21 @@ def backbone_of(run: Run, work: Path) -> tuple[Backbone, dict[str, Any]]:
     if not summary.exists():
         job = prepare(settings, World(0, 1, 0, torch.device("cpu")), deepspeed_launcher=False)
         train(job, resume=settings.run.dir.exists(), log=lambda line: None)
-    told = read_json(summary)
+    content = read_json(summary)
     return load_backbone(settings.run.dir / "export/rgb")[0], {
-        "verdict": told["health"]["verdict"],
-        "seconds": round(told["seconds"]),
+        "verdict": content["health"]["verdict"],
+        "seconds": round(content["seconds"]),
     }
 
 
 def measure(run: Run, work: Path) -> dict[str, Any]:
-    """Probe scores of a run in percent; kept in a file, so that nothing is computed twice."""
+    """Probe scores of a run in percent, cached in a file."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    kept = work / run.name / "row.json"
-    if kept.exists():
-        return read_json(kept)
-    backbone, told = backbone_of(run, work)
+    cached = work / run.name / "row.json"
+    if cached.exists():
+        return read_json(cached)
+    backbone, training = backbone_of(run, work)
     shards = open_shards(work / run.archive / "shards")
     sensor = SensorSettings(bands=backbone.bands, normalise="imagenet")
     network_input = NetworkInput([SensorInput("rgb", sensor, list(shards.groups.values()))])
@@ -136,8 +136,8 @@ def measure(run: Run, work: Path) -> dict[str, Any]:
             for kind, scores in (("linear", result.linear), ("knn", result.knn))
             for name, value in summary_metrics(scores)
         }
-    row = {**asdict(run), **{name: round(value, 2) for name, value in found.items()}, **told}
-    write_json(kept, row)
+    row = {**asdict(run), **{name: round(value, 2) for name, value in found.items()}, **training}
+    write_json(cached, row)
     return row
 
 
@@ -149,25 +149,25 @@ def build(archive: str, source: Path, work: Path) -> None:
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and deviation over the seeds, a line for each archive and objective."""
+    """Mean and standard deviation over the seeds, one line per archive and objective."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["archive"], row["objective"]), []).append(row)
-    told = []
+    lines = []
     for (archive, objective), some in groups.items():
         line: dict[str, Any] = {"archive": archive, "objective": objective, "lr": some[0]["lr"], "seeds": len(some)}
         for name in ("linear_top1", "knn_top1"):
             values = [row[name] for row in some]
             line |= {name: round(mean(values), 1), f"{name}_std": round(stdev(values), 1)}
-        told.append(line)
-    return told
+        lines.append(line)
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ucmerced", type=Path, required=True, help="the folder that holds UCMerced_LandUse")
-    parser.add_argument("--aid", type=Path, required=True, help="the folder that holds AID")
-    parser.add_argument("--work", type=Path, help="a folder to keep; runs that lie there are not trained again")
+    parser.add_argument("--ucmerced", type=Path, required=True, help="folder that contains UCMerced_LandUse")
+    parser.add_argument("--aid", type=Path, required=True, help="folder that contains AID")
+    parser.add_argument("--work", type=Path, help="folder for the runs; complete runs in it are not repeated")
     parser.add_argument("--only", nargs="+", default=["*"], help="names of runs, with * for any characters")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()

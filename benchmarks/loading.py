@@ -1,17 +1,17 @@
-"""How fast samples become batches: our loader against what the field uses, on the same pixels, in one run.
+"""Loading speed: our loader compared with the usual alternatives, on the same pixels, in one run.
 
 python benchmarks/loading.py [--archives bigearthnet-mm sen12ms scenes] [--pairs 2000] [--rounds 5] [--only TEXT …]
 
-Three generated archives in their own layouts (loading_archives.py), written into a temporary folder (TMPDIR): 2,000
-pairs of BigEarthNet-MM, and in proportion 512 patches of SEN12MS and 2,100 pictures of UC-Merced. All competitors
-(loading_rivals.py) deliver shuffled batches of 64 with every band of every sample as torch tensors, one a group, from
-files in the page cache; the rows that say `cold` read files that were dropped from it, which mincore confirms.
+The benchmark generates three archives (loading_archives.py) in a temporary folder (TMPDIR): 2,000 pairs of
+BigEarthNet-MM and, in proportion, 512 patches of SEN12MS and 2,100 images of UC-Merced. All competitors
+(loading_competitors.py) deliver shuffled batches of 64 with all bands as torch tensors, one per group, from files in
+the page cache. The rows `cold` read files that are not in it, as mincore confirms.
 
-Before anything is timed, each competitor's epoch is compared with the source files as rasterio reads them, by a
-checksum of the pixels of each sample. Rounds alternate between competitors, so that a noisy neighbour hits all of them;
-a round is as many epochs as take half a second, one for cold rows; figures are medians, ratios are taken within a
-round. The first round warms up and does not count. What is not installed is left out by name. docs/loading.md says how
-each one is set up, and what the figures do not say.
+First, each competitor's epoch is compared with the source files as rasterio reads them, by a checksum per sample.
+Rounds alternate between competitors, so that other jobs on the machine affect all of them. A round is the number of
+epochs that takes half a second, or one epoch for cold rows. Values are medians; ratios are taken within a round. The
+first round is a warm-up. Missing packages are reported and skipped. docs/loading.md describes the setup of each
+competitor and the limits of the comparison.
 """
 
 import argparse
@@ -26,17 +26,17 @@ from pathlib import Path
 import rasterio
 from loading_archives import KINDS
 from loading_bench import Bench, set_up
-from loading_rivals import BATCH, Competitor
-from loading_roofs import Roof
+from loading_bounds import Bound
+from loading_competitors import BATCH, Competitor
 from results import FOLDER, write_results
 
-LEAST_S = 0.5  # a round lasts at least so long
-LEAST_SAMPLES = 4 * BATCH  # of an archive
+MIN_ROUND_S = 0.5
+MIN_SAMPLES = 4 * BATCH  # per archive
 RATIOS = {"times_webdataset": "webdataset", "times_rasterio": "rasterio", "times_memcpy": "one memcpy"}
 
 
-def measure(competitors: dict[str, Competitor | Roof], rounds: int) -> dict[str, list[float]]:
-    """Samples per second of every competitor in every round."""
+def measure(competitors: dict[str, Competitor | Bound], rounds: int) -> dict[str, list[float]]:
+    """Samples per second of each competitor per round."""
     rates: dict[str, list[float]] = {name: [] for name in competitors}
     epochs = dict.fromkeys(competitors, 1)
     for number in range(rounds + 1):
@@ -49,7 +49,7 @@ def measure(competitors: dict[str, Competitor | Roof], rounds: int) -> dict[str,
             if number:
                 rates[name].append(samples / seconds)
             elif not competitor.prepare:
-                epochs[name] = math.ceil(LEAST_S / seconds)
+                epochs[name] = math.ceil(MIN_ROUND_S / seconds)
     return rates
 
 
@@ -58,8 +58,8 @@ def ratio(rates: list[float], others: list[float]) -> str:
     return f"{statistics.median(one / other for one, other in zip(rates, others, strict=True)):.3g}"
 
 
-def table(archive: str, bench: Bench, competitors: dict[str, Competitor | Roof], rounds: int) -> list[dict]:
-    """The archive's rows. A ratio is empty where its denominator was left out."""
+def table(archive: str, bench: Bench, competitors: dict[str, Competitor | Bound], rounds: int) -> list[dict]:
+    """The archive's rows. A ratio is empty if its denominator was not measured."""
     rates, rows = measure(competitors, rounds), []
     for name, values in rates.items():
         middle = statistics.median(values)
@@ -72,7 +72,7 @@ def table(archive: str, bench: Bench, competitors: dict[str, Competitor | Roof],
 
 
 def show(rows: list[dict]) -> None:
-    """Aligned columns; the settings stand in the CSV."""
+    """Print aligned columns without the settings, which are in the CSV."""
     names = [name for name in rows[0] if name not in ("archive", "settings")]
     cells = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -84,19 +84,19 @@ def show(rows: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archives", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--pairs", type=int, default=2000, help="of BigEarthNet-MM; the others in proportion")
+    parser.add_argument("--pairs", type=int, default=2000, help="pairs of BigEarthNet-MM; others in proportion")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="competitors whose names hold a text")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="competitors whose names contain a text")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
     args = parser.parse_args()
     os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")  # the usual advice for rasterio
-    # Pictures lie nowhere on Earth; what mosaicml-streaming reads is not to be written to.
+    # UC-Merced has no georeference; mosaicml-streaming returns read-only arrays.
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")
     rows: list[dict] = []
     settings: dict = {"rounds": args.rounds, "batch": BATCH, "gdal": rasterio.__gdal_version__}
     for name in args.archives:
-        samples = max(LEAST_SAMPLES, round(args.pairs * KINDS[name].share))
+        samples = max(MIN_SAMPLES, round(args.pairs * KINDS[name].share))
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(Path(folder), name, samples)
             settings[name] = {"samples": samples, "sample_bytes": bench.sample_bytes}

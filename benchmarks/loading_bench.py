@@ -1,4 +1,4 @@
-"""One archive with all that is measured on it, and the proof that all competitors deliver the same pixels."""
+"""The competitors on one archive, and the check that all of them deliver the same pixels."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from loading_archives import KINDS, WORKERS
-from loading_rivals import (
+from loading_bounds import Bound, StillCachedError, drop, memcpy, sequential_read
+from loading_competitors import (
     BATCH,
     SHARD_BYTES,
     USUAL,
@@ -24,7 +25,6 @@ from loading_rivals import (
     plain_rasterio,
     stock_webdataset,
 )
-from loading_roofs import Roof, StaysWarmError, drop, memcpy, sequential_read
 from torch.utils.data import DataLoader
 
 from rspretrain.archives.base import Archive
@@ -34,7 +34,7 @@ from rspretrain.shardset.index import ShardSet, open_shards
 
 
 def digests(batches: Batches, groups: list[Group]) -> Iterator[int]:
-    """A checksum of each sample: all pixels of all bands, in the order of the archive's groups."""
+    """A checksum per sample over all pixels of all bands, in the order of the archive's groups."""
     for batch in batches:
         arrays = [batch[group.name].numpy() for group in groups]
         for array, group in zip(arrays, groups, strict=True):
@@ -47,7 +47,7 @@ def digests(batches: Batches, groups: list[Group]) -> Iterator[int]:
 
 
 class Bench:
-    """One archive: its source files, and shard sets that are built when somebody asks for them."""
+    """One archive: its source files, and shard sets built on demand."""
 
     def __init__(self, root: Path, name: str, samples: int) -> None:
         self.root = root
@@ -57,24 +57,26 @@ class Bench:
         self.source = SourceFiles(KINDS[name], self.archive)
         assert len(self.source) == samples, "the archive's reader finds what was written"
         self.sample_bytes = sum(tensor.nbytes for tensor in self.source[0].values())
-        num_shards = WORKERS * math.ceil(self.sample_bytes * samples / SHARD_BYTES / WORKERS)  # as many for each worker
+        num_shards = WORKERS * math.ceil(
+            self.sample_bytes * samples / SHARD_BYTES / WORKERS
+        )  # equal numbers per worker
         self.samples_per_shard = math.ceil(samples / num_shards)
 
     def shards(self, folder: str, codec: str = "raw") -> ShardSet:
-        """A set of the whole archive; one that is there is not built again."""
+        """A shard set of the whole archive; an existing one is reused."""
         path = self.root / folder
         build_shards(self.archive, path, samples_per_shard=self.samples_per_shard, codec=codec, workers=WORKERS)
         return open_shards(path)
 
     def cold(self) -> tuple[ShardSet, Callable[[], None]]:
-        """A set of its own, because files that somebody maps stay in the page cache, and what drops it from there."""
+        """A separate set, because mapped files stay in the page cache, and a function that drops it from the cache."""
         shards = self.shards("cold")
         prepare = partial(drop, [Path(path) for path in shards.urls()])
         prepare()
         return shards, prepare
 
-    def competitors(self) -> dict[str, Callable[[], Competitor | Roof]]:
-        """By name, in the order of the table."""
+    def competitors(self) -> dict[str, Callable[[], Competitor | Bound]]:
+        """Name -> competitor, in the order of the table."""
         return {
             "rspretrain": lambda: ours(self.shards("raw")),
             "rspretrain, first touch": lambda: first_touch(self.shards("raw")),
@@ -93,27 +95,27 @@ class Bench:
         }
 
     def of_source(self) -> frozenset[int]:
-        """The checksums of all samples, as rasterio reads them."""
+        """Checksums of all samples as rasterio reads them."""
         return frozenset(digests(DataLoader(self.source, BATCH, **USUAL), self.groups))
 
 
 def check(name: str, found: list[int], expected: frozenset[int], samples: int) -> None:
-    """RuntimeError where a competitor delivers other pixels, a sample twice, or fewer than its epoch has.
+    """RuntimeError if a competitor delivers other pixels, a sample twice, or too few samples.
 
-    An epoch may be without the batch that is not full.
+    An epoch may lack the last, partial batch.
     """
     foreign = sum(digest not in expected for digest in found)
-    least = samples // BATCH * BATCH
-    if foreign or len(set(found)) < len(found) or len(found) < least:
+    minimum = samples // BATCH * BATCH
+    if foreign or len(set(found)) < len(found) or len(found) < minimum:
         raise RuntimeError(
-            f"{name} delivered {len(found)} samples in an epoch, {len(set(found))} different ones, {foreign} with "
-            f"other pixels than the source; expected {least} to {samples} of the source, each once. Its figures would "
-            "mean nothing: correct it, or leave it out with --only."
+            f"{name} delivered {len(found)} samples in an epoch, {len(set(found))} of them distinct, {foreign} with "
+            f"other pixels than the source; expected {minimum} to {samples} samples of the source, each once. Correct "
+            "the competitor, or exclude it with --only."
         )
 
 
-def set_up(bench: Bench, only: list[str]) -> dict[str, Competitor | Roof]:
-    """All competitors that can be had here, each checked against the source. ValueError where nobody is meant."""
+def set_up(bench: Bench, only: list[str]) -> dict[str, Competitor | Bound]:
+    """All installed competitors, each checked against the source. ValueError if --only matches none."""
     chosen = {
         name: make for name, make in bench.competitors().items() if not only or any(text in name for text in only)
     }
@@ -124,14 +126,14 @@ def set_up(bench: Bench, only: list[str]) -> dict[str, Competitor | Roof]:
         try:
             competitor = make()
         except ImportError as reason:
-            print(f"{name} is left out: {reason}. `make bench` installs it (requirements/bench.txt).", flush=True)
+            print(f"{name} is skipped: {reason}. `make bench` installs it (requirements/bench.txt).", flush=True)
             continue
-        except StaysWarmError as reason:
-            print(f"{name} is left out: {reason}", flush=True)
+        except StillCachedError as reason:
+            print(f"{name} is skipped: {reason}", flush=True)
             continue
         if isinstance(competitor, Competitor):
             found = list(digests(competitor.batches(1), bench.groups))
             check(name, found, expected, competitor.samples or len(expected))
-            print(f"{name}: {len(found)} samples are those of the source", flush=True)
+            print(f"{name}: {len(found)} samples equal the source", flush=True)
         ready[name] = competitor
     return ready

@@ -1,8 +1,8 @@
-"""Generated pairs on BigEarthNet-MM's grids: classes that Sentinel-1 sees, that Sentinel-2 sees, and that both see.
+"""Generated pairs on BigEarthNet-MM's grids, with classes visible to Sentinel-1, to Sentinel-2, or to both.
 
-A patch is a pasture with blobs on it. Sentinel-2 sees their colour, Sentinel-1 their roughness, as archives/simulate.py
-has both: skies, haze, seasons, incidence angles and speckle included. A class that a sensor does not see leaves that
-sensor's pixels as they are, bit for bit. Every class is there or not by a draw of its own, so none tells of another.
+A patch is a pasture with blobs. Sentinel-2 shows their colour, Sentinel-1 their roughness, both simulated by
+archives/simulate.py with illumination, haze, seasons, incidence angles and speckle. A class that is invisible to a
+sensor does not change that sensor's pixels by a bit. Classes occur independently, so none gives a hint of another.
 """
 
 import functools
@@ -21,8 +21,8 @@ from rspretrain.sensors import Group
 
 Sensor = Literal["s1", "s2"]
 BACKGROUND = "pasture"
-# Class -> the sensors that see it. The word before the space is one of simulate.COVERS.
-SEEN_BY: dict[str, tuple[Sensor, ...]] = {
+# Class -> sensors to which it is visible. The word before the space is one of simulate.COVERS.
+VISIBLE_TO: dict[str, tuple[Sensor, ...]] = {
     "houses": ("s1", "s2"),
     "halls": ("s1", "s2"),
     "lake": ("s1", "s2"),
@@ -36,25 +36,25 @@ SEEN_BY: dict[str, tuple[Sensor, ...]] = {
     "vine roughness": ("s1",),
     "bog roughness": ("s1",),
 }
-DAYS = (120, 270)  # of the year: the growing season, where a pasture is green
-PRESENCE = 0.25  # of every class by itself: 3 of 12 in a patch on average, as BigEarthNet's 19 have it (2.9)
-SHARES = (0.08, 0.25)  # of the patch that a blob covers, before a smaller one lies on it
+DAYS = (120, 270)  # of the year: the growing season, in which pasture is green
+PRESENCE = 0.25  # probability of each class: 3 of 12 per patch on average, as in BigEarthNet's 19 classes (2.9)
+BLOB_AREAS = (0.08, 0.25)  # area of a blob as a fraction of the patch, without occlusion by smaller blobs
 BANDS = {
     "s2_10m": ("B02", "B03", "B04", "B08"),
     "s2_20m": ("B05", "B06", "B07", "B8A", "B11", "B12"),
     "s2_60m": ("B01", "B09"),
 }
-_LABELS, _TEXTURES, _S1, _S2, _BLOBS = range(5)  # purposes: no draw of one moves those of another
+_LABELS, _TEXTURES, _S1, _S2, _BLOBS = range(5)  # separate random streams
 
 
-def seen_by(sensor: Sensor) -> tuple[str, ...]:
-    """The classes that a sensor sees."""
-    return tuple(name for name, sensors in SEEN_BY.items() if sensor in sensors)
+def visible_classes(sensor: Sensor) -> tuple[str, ...]:
+    """The classes visible to a sensor."""
+    return tuple(name for name, sensors in VISIBLE_TO.items() if sensor in sensors)
 
 
 @dataclass
 class Land(Archive):
-    """`train` + `val` + `test` patches. Nomenclatures: `all`, and `s2`, the classes that Sentinel-2 sees."""
+    """`train` + `val` + `test` patches. Nomenclatures: `all`, and `s2` (classes visible to Sentinel-2)."""
 
     seed: int
     train: int
@@ -72,7 +72,10 @@ class Land(Archive):
     )
 
     def __post_init__(self) -> None:
-        self.nomenclatures = {"all": Nomenclature(tuple(SEEN_BY), True), "s2": Nomenclature(seen_by("s2"), True)}
+        self.nomenclatures = {
+            "all": Nomenclature(tuple(VISIBLE_TO), True),
+            "s2": Nomenclature(visible_classes("s2"), True),
+        }
 
     def entries(self) -> tuple[list[Entry], list[Fault]]:
         """See Archive."""
@@ -83,32 +86,32 @@ class Land(Archive):
         """See Archive."""
         number = entry.source
         labels = self.labels(number)
-        images = {**see_s1(self.seed, number, labels), **see_s2(self.seed, number, labels)}
+        images = {**render_s1(self.seed, number, labels), **render_s2(self.seed, number, labels)}
         split = "train" if number < self.train else "val" if number < self.train + self.val else "test"
-        sights = {"all": labels, "s2": tuple(name for name in labels if "s2" in SEEN_BY[name])}
-        return Patch(entry.key, images, sights, split, None, None, {})
+        by_nomenclature = {"all": labels, "s2": tuple(name for name in labels if "s2" in VISIBLE_TO[name])}
+        return Patch(entry.key, images, by_nomenclature, split, None, None, {})
 
     def labels(self, number: int) -> tuple[str, ...]:
-        """The classes of a patch; may be none."""
-        present = _rng(self.seed, number, _LABELS).random(len(SEEN_BY)) < PRESENCE
-        return tuple(name for name, here in zip(SEEN_BY, present, strict=True) if here)
+        """The classes of a patch, possibly none."""
+        present = _rng(self.seed, number, _LABELS).random(len(VISIBLE_TO)) < PRESENCE
+        return tuple(name for name, here in zip(VISIBLE_TO, present, strict=True) if here)
 
 
-def see_s1(seed: int, number: int, labels: Collection[str]) -> dict[str, NDArray[np.generic]]:
+def render_s1(seed: int, number: int, labels: Collection[str]) -> dict[str, NDArray[np.generic]]:
     """Group -> [2 120 120] dB of a patch with these classes."""
     rng = _rng(seed, number, _S1)
-    cover = _paint(seed, number, [name for name in labels if "s1" in SEEN_BY[name]])
+    cover = _cover(seed, number, [name for name in labels if "s1" in VISIBLE_TO[name]])
     bands = simulate.render_s1(rng, cover, _textures(seed, number), simulate.draw_radar(rng))
     return {"s1_10m": np.concatenate([bands["VV"], bands["VH"]])}
 
 
-def see_s2(seed: int, number: int, labels: Collection[str]) -> dict[str, NDArray[np.generic]]:
+def render_s2(seed: int, number: int, labels: Collection[str]) -> dict[str, NDArray[np.generic]]:
     """Group -> [C H W] digital numbers of a patch with these classes."""
     rng = _rng(seed, number, _S2)
-    cover = _paint(seed, number, [name for name in labels if "s2" in SEEN_BY[name]])
+    cover = _cover(seed, number, [name for name in labels if "s2" in VISIBLE_TO[name]])
     sky = simulate.draw_sky(rng, int(rng.integers(*DAYS)))
-    seen = simulate.render_s2(rng, cover, _textures(seed, number), sky)
-    return {group: np.concatenate([seen[band] for band in bands]) for group, bands in BANDS.items()}
+    pixels = simulate.render_s2(rng, cover, _textures(seed, number), sky)
+    return {group: np.concatenate([pixels[band] for band in bands]) for group, bands in BANDS.items()}
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,24 +119,24 @@ def _textures(seed: int, number: int) -> Any:
     return simulate.draw_textures(_rng(seed, number, _TEXTURES))
 
 
-def _paint(seed: int, number: int, names: Collection[str]) -> NDArray[np.intp]:
-    """[120 120] positions in simulate.COVERS: blobs on the background, the smaller ones above."""
+def _cover(seed: int, number: int, names: Collection[str]) -> NDArray[np.intp]:
+    """[120 120] indices into simulate.COVERS: blobs on the background, smaller ones on top."""
     covers = list(simulate.COVERS)
     cover = np.full((simulate.SIZE, simulate.SIZE), covers.index(BACKGROUND))
-    blobs = {name: _blob(_rng(seed, number, _BLOBS + list(SEEN_BY).index(name))) for name in names}
+    blobs = {name: _blob(_rng(seed, number, _BLOBS + list(VISIBLE_TO).index(name))) for name in names}
     for name in sorted(names, key=lambda one: -int(blobs[one].sum())):
         cover[blobs[name]] = covers.index(name.partition(" ")[0])
     return cover
 
 
 def _blob(rng: np.random.Generator) -> NDArray[np.bool_]:
-    """[120 120] true in a lobed ellipse of one of SHARES, whose centre lies 20 pixels inside the patch or more."""
+    """[120 120] true in a lobed ellipse with an area in BLOB_AREAS and its centre at least 20 pixels from the edge."""
     y, x = np.mgrid[: simulate.SIZE, : simulate.SIZE] - rng.uniform(20, simulate.SIZE - 20, 2)[:, None, None]
     turn, phase = rng.uniform(0, 2 * math.pi, 2)
     angle = np.arctan2(y, x) - turn
     rim = 1 / np.hypot(np.cos(angle), rng.uniform(1.0, 1.8) * np.sin(angle)) * (1 + 0.2 * np.sin(5 * angle + phase))
     distance = np.hypot(x, y) / rim
-    inside: NDArray[np.bool_] = distance <= np.quantile(distance, rng.uniform(*SHARES))
+    inside: NDArray[np.bool_] = distance <= np.quantile(distance, rng.uniform(*BLOB_AREAS))
     return inside
 
 

@@ -1,18 +1,18 @@
-"""How much of a link reaches the batches: an epoch from an HTTP server through the cache, against plain downloads.
+"""Loading speed over a network link: an epoch from an HTTP server through the cache, compared with plain downloads.
 
 python benchmarks/remote.py [--samples 6000] [--rounds 3] [--links 100 500 1000 0] [--samples-per-shard 100]
 
-Generated samples of eight bands of 120 px (0.23 MB each) as raw shards, served by a process of its own that sends files
-with sendfile and lets all connections together have so many MB/s (0: as fast as it goes, which on one machine is a race
-for its cores rather than a link). Three take the same bytes over as many connections, turn by turn:
+Generated samples of eight bands of 120 px (0.23 MB each) are stored as raw shards and served by a separate process. It
+sends files with sendfile and limits all connections together to a number of MB/s (0: no limit; on one machine this
+measures its cores rather than a link). Three readers load the same bytes over the same number of connections, in turns:
 
-    link          reads every answer to its end and throws the bytes away
-    fsspec        the same client library as rspretrain: get_file into an empty folder, nothing verified or flushed
-    rspretrain    opens the set with an empty cache and delivers every batch of an epoch: fetched, hashed, flushed to
-                  the disk, renamed, mapped, every record's checksum computed, collated; all from the first request to
-                  the last batch, so with the wait for the first window and the last one's collation
+    link          reads all responses and discards the bytes
+    fsspec        the client library of rspretrain: get_file into an empty folder, without verification or flushing
+    rspretrain    opens the set with an empty cache and delivers all batches of an epoch. Files are fetched, hashed,
+                  flushed to disk, renamed and mapped; records are verified and collated. The time is from the first
+                  request to the last batch, including the wait for the first window and the last collation.
 
-`cpu_s_per_gb` is what the process needs beside the server's; on two cores, it and the server's part bound the rate.
+`cpu_s_per_gb` is the CPU time of the reader without the server. On two cores, both together limit the rate.
 """
 
 import argparse
@@ -52,7 +52,7 @@ GROUPS = (Group("s2_10m", "s2", tuple(f"B{band:02d}" for band in range(1, 9)), "
 
 
 class Link:
-    """A number of bytes a second that all connections share."""
+    """A bandwidth limit in bytes per second, shared by all connections."""
 
     def __init__(self, bytes_per_s: float) -> None:
         self.bytes_per_s, self.free_at, self.lock = bytes_per_s, 0.0, threading.Lock()
@@ -67,7 +67,7 @@ class Link:
 
 
 def serve(folder: Path, bytes_per_s: float, port: Connection) -> None:
-    """A process of its own, for good."""
+    """Serve `folder` forever, in a separate process."""
     link = Link(bytes_per_s)
 
     class Handler(BaseHTTPRequestHandler):
@@ -91,7 +91,7 @@ def serve(folder: Path, bytes_per_s: float, port: Connection) -> None:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.handle_error = lambda *_: None  # clients that drop their connections
+    server.handle_error = lambda *_: None  # clients may drop their connections
     port.send(server.server_address[1])
     server.serve_forever()
 
@@ -133,7 +133,7 @@ def plain(port: int, names: list[str], folder: Path) -> None:
 
 
 def ours(port: int, cache: Path) -> float:
-    """Every batch of an epoch, from an empty cache; seconds to the first one."""
+    """Load all batches of an epoch from an empty cache; seconds to the first batch."""
     started = time.perf_counter()
     data = DataSettings(shards=f"http://127.0.0.1:{port}", cache_dir=cache, fetches=FETCHES, window=8)
     shards = open_shards(data.shards, data.remote_options())
@@ -146,7 +146,7 @@ def ours(port: int, cache: Path) -> float:
 
 
 def timed(size: int, work: Callable[[], float | None]) -> dict[str, float]:
-    """MB/s, CPU seconds of this process for a GB, and what `work` returns as seconds to the first batch."""
+    """MB/s, CPU seconds of this process per GB, and seconds to the first batch, which `work` returns."""
     started, cpu_s = time.perf_counter(), time.process_time()
     first_s = work()
     rate = size / (time.perf_counter() - started) / 1e6
@@ -166,7 +166,7 @@ def measure(folder: Path, limit: float, rounds: int, size: int) -> list[dict[str
             "fsspec": lambda: plain(port, names, target),
             "rspretrain": lambda: ours(port, target),
         }
-        for turn in range(rounds + 1):  # the first one imports, and makes the machine give its memory
+        for turn in range(rounds + 1):  # the first turn imports modules and allocates memory
             for name, work in reader.items():
                 shutil.rmtree(target, ignore_errors=True)
                 measured = timed(size, work)

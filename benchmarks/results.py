@@ -1,4 +1,4 @@
-"""Results that can be compared: what was measured, on which machine, when. Used by every benchmark.
+"""Write benchmark results with their settings, machine and date. All benchmarks use it.
 
     write_results("loading", [{"reader": "ours", "pairs_per_s": 31000.0}, …], {"pairs": 2000})
 
@@ -41,7 +41,7 @@ def _version(package: str) -> str | None:
 
 
 def _accelerator() -> str | None:
-    """Name and number of GPUs; None without, also where torch is missing."""
+    """Number and name of GPUs; None without a GPU or without torch."""
     try:
         import torch
     except ImportError:
@@ -52,7 +52,7 @@ def _accelerator() -> str | None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """CPU, cores that this process may use, memory, system and versions; nothing that names the machine itself."""
+    """CPU, usable cores, memory, system and versions; no host name."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
@@ -71,9 +71,9 @@ def describe_machine() -> dict[str, Any]:
 def write_results(
     name: str, rows: Sequence[dict[str, Any]], settings: dict[str, Any], folder: Path = FOLDER
 ) -> tuple[Path, Path]:
-    """Write <name>.csv and <name>.json; returns both paths. `rows` need not all have the same columns."""
+    """Write <name>.csv and <name>.json; returns both paths. Rows may have different columns."""
     if not rows:
-        raise ValueError(f"Benchmark {name!r} gave no rows, expected at least one. Nothing was written.")
+        raise ValueError(f"Benchmark {name!r} got no rows, expected at least one. Check its selection of runs.")
     folder.mkdir(parents=True, exist_ok=True)
     table, full = folder / f"{name}.csv", folder / f"{name}.json"
     with table.open("w", newline="") as file:

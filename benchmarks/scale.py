@@ -1,10 +1,10 @@
-"""Ten million samples: opening, ordering and seeking, in time and memory; and what a node of 64 x 8 ranks opens.
+"""Time and memory of opening, ordering and seeking with ten million samples, and the shards per node of 64 x 8 ranks.
 
 python benchmarks/scale.py [--samples 10000000]
 
-The index and the manifest are real files, the tars are not there: nothing here reads a pixel. The measurements run in
-a fresh process, so that its memory is theirs; `torch` alone is what such a process takes before a shard set is opened.
-`step_us` is what a rank computes to know its samples of one step, in worlds of 8 to 4,096 ranks.
+The index and the manifest are real files. The tars do not exist, because no pixel is read. Each measurement runs in a
+new process, so that the process's memory is that of the measurement; `torch_mb` is its memory before a shard set is
+opened. `step_us` is the time in which a rank computes its samples of one step, in worlds of 8 to 4,096 ranks.
 """
 
 import argparse
@@ -34,7 +34,7 @@ GROUP = Group("s2_10m", "s2", ("B02", "B03", "B04", "B08"), "uint16", (120, 120)
 
 
 def write_set(folder: Path, samples: int) -> None:
-    """index.parquet and manifest.json of a shard set of one group, four fifths of it training samples."""
+    """Write index.parquet and manifest.json of a shard set of one group, with 80 % training samples."""
     layout = fixed_layout([GROUP], False, 1024)
     number = np.arange(samples)
     columns = {
@@ -62,13 +62,13 @@ def write_set(folder: Path, samples: int) -> None:
 
 
 def peak_mb() -> float:
-    """The most memory this process has held, in MB (ru_maxrss would be the parent's after a fork)."""
+    """Peak memory of this process in MB (ru_maxrss would be the parent's after a fork)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Seconds and bytes of one rank in the middle of a large world."""
+    """Seconds and megabytes of one rank in the middle of a large world."""
     found = {"torch_mb": peak_mb()}
     started = time.perf_counter()
     shards = open_shards(folder)
@@ -93,7 +93,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def step_us(shards: ShardSet, nodes: int, steps: int = 50) -> float:
-    """Microseconds of a rank to know its samples of one step, 8 of them in any world."""
+    """Microseconds in which a rank computes its samples of one step; 8 samples in worlds of any size."""
     world = nodes * RANKS_A_NODE
     settings = DataSettings(shards=shards.path, split="train", streams=nodes, window=16)
     here = World(world // 2, world, 0, torch.device("cpu"))

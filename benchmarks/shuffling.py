@@ -1,11 +1,11 @@
-"""How well samples are mixed: our order against a full permutation and against a buffer of 1,000 samples.
+"""Shuffling quality: our order compared with a full permutation and with a shuffle buffer of 1,000 samples.
 
 python benchmarks/shuffling.py [--samples 200000] [--mates 64]
 
-An archive of scenes, each cut into `mates` tiles that lie side by side in the archive's order. For one epoch of every
-way to shuffle: how far apart (in positions of the epoch) two tiles end up that were neighbours in the archive, as a
-share of what a full permutation gives (N / 3), the share of such pairs closer than one batch, and how many tiles of a
-batch have a mate of their own scene in it, again against a full permutation. No pixel is read: it is arithmetic.
+The archive consists of scenes, each cut into `mates` tiles that are adjacent in the archive's order. For one epoch of
+each method, three values are computed: the mean distance in the epoch of two tiles that are adjacent in the archive,
+relative to a full permutation (N / 3); the fraction of such pairs closer than one batch; and the fraction of tiles in a
+batch with another tile of their scene in it. No pixel is read.
 """
 
 import argparse
@@ -23,14 +23,14 @@ Ints = NDArray[np.int64]
 
 
 def dealt(samples: int) -> Ints:
-    """Archive numbers in the order of shards, as shards/build.py deals them by a hash of their keys."""
+    """Archive positions in the order of shards, as a build assigns samples to shards by a hash of their keys."""
     hashed = sorted((xxhash.xxh3_64_intdigest(f"tile-{i:08d}".encode()), i) for i in range(samples))
     chunks = (sorted(i for _, i in hashed[start : start + SHARD]) for start in range(0, samples, SHARD))
     return np.array([number for chunk in chunks for number in chunk])
 
 
 def ours(in_shards: Ints, window: int, streams: int) -> Ints:
-    """One epoch in global batches."""
+    """One epoch of our sampler, in global batches."""
     starts = range(0, len(in_shards), SHARD)
     sizes = np.array([len(in_shards[start : start + SHARD]) for start in starts])
     order = EpochSampler(sizes, seed=0, streams=streams, window=window)
@@ -39,7 +39,7 @@ def ours(in_shards: Ints, window: int, streams: int) -> Ints:
 
 
 def buffered(in_shards: Ints) -> Ints:
-    """Stock webdataset: shards shuffled, then a buffer of 1,000 samples from which a random one is taken."""
+    """webdataset's shuffle: shuffled shards, then random samples from a buffer of 1,000."""
     rng = random.Random(0)
     shards = [in_shards[start : start + SHARD] for start in range(0, len(in_shards), SHARD)]
     rng.shuffle(shards)
@@ -48,15 +48,15 @@ def buffered(in_shards: Ints) -> Ints:
     for number in np.concatenate(shards).tolist():
         buffer.append(number)
         if len(buffer) >= BUFFER:
-            place = rng.randrange(len(buffer))
-            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            index = rng.randrange(len(buffer))
+            buffer[index], buffer[-1] = buffer[-1], buffer[index]
             out.append(buffer.pop())
     rng.shuffle(buffer)
     return np.array(out + buffer)
 
 
 def measure(sequence: Ints, mates: int) -> dict[str, float]:
-    """Mean distance of archive neighbours over N/3, share of them within a batch's length, tiles with a mate."""
+    """Mean distance of archive neighbours over N/3, fraction of them within a batch, fraction of tiles with a mate."""
     samples = len(sequence)
     assert np.array_equal(np.sort(sequence), np.arange(samples)), "every sample once"
     position = np.empty(samples, dtype=np.int64)
@@ -74,7 +74,7 @@ def measure(sequence: Ints, mates: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=200_000)
-    parser.add_argument("--mates", type=int, default=64, help="tiles of a scene")
+    parser.add_argument("--mates", type=int, default=64, help="tiles per scene")
     args = parser.parse_args()
     archive, mixed = np.arange(args.samples), dealt(args.samples)
     ways = {

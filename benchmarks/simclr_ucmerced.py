@@ -1,14 +1,14 @@
-"""SimCLR on UC-Merced, end to end, against lightly's SimCLR: accuracy of the linear probe and images a second.
+"""SimCLR on UC-Merced, end to end, compared with lightly's SimCLR: linear-probe accuracy and images per second.
 
 python benchmarks/simclr_ucmerced.py --source PATH [--epochs 20]
 
-Both train timm's ResNet-18 from scratch on 64-pixel views of the same 1,680 images (every fifth of every class is held
-out), batch 128, for the same epochs on the same two cores, one after the other; then one and the same probe (logistic
-regression on pooled features of whole images at 64 px, 21 classes) reads their features, and those of the same network
-at random. Ours is the product as a user starts it: shards, `deepspeed --num_accelerators 2 launchers/pretrain.py`.
-lightly's is its documented recipe (SimCLRTransform, NTXentLoss, SimCLRProjectionHead) over the image files with a
-DataLoader, with the optimizer, rate and temperature of ours. Rates are images over the time of the epochs; `wall_s` is
-the whole process, imports and start-up included. bf16 is arithmetic only; our fp32 stands beside it.
+Both train timm's ResNet-18 from scratch on 64-pixel views of the same 1,680 images (every fifth image of each class is
+held out), batch 128, for the same number of epochs on the same two cores, one after the other. The same probe (logistic
+regression on pooled features of whole images at 64 px, 21 classes) evaluates both and a random network. Our run uses
+shards and `deepspeed --num_accelerators 2 launchers/pretrain.py`. lightly's run follows its documentation
+(SimCLRTransform, NTXentLoss, SimCLRProjectionHead) with a DataLoader over the image files and our optimizer, learning
+rate and temperature. Rates are images over the time of the epochs; `wall_s` is the time of the whole process, imports
+and start-up included. bf16 applies to arithmetic only; our fp32 run is listed, too.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def train_lightly(images: Path, held_out: set[str], weights: Path, epochs: int) 
 
 
 def lightly_process(source: Path, weights: Path, epochs: int) -> None:
-    """The competitor, in a process of its own: lightly's parts, put together as its documentation does."""
+    """The competitor, in a separate process: lightly's modules, combined as in its documentation."""
     from rspretrain.nn.backbones import timm  # noqa: I001  (first: it makes torchvision importable for lightly)
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -95,7 +95,7 @@ def top1(backbone: Backbone, shards: ShardSet) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="UC-Merced: the folder that holds UCMerced_LandUse")
+    parser.add_argument("--source", type=Path, required=True, help="folder that contains UCMerced_LandUse")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--lightly", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -114,10 +114,10 @@ def compare(source: Path, epochs: int, folder: Path) -> None:
     held_out = set(shards.keys(shards.split_rows("holdout:test")))
     images = source / "UCMerced_LandUse/Images"
     lightly = train_lightly(images, held_out, folder / "lightly.pt", epochs)
-    rival = create_backbone(BackboneSettings(name="resnet18"), "rgb", ("R", "G", "B"), PX)
-    random = top1(reinitialised(rival, 0), shards)
-    rival.model.load_state_dict(torch.load(folder / "lightly.pt", weights_only=True))
-    rows = [{"model": "random", "top1": random}, {"model": "lightly, fp32", "top1": top1(rival, shards), **lightly}]
+    theirs = create_backbone(BackboneSettings(name="resnet18"), "rgb", ("R", "G", "B"), PX)
+    random = top1(reinitialised(theirs, 0), shards)
+    theirs.model.load_state_dict(torch.load(folder / "lightly.pt", weights_only=True))
+    rows = [{"model": "random", "top1": random}, {"model": "lightly, fp32", "top1": top1(theirs, shards), **lightly}]
     for precision in ("bf16", "fp32"):
         ours = train_ours(shards.path, folder / precision, epochs, precision)
         backbone, _ = load_backbone(folder / precision / "export/rgb")

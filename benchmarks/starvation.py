@@ -1,14 +1,14 @@
-"""Does training wait for data? The small ViT on two sensors, on CPU, through the real loop; and what the loader costs.
+"""Time that training waits for data, and CPU cost of the loader, for a small ViT on two sensors on a CPU.
 
 python benchmarks/starvation.py [--pairs 1000] [--steps 60]
 
 Dual-SimCLR with the ViT of SCT Fusion (6.5 and 6.9 M parameters) on generated BigEarthNet-MM pairs, raw shards,
-checksums on. The figures are those that every run writes to metrics.jsonl: the share of the time that steps waited for
-data (perf/data_wait_share) and the cores that the loader's threads used (perf/loader_cores), medians over the lines
-after the first, which has the start of the threads in it.
+checksums on. The metrics are those that each run writes to metrics.jsonl: the fraction of time that steps wait for data
+(perf/data_wait_share) and the cores used by the loader's threads (perf/loader_cores). They are medians over all lines
+but the first, which includes the start of the threads.
 
-The other rows are the loader alone at the rate of a GPU: batches are asked for at a fixed rate of pairs a second, and
-the same two figures say what that costs.
+The other rows measure the loader alone at the rate of a GPU: batches are requested at a fixed number of pairs per
+second, and the same two metrics are reported.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from rspretrain.streaming.settings import DataSettings
 from rspretrain.world import World
 
 HERE = World(0, 1, 0, torch.device("cpu"))
-RATES = (500, 1000, 2000, 4000)  # pairs a second: a ViT-S/16 with two sensors on one modern GPU takes about 1,000
+RATES = (500, 1000, 2000, 4000)  # pairs per second; a ViT-S/16 with two sensors on one modern GPU takes about 1,000
 
 
 def settings(shards: Path, out: Path, steps: int, batch: int) -> config.RunSettings:
@@ -65,7 +65,7 @@ def while_training(shards: Path, out: Path, steps: int, batch: int) -> dict[str,
 
 
 def at_rate(shards: Path, rate: int, seconds: float = 10.0, batch: int = 64) -> dict[str, float | str]:
-    """A consumer that takes `rate` pairs a second and computes nothing."""
+    """A consumer that takes `rate` pairs per second and computes nothing."""
     data = DataSettings(shards=shards)
     opened = open_shards(shards)
     loader = Loader(opened, data, list(opened.groups), global_batch=batch, seed=0, world=HERE)

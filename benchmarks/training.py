@@ -1,4 +1,4 @@
-"""What a training step costs beside its networks, and how fast it is: against the networks alone, lightly, the device.
+"""Cost of a training step, compared with its networks alone, with lightly, and with the peak of the device.
 
     python benchmarks/training.py                              # nine rows on a CPU thread, and lightly's modules
     python benchmarks/training.py --only byol --batch 8
@@ -6,14 +6,15 @@
     python benchmarks/training.py --device cuda --backbone vit_large_patch16_224 --px 224 --batch 128 --only simclr \\
         --precision bf16 --compile
 
-A row is one objective as the product trains it: its job, strategy and meter (training_bench.py) on shards of random
-pixels. Rounds alternate between a whole step and the same calls of the same networks on ready tensors, forward and
-backward (training_networks.py); ratios are taken within a round, figures are medians. `overhead_pct` is all of the step
-but the networks and the optimizer, which both need, as a share of the networks; the parts are shares of the step.
-`overhead_by_parts_pct` is the sum of the parts that have a clock, without the loss's backward; it stays as it is where
-others disturb the difference of two long times. Health and the line of metrics belong to every tenth step (watch.every)
-and are spread over all. MFU is of counted operations (training_flops.py) and the whole step. lightly:
-training_rivals.py. What has not run on a GPU is named in docs/training.md.
+A row is one objective as the product trains it: its job, strategy and metric logger (training_bench.py) on shards of
+random pixels. Rounds alternate between a whole step and the same network calls on prepared tensors, forward and
+backward (training_networks.py). Ratios are taken within a round; values are medians.
+
+`overhead_pct` is the time of the step without networks and optimizer, relative to the networks; the parts are
+percentages of the step. `overhead_by_parts_pct` is the sum of the separately timed parts, without the backward of the
+loss. It is robust when other jobs disturb the difference of two long times. Health metrics and logging happen every
+tenth step (watch.every); their cost is spread over all steps. MFU uses counted operations (training_flops.py) and the
+whole step. training_competitors.py has lightly's step. docs/training.md lists the parts that have not run on a GPU.
 """
 
 import argparse
@@ -27,20 +28,20 @@ from statistics import median
 from rspretrain.allocator import keep_large_tensors
 
 if __name__ == "__main__":
-    keep_large_tensors()  # as launchers/pretrain.py; for lightly, too
+    keep_large_tensors()  # as `rspretrain pretrain` does; it applies to lightly, too
 
 import torch
 from results import FOLDER, write_results
 from training_bench import CASES, PARTS, Case, Parts, Run, Setting, build, make_job
+from training_competitors import COMPETITORS, VIEWS, make_comparison, time_both
 from training_flops import count, formula, peak
 from training_networks import Networks
-from training_rivals import RIVALS, VIEWS, fight, make_duel
 
 from rspretrain.batch import Batch
 from rspretrain.observe.sinks import WatchSettings
 
 EVERY = WatchSettings().every
-COUNTED = 2  # samples of the batch whose operations are counted; they are proportional to the samples
+COUNTED = 2  # operations are counted for this many samples and scaled to the batch
 GPU_SUITE = {"vit_small_patch16_224": 512, "vit_base_patch16_224": 256, "vit_large_patch16_224": 128, "resnet50": 512}
 
 
@@ -68,7 +69,7 @@ def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: in
         timed = time_rounds(run, rounds)
     finally:
         run.close()
-        gc.collect()  # the patches made circles, which hold a GPU's memory
+        gc.collect()  # the patched methods form cycles that hold GPU memory
     by_formula = formula(objective, setting.batch)
     backbone = setting.cnn if case.cnn else setting.backbone
     return {
@@ -81,7 +82,7 @@ def measure(case: Case, setting: Setting, shards: Path, folder: Path, rounds: in
 
 
 def time_rounds(run: Run, rounds: int) -> dict[str, object]:
-    """Medians over rounds of the step, its networks and its parts, and ratios within rounds."""
+    """Medians over rounds of the times of step, networks and parts, and of their ratios within rounds."""
     setting, parts = run.setting, Parts(run)
     batch = next(run.batches)
     networks = Networks(run.job.objective, batch, setting.autocast)
@@ -92,7 +93,7 @@ def time_rounds(run: Run, rounds: int) -> dict[str, object]:
         networks.clear()
         with parts.watched():
             clocked = clock(lambda: run.take(batch), setting)
-        # Clocks around parts cost nothing on a CPU; on a GPU they make it wait.
+        # Timing the parts costs nothing on a CPU; on a GPU it adds synchronisation.
         steps.append(clocked if setting.device.type == "cpu" else clock(lambda: run.take(batch), setting))
         overheads.append(100 * ((steps[-1] - parts.seconds["optimizer"]) / bare[-1] - 1))
         for part, seconds in parts.seconds.items() if number else ():
@@ -114,7 +115,7 @@ def time_rounds(run: Run, rounds: int) -> dict[str, object]:
 
 
 def time_watching(run: Run, batch: Batch) -> dict[str, float]:
-    """Seconds that a step takes longer whose metrics are written: for measures of health, and for the line."""
+    """Extra seconds of a logged step, for health metrics and for the line of metrics."""
     parts, found = Parts(run), dict[str, float]()
     for _ in range(2):  # the first warms up
         with parts.watched():
@@ -124,10 +125,10 @@ def time_watching(run: Run, batch: Batch) -> dict[str, float]:
 
 
 def compare(method: str, views: str, setting: Setting, shards: Path, folder: Path, rounds: int) -> dict[str, object]:
-    """A row against lightly. Equal views give equal losses; views of its own give its own."""
-    duel, run = make_duel(method, setting, shards, folder, views)
+    """A row for lightly. With the same views its losses equal ours; with its own views they differ."""
+    comparison, run = make_comparison(method, setting, shards, folder, views)
     try:
-        found = fight(duel, rounds, setting.now)
+        found = time_both(comparison, rounds, setting.now)
     finally:
         run.close()
     ratios = [theirs / ours for ours, theirs in zip(found["ours"], found["lightly"], strict=True)]
@@ -146,12 +147,12 @@ def show(row: dict[str, object]) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> list[Setting]:
-    """One a backbone: as asked for, or the suite's."""
+    """One setting per backbone: the given one, or those of the suite."""
     device = torch.device("cuda", 0) if args.device == "cuda" or args.suite == "gpu" else torch.device(args.device)
     if args.clock == "cpu" and (device.type != "cpu" or args.threads > 1):
         raise ValueError(
-            f"--clock: got cpu on {device} with --threads {args.threads}, expected one thread of a CPU, whose seconds "
-            "these are. Leave it at wall."
+            f"--clock: got cpu on {device} with --threads {args.threads}, expected one thread on a CPU, whose time "
+            "this clock measures. Set --clock wall."
         )
     network = {"backbone": args.backbone, "cnn": args.cnn, "px": args.px, "batch": args.batch}
     one = Setting(device, args.precision, args.compile, **network, threads=args.loader, clock=args.clock)
@@ -166,7 +167,7 @@ def chosen(args: argparse.Namespace) -> list[Case]:
     names = default if args.only is None else args.only
     unknown = [name for name in names if name not in CASES]
     if unknown:
-        raise ValueError(f"--only: got {unknown}, expected some of {list(CASES)}. Name one of these.")
+        raise ValueError(f"--only: got {unknown}, expected some of {list(CASES)}. Choose from these.")
     return [CASES[name] for name in names]
 
 
@@ -175,30 +176,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", choices=["cpu", "gpu"], default="cpu", help="gpu: four backbones at 224 px, simclr")
     parser.add_argument("--only", nargs="*", default=None, metavar="OBJECTIVE", help=", ".join(CASES))
     parser.add_argument(
-        "--rivals", nargs="*", default=None, metavar="METHOD", help="simclr, byol; none: leave them out"
+        "--rivals",
+        nargs="*",
+        default=None,
+        metavar="METHOD",
+        help="compare with lightly: simclr, byol; empty: no comparison",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile for every block")
     parser.add_argument("--backbone", default=Setting.backbone)
-    parser.add_argument("--cnn", default=Setting.cnn, help="of mma, which needs maps")
+    parser.add_argument("--cnn", default=Setting.cnn, help="backbone of mma, which needs feature maps")
     parser.add_argument("--px", type=int, default=Setting.px)
     parser.add_argument("--batch", type=int, default=Setting.batch)
-    parser.add_argument("--loader", type=int, default=Setting.threads, help="threads that gather batches")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: of the thread, if others work")
+    parser.add_argument("--loader", type=int, default=Setting.threads, help="threads of the loader")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: thread time, for busy machines")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peak-tflops", type=float, help="of the device, where the table has it not")
+    parser.add_argument("--peak-tflops", type=float, help="peak of the device, if the table lacks it")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results")
-    parser.add_argument("--name", default=None, help="of the results; training, or training_gpu for that suite")
+    parser.add_argument("--name", default=None, help="name of the results; default: training, or training_gpu")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     rows = measure_all(args)
-    told = {
+    settings = {
         name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "out"
     }
     name = args.name or ("training_gpu" if args.suite == "gpu" else "training")
-    write_results(name, rows, told, args.out)
+    write_results(name, rows, settings, args.out)
 
 
 def measure_all(args: argparse.Namespace) -> list[dict[str, object]]:
@@ -206,7 +211,7 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, object]]:
     settings = settings_of(args)
     one = settings[0]
     rate = peak(one.device, args.precision, args.peak_tflops, one.now)
-    rivals = args.rivals if args.rivals is not None else list(RIVALS) if args.device == "cpu" else []
+    rivals = args.rivals if args.rivals is not None else list(COMPETITORS) if args.device == "cpu" else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shards = build(folder, max(2 * max(setting.batch for setting in settings), 64))
@@ -218,13 +223,13 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, object]]:
             for views in VIEWS:
                 rows.append(compare(method, views, one, shards, folder / f"run{len(rows)}", args.rounds))
                 show(rows[-1])
-    # Others may have disturbed the first.
+    # Other jobs may have disturbed the first measurement.
     rate = max(rate, peak(one.device, args.precision, args.peak_tflops, one.now))
     return [row | utilisation(row, rate) for row in rows]
 
 
 def utilisation(row: dict[str, object], rate: float) -> dict[str, object]:
-    """MFU of a row whose operations were counted, and what it is a share of."""
+    """MFU of a row with counted operations, and the peak rate."""
     if "gflop_per_step" not in row:
         return {}
     mfu = 1e9 * float(row["gflop_per_step"]) / float(row["step_s"]) / rate

@@ -1,6 +1,6 @@
-"""What the training benchmark trains: the product's own job, strategy and meter on shards of random pixels.
+"""The runs of the training benchmark: the product's job, strategy and metric logger on shards of random pixels.
 
-Nine cases are the eight objectives, and SimCLR on Sentinel-2's twelve bands beside SimCLR on photographs.
+The nine cases are the eight objectives, with SimCLR both on RGB and on Sentinel-2's twelve bands.
 """
 
 import sys
@@ -43,7 +43,7 @@ SCENE_PX, PATCH_PX = 256, 120  # UC-Merced's and BigEarthNet's
 
 
 class Noise(Archive):
-    """Random pixels in the layouts of UC-Merced's scenes and of BigEarthNet-MM's pairs."""
+    """Random pixels in the layouts of UC-Merced and BigEarthNet-MM."""
 
     name = "noise"
     metadata_bytes = 512
@@ -75,7 +75,7 @@ class Noise(Archive):
 
 @dataclass(frozen=True)
 class Case:
-    """One row: an objective, its sensors, and whether it needs a CNN whatever was asked for."""
+    """One row: an objective, its sensors, and whether it requires a CNN."""
 
     name: str
     sensors: dict[str, Any] = field(default_factory=lambda: RGB)
@@ -108,7 +108,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all rows of a run."""
+    """Settings that all rows of a run share."""
 
     device: torch.device = CPU
     precision: str = "fp32"
@@ -124,17 +124,17 @@ class Setting:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def now(self) -> float:
-        """Seconds of the clock; those of the thread on the CPU do not count what other processes take."""
+        """Seconds of the clock. Thread time excludes the time of other processes."""
         return time.thread_time() if self.clock == "cpu" else time.perf_counter()
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 def build(folder: Path, samples: int) -> Path:
-    """Shards of so many samples, in a folder of their own."""
+    """Build shards with this number of samples in a subfolder."""
     build_shards(Noise(samples), folder / "shards", samples_per_shard=32, workers=1)
     return folder / "shards"
 
@@ -156,11 +156,11 @@ def make_job(case: Case, setting: Setting, shards: Path, run: Path, clip_norm: f
 
 
 class Run:
-    """A job on its way, as engine/loop.py has it: the steps, and the lines of metrics."""
+    """A running job, as in engine/trainer.py: steps and lines of metrics."""
 
     def __init__(self, job: Job, setting: Setting) -> None:
         self.job, self.setting = job, setting
-        # Two epochs are over: nothing is frozen any more.
+        # Start after two epochs, when no parameter is frozen any more.
         self.step = 2 * job.loader.steps_per_epoch
         settings = job.settings
         self.strategy = build_strategy(
@@ -179,7 +179,7 @@ class Run:
         self._stack.close()
 
     def take(self, batch: Batch, watched: bool = False) -> StepReport:
-        """One step, until the device has done it; `watched`: one of those whose metrics are written."""
+        """Take one step and wait for the device; `watched`: a step with health metrics."""
         lr = self.job.lr(self.step)
         seed_torch(0, self.step, 0)
         self.job.objective.prepare(self.job.progress(self.step))
@@ -190,11 +190,11 @@ class Run:
         return report
 
     def line(self, batch: Batch, report: StepReport) -> None:
-        """The line of metrics of the last step."""
+        """Write the line of metrics of the last step."""
         self.metric_logger.log_step(self.step, batch, report, self.job.lr(self.step))
 
     def as_it_runs(self, steps: int) -> dict[str, float]:
-        """Seconds a step and the share of the time that the loop waits for data, the loader included."""
+        """Seconds per step with loading, and the fraction of time spent waiting for data."""
         waited, started = self.job.loader.wait_s, time.perf_counter()
         for _ in range(steps):
             batch = next(self.batches)
@@ -204,7 +204,7 @@ class Run:
 
 
 PARTS = ("views", "loss", "health", "buffers", "clipping", "optimizer", "ema")
-# Of losses their forward: the backward is one pass with that of the networks.
+# Losses count with their forward only: their backward is part of that of the networks.
 _LOSSES = (
     "nt_xent", "distance", "contrast", "distil", "cross_entropy", "masked_mse", "standardise", "patchify", "directions"
 )  # fmt: skip
@@ -212,14 +212,14 @@ _HEALTH = ("view_health", "teacher_student_health", "teacher_health", "feature_s
 
 
 class Parts:
-    """Seconds that a step spends in its parts, by a clock around their functions."""
+    """Seconds that a step spends in its parts, measured around their functions."""
 
     def __init__(self, run: Run) -> None:
         self._run, self.seconds = run, dict.fromkeys(PARTS, 0.0)
         self._open: list[str] = []
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A part within a part counts for the inner one."""
+        """The time of a nested part counts for the inner part only."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             self._run.setting.wait()
@@ -241,7 +241,7 @@ class Parts:
     def watched(self) -> Iterator[None]:
         objective, strategy = self._run.job.objective, self._run.strategy
         module = sys.modules[type(objective).__module__]
-        places: list[tuple[str, object, str]] = [
+        functions: list[tuple[str, object, str]] = [
             *(("views", objective, name) for name in ("mask", "masks") if hasattr(objective, name)),
             ("views", getattr(objective, "sensor_views", None) or objective.views, "forward"),
             *(("health", module, name) for name in _HEALTH if hasattr(module, name)),
@@ -253,6 +253,6 @@ class Parts:
         ]
         self.seconds = dict.fromkeys(PARTS, 0.0)
         with ExitStack() as stack:
-            for part, owner, name in places:
+            for part, owner, name in functions:
                 stack.enter_context(patch.object(owner, name, self._timed(part, getattr(owner, name))))
             yield

@@ -1,7 +1,7 @@
-"""Arithmetic of a step: counted by torch, by formula for ViTs, and what the device can do at most.
+"""Operations of a step, counted by torch and by formula for ViTs, and the peak rate of the device.
 
-A multiplication and an addition are two. Matrix products and convolutions only, as is usual for MFU; nothing is counted
-twice that a kernel or activation checkpointing computes twice.
+A multiply-add counts as two operations. As usual for MFU, only matrix products and convolutions count, and
+recomputation by kernels or activation checkpointing does not.
 """
 
 import time
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Clock = Callable[[], float]  # seconds
 
-# Dense bf16 operations a second, from the vendors' data sheets, by a part of the device's name; the first that fits.
+# Dense bf16 operations per second from the vendors' data sheets. The first key in the device's name counts.
 GPU_PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -26,14 +26,14 @@ GPU_PEAKS = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-SIDE = 2048  # of the matrices that say what a CPU can do
+SIDE = 2048  # size of the matrices that measure a CPU's peak
 
 
 def count(run: Callable[[], object]) -> int:
     """Operations of matrix products and convolutions in `run`, forward and backward.
 
-    Attention by the two products that it is: torch 2.13 counts nothing for the fused kernel of CPUs, and for those of
-    GPUs also what their backward recomputes.
+    Attention is computed by its two products: torch 2.13 counts nothing for the fused CPU kernel, and recomputation in
+    the backward of GPU kernels, too.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
@@ -41,9 +41,9 @@ def count(run: Callable[[], object]) -> int:
 
 
 def vit(model: nn.Module, images: int, *, trained: bool) -> int:
-    """Of a timm ViT with class token: its forward, and twice that for the backward where it is trained.
+    """Operations of a timm ViT with class token: the forward and, if trained, twice that for the backward.
 
-    Nobody needs the gradient of pixels, so the patch embedding has half a backward.
+    The patch embedding has half a backward, because pixels need no gradient.
     """
     embedding, block = model.patch_embed.proj, model.blocks[0]
     patches, tokens, width = model.patch_embed.num_patches, model.pos_embed.shape[1], model.embed_dim
@@ -55,13 +55,13 @@ def vit(model: nn.Module, images: int, *, trained: bool) -> int:
 
 
 def mlp(module: nn.Module, rows: int, *, trained: bool) -> int:
-    """Of the linear layers in a head, whose input has a gradient where it is trained."""
+    """Operations of the linear layers of a head; if trained, its input has a gradient."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     return (3 if trained else 1) * 2 * rows * sum(layer.weight.numel() for layer in layers)
 
 
 def formula(objective: nn.Module, batch: int) -> int | None:
-    """Of one step's networks on `batch` samples of one sensor; None for objectives and backbones without formula."""
+    """Operations of a step's networks on `batch` samples of one sensor; None for cases without a formula."""
     kind = type(objective).__name__
     if kind == "Simclr" and hasattr(objective.encoder.model, "blocks"):
         return vit(objective.encoder.model, 2 * batch, trained=True) + mlp(objective.head, 2 * batch, trained=True)
@@ -78,9 +78,9 @@ def formula(objective: nn.Module, batch: int) -> int | None:
 
 
 def peak(device: torch.device, precision: str, given_tflops: float | None, now: Clock = time.perf_counter) -> float:
-    """Operations a second that the device can do at most: as given, from the table, or of matrix products on a CPU.
+    """Peak operations per second of the device: given, from the table, or measured by matrix products on a CPU.
 
-    ValueError for a GPU that the table does not have, or in float32, of which it says nothing.
+    ValueError for a GPU that is not in the table, and for float32 on GPUs.
     """
     if given_tflops is not None:
         return given_tflops * 1e12
@@ -95,13 +95,13 @@ def gpu_peak(name: str, precision: str) -> float:
         if part in name and precision == "bf16":
             return rate
     raise ValueError(
-        f"No peak is known for {name!r} in {precision}, expected bf16 and one of {list(GPU_PEAKS)}. Give the device's "
-        "dense rate as --peak-tflops."
+        f"No peak is known for {name!r} in {precision}, expected bf16 and one of {list(GPU_PEAKS)}. Set --peak-tflops "
+        "to the device's dense rate."
     )
 
 
 def matmul_rate(dtype: torch.dtype, now: Clock = time.perf_counter, repeats: int = 8) -> float:
-    """Operations a second of the fastest of some large matrix products, in the threads that torch has now."""
+    """Operations per second of the fastest of several large matrix products, with torch's current threads."""
     a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(repeats):

@@ -1,7 +1,7 @@
-"""The networks of an objective alone: every call that a step makes of them, once more on tensors of the same shapes.
+"""The networks of an objective alone: replays all network calls of a step on tensors of the same shapes.
 
-A step is recorded as the calls of its students, teachers, heads, predictors and decoders; a replay runs each forward on
-ready tensors, and the backward from random gradients where the step had one. What a step needs beyond that is overhead.
+A step is recorded as calls of its students, teachers, heads, predictors and decoders. The replay runs each forward on
+prepared tensors and, where the step has a backward, the backward from random gradients. The rest of a step is overhead.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from rspretrain.strategies.blocks import blocks_of
 from rspretrain.transforms.shared_window import SharedWindow
 from rspretrain.transforms.views import SensorViews
 
-Autocast = Callable[[], AbstractContextManager[Any]]  # in which networks are called
+Autocast = Callable[[], AbstractContextManager[Any]]  # the context of network calls
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Call:
 
 
 def ready(value: Any) -> Any:
-    """A copy of a tensor, cut off from what made it, with a gradient of its own if it had one."""
+    """A detached copy of a tensor, which requires a gradient if the original does."""
     return value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
 
 
@@ -46,14 +46,14 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def networks_of(objective: Objective) -> list[nn.Module]:
-    """All modules but views, centers, and what is inside of blocks, which may be compiled."""
+    """All modules except views, centers, and the parts of blocks, which may be compiled."""
     others = [part for part in objective.modules() if isinstance(part, (SensorViews, SharedWindow, Center))]
     skipped = {inner for part in (*others, *blocks_of(objective)) for inner in part.modules()}
     return [part for part in objective.modules() if part is not objective and part not in skipped]
 
 
 class Networks:
-    """`objective` as it is in a strategy's hands, and the batch whose step is recorded."""
+    """The recorded network calls of a step of `objective` (as prepared by a strategy) on `batch`."""
 
     def __init__(self, objective: Objective, batch: Batch, autocast: Autocast) -> None:
         self.autocast, self.calls = autocast, list[Call]()
@@ -74,7 +74,7 @@ class Networks:
             yield
 
     def _recording(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Of nested calls the outermost counts."""
+        """Record the outermost of nested calls."""
 
         def record(*args: Any, **kwargs: Any) -> Any:
             if self._is_inside:
@@ -90,7 +90,7 @@ class Networks:
         return record
 
     def _forward(self) -> list[Tensor]:
-        """What has a gradient, of all calls in their order."""
+        """The outputs with a gradient of all calls, in order."""
         outputs: list[Tensor] = []
         for call in self.calls:
             with torch.set_grad_enabled(call.trains), self.autocast():
@@ -99,7 +99,7 @@ class Networks:
         return outputs
 
     def run(self) -> None:
-        """Forward and backward of everything; gradients lie in `.grad` until `clear`."""
+        """Run forward and backward of all calls; gradients stay in `.grad` until `clear`."""
         torch.autograd.backward(self._forward(), self._gradients)
 
     def clear(self) -> None:

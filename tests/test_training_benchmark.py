@@ -1,4 +1,4 @@
-"""The training benchmark counts what it says, replays what a step does, and its rival computes the same losses."""
+"""The training benchmark counts operations correctly, replays all network calls, and lightly's loss equals ours."""
 
 import csv
 import sys
@@ -11,9 +11,9 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import training
 from training_bench import CASES, PARTS, Parts, Run, Setting, build, make_job
+from training_competitors import VIEWS, make_comparison
 from training_flops import count, formula, gpu_peak, matmul_rate
 from training_networks import Networks, networks_of
-from training_rivals import VIEWS, make_duel
 
 SMALL = Setting(px=30, batch=4)
 
@@ -31,7 +31,7 @@ def networks(name, shards, run):
 
 
 @pytest.mark.parametrize("name", ["simclr", "simclr s2", "byol", "moco_v3"])
-def test_the_formula_is_what_torch_counts(name, shards, tmp_path):
+def test_the_formula_equals_the_count_of_torch(name, shards, tmp_path):
     objective, _, alone = networks(name, shards, tmp_path)
     assert formula(objective, 4) == count(alone.run)
 
@@ -40,25 +40,23 @@ def test_other_objectives_have_no_formula(shards, tmp_path):
     assert formula(networks("mae", shards, tmp_path)[0], 4) is None
 
 
-def test_a_matrix_product_is_two_operations_an_element(monkeypatch):
+def test_a_matrix_product_has_two_operations_per_term(monkeypatch):
     a, b = torch.zeros(3, 5), torch.zeros(5, 7)
     assert count(lambda: a @ b) == 2 * 3 * 5 * 7
     monkeypatch.setattr("training_flops.SIDE", 64)
     assert matmul_rate(torch.float32) > 0
 
 
-def test_peaks_are_of_devices_by_name():
+def test_peaks_are_found_by_device_name():
     assert gpu_peak("NVIDIA H100 80GB HBM3", "bf16") == 989e12
     assert gpu_peak("NVIDIA H100 PCIe", "bf16") == 756e12
-    with pytest.raises(
-        ValueError, match=r"^No peak is known for 'TPU' in bf16, expected bf16 and one of \[.*\]\. Give"
-    ):
+    with pytest.raises(ValueError, match=r"^No peak is known for 'TPU' in bf16, expected bf16 and one of \[.*\]\. Set"):
         gpu_peak("TPU", "bf16")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_networks_alone_do_all_that_a_step_counts_but_its_loss_and_views(name, shards, tmp_path):
-    """Products of losses, health and the means of centers are few; what the networks lack would be more."""
+def test_the_networks_have_nearly_all_operations_of_a_step(name, shards, tmp_path):
+    """The rest, without views, are the few products of losses, health and centers; a missing network would be more."""
     objective, batch, alone = networks(name, shards, tmp_path)
     views = getattr(objective, "sensor_views", None) or objective.views
     own, step = count(alone.run), count(lambda: objective(batch).loss.backward()) - count(lambda: views(batch))
@@ -69,7 +67,7 @@ def test_networks_alone_do_all_that_a_step_counts_but_its_loss_and_views(name, s
     assert {name for name, p in objective.named_parameters() if p.grad is not None} == moved
 
 
-def test_views_and_what_is_inside_blocks_are_no_networks(shards, tmp_path):
+def test_views_and_parts_of_blocks_are_not_networks(shards, tmp_path):
     objective, _, _ = networks("byol", shards, tmp_path)
     found = networks_of(objective)
     assert objective.views not in found
@@ -78,9 +76,9 @@ def test_views_and_what_is_inside_blocks_are_no_networks(shards, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["simclr", "byol"])
-def test_lightly_begins_with_the_same_loss(method, shards, tmp_path):
-    duel, run = make_duel(method, SMALL, shards, tmp_path / "run", VIEWS[0])
-    ours, theirs = duel.ours(), duel.to_ours(duel.lightly())
+def test_lightly_has_the_same_first_loss(method, shards, tmp_path):
+    comparison, run = make_comparison(method, SMALL, shards, tmp_path / "run", VIEWS[0])
+    ours, theirs = comparison.ours(), comparison.to_ours(comparison.lightly())
     run.close()
     assert ours == pytest.approx(theirs, rel=1e-5)
 
@@ -92,7 +90,7 @@ def test_parts_of_a_step_are_less_than_the_step(shards, tmp_path):
         seconds = training.clock(lambda: run.take(batch), SMALL)
     run.close()
     assert all(parts.seconds[part] > 0 for part in PARTS if part != "health")
-    assert parts.seconds["health"] == 0  # nobody looks
+    assert parts.seconds["health"] == 0  # not measured in this step
     assert sum(parts.seconds.values()) < seconds
 
 
@@ -104,8 +102,10 @@ def test_a_small_run_writes_its_rows(tmp_path, monkeypatch):
     assert min(float(own[name]) for name in ("step_s", "mfu_pct", "ema_pct")) > 0
     assert ready["first_loss"]
     assert (ready["rival"], images["rival"]) == VIEWS
-    with pytest.raises(ValueError, match=r"^--only: got \['nobody'\], expected some of \['simclr', .*\]\. Name one of"):
+    with pytest.raises(ValueError, match=r"^--only: got \['nobody'\], expected some of \['simclr', .*\]\. Choose"):
         training.main(["--only", "nobody", *small])
-    with pytest.raises(ValueError, match=r"^--clock: got cpu on cpu with --threads 2, expected one thread.*at wall\.$"):
+    with pytest.raises(
+        ValueError, match=r"^--clock: got cpu on cpu with --threads 2, expected one thread.*--clock wall\.$"
+    ):
         training.main(["--clock", "cpu", "--threads", "2", *small])
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
-"""What the loading benchmark compares: our loader in its ways, and each competitor as its own documentation sets it up.
+"""The competitors of the loading benchmark: our loader, and other loaders set up as their documentation recommends.
 
-A competitor delivers shuffled batches of BATCH samples, a mapping with one tensor [B C H W] a group. All that work with
-processes have WORKERS of them, kept from epoch to epoch. Where a store is cut into files, they have about SHARD_BYTES,
-which is what litdata and mosaicml-streaming propose. Each has the shard set's samples, uncompressed.
+A competitor delivers shuffled batches of BATCH samples: a mapping with one tensor [B C H W] per group. Loaders with
+processes use WORKERS persistent workers. Stores split into files use about SHARD_BYTES per file, the default of litdata
+and mosaicml-streaming. All have the shard set's samples, uncompressed.
 """
 
 import itertools
@@ -30,24 +30,24 @@ from rspretrain.world import World
 
 BATCH = 64
 SHARD_BYTES = 64 << 20
-FILES = 4480  # source files that rasterio reads in an epoch at most: 320 BigEarthNet-MM pairs, all of the others
+FILES = 4480  # maximum number of source files per epoch for rasterio: 320 BigEarthNet-MM pairs, all of the others
 Batches = Iterator[Mapping[str, torch.Tensor]]
 
 
 class Competitor(NamedTuple):
-    """`batches` gives the batches of so many epochs, one after the other; the last ones may be short, or dropped."""
+    """`batches` yields the batches of a number of epochs; the last batch of an epoch may be partial or dropped."""
 
     settings: str
     batches: Callable[[int], Batches]
-    prepare: Callable[[], None] | None = None  # not timed, before every round, which then is one epoch
-    samples: int | None = None  # of an epoch, where it has fewer than the archive
+    prepare: Callable[[], None] | None = None  # runs untimed before every round, which is then one epoch
+    samples: int | None = None  # samples per epoch, if fewer than the archive has
 
     def run(self, epochs: int) -> int:
-        """The number of samples that came."""
+        """Load `epochs` epochs; the number of delivered samples."""
         return sum(len(next(iter(batch.values()))) for batch in self.batches(epochs))
 
 
-# What a DataLoader of every competitor has.
+# DataLoader options of all competitors.
 USUAL: dict[str, Any] = {"num_workers": WORKERS, "persistent_workers": True}
 MAPPED: dict[str, Any] = {"batch_size": BATCH, **USUAL}
 
@@ -57,9 +57,9 @@ def epochs_of(loader: DataLoader) -> Callable[[int], Batches]:
 
 
 def ours(shards: ShardSet) -> Competitor:
-    """One loader for all rounds: its first epoch checks every sample, later ones do not need to.
+    """One loader for all rounds. Its first epoch verifies every sample; later ones do not repeat this.
 
-    Each round starts with nothing gathered ahead.
+    Each round starts without prefetched batches.
     """
     data = DataSettings(shards=shards.path, threads=WORKERS)
     world = World(0, 1, 0, torch.device("cpu"))
@@ -78,7 +78,7 @@ def ours(shards: ShardSet) -> Competitor:
 
 
 def first_touch(shards: ShardSet, prepare: Callable[[], None] | None = None) -> Competitor:
-    """A new loader for every epoch, so that every sample is checked in it."""
+    """A new loader per epoch, so that every epoch verifies all samples."""
 
     def batches(epochs: int) -> Batches:
         for _ in range(epochs):
@@ -88,7 +88,7 @@ def first_touch(shards: ShardSet, prepare: Callable[[], None] | None = None) -> 
 
 
 def stock_webdataset(shards: ShardSet, prepare: Callable[[], None] | None = None) -> Competitor:
-    """The documented pipeline: shards and a buffer shuffled, decoded and batched in the workers."""
+    """The documented pipeline: shuffled shards and shuffle buffer, decoding and batching in the workers."""
     names = list(shards.groups)
     pipeline = (
         webdataset.WebDataset(shards.urls(), shardshuffle=len(shards.urls()))
@@ -118,7 +118,7 @@ def over_the_index(shards: ShardSet) -> Competitor:
 
 
 class SourceFiles(Dataset[dict[str, torch.Tensor]]):
-    """The archive as it was downloaded: every band of a sample read with rasterio."""
+    """The archive's original files, read with rasterio."""
 
     def __init__(self, kind: Kind, archive: Archive) -> None:
         self.samples = [
@@ -134,7 +134,7 @@ class SourceFiles(Dataset[dict[str, torch.Tensor]]):
 
 
 def plain_rasterio(source: SourceFiles) -> Competitor:
-    """Fewer samples where they have many files, because the rate is low and constant."""
+    """Limits the samples per epoch for archives with many files, because the rate is low and constant."""
     files = sum(len(each) for each in source.samples[0].values())
     samples = min(len(source), FILES // files)
     loader = DataLoader(source, sampler=RandomSampler(source, num_samples=samples), **MAPPED)
@@ -143,12 +143,12 @@ def plain_rasterio(source: SourceFiles) -> Competitor:
 
 
 class Lmdb(Dataset[dict[str, torch.Tensor]]):
-    """rico-hdl's layout, opened as ConfigILM does: a safetensors blob a patch, with a tensor a band."""
+    """rico-hdl's layout, opened as ConfigILM does: one safetensors blob per patch with one tensor per band."""
 
     def __init__(self, folder: Path, keys: list[str], groups: list[Group]) -> None:
         self.folder, self.keys, self.groups = folder, keys, groups
         self.sensors = list(dict.fromkeys(group.sensor for group in groups))
-        self.env: Any = None  # opened by each worker for itself
+        self.env: Any = None  # each worker opens its own
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -189,7 +189,7 @@ def tensors_of(shards: ShardSet, row: int) -> dict[str, torch.Tensor]:
 
 
 def litdata(shards: ShardSet, folder: Path) -> Competitor:
-    """Chunks of tensors; a local folder is read in place, through mapped files."""
+    """Chunks of tensors, read in place from a local folder through mapped files."""
     ensure_torchvision()
     import litdata
 
@@ -198,14 +198,14 @@ def litdata(shards: ShardSet, folder: Path) -> Competitor:
     litdata.optimize(
         partial(tensors_of, shards), rows, str(folder), chunk_bytes=SHARD_BYTES, num_workers=WORKERS, verbose=False
     )
-    multiprocessing.set_start_method(method, force=True)  # optimize sets it to spawn, for everybody
+    multiprocessing.set_start_method(method, force=True)  # litdata.optimize sets it to spawn globally
     dataset = litdata.StreamingDataset(str(folder), shuffle=True)
     loader = litdata.StreamingDataLoader(dataset, **MAPPED)
     return Competitor(f"{WORKERS} workers, chunks of 64 MB, shuffle, tensors", epochs_of(loader))
 
 
 def mosaicml_streaming(shards: ShardSet, folder: Path) -> Competitor:
-    """MDS shards with a column of static shape a group; shuffle_algo (py1e) and block size are the defaults."""
+    """MDS shards with one column of static shape per group; default shuffle_algo (py1e) and block size."""
     ensure_torchvision()
     import streaming
 

@@ -1,9 +1,9 @@
-"""The competitor of benchmarks/building.py: rasterio and webdataset.ShardWriter, as a competent user would write it.
+"""The competitor of benchmarks/building.py: shards written with rasterio and webdataset.ShardWriter.
 
-python benchmarks/plain_building.py ARCHIVE OUT [--part 1/2] [--samples-per-shard 128]
+python benchmarks/building_competitor.py ARCHIVE OUT [--part 1/2] [--samples-per-shard 128]
 
-Bands and labels of BigEarthNet-MM into tars of .npy and .json members; no index, no checksums, no statistics, no check
-of what is read. Prints, as JSON, what the loop over the pairs took without the imports (webdataset's import torch).
+Writes bands and labels of BigEarthNet-MM into tars of .npy and .json members, without index, checksums, statistics and
+input checks. Prints the time of the loop over the pairs as JSON, without the imports (webdataset imports torch).
 """
 
 import argparse
@@ -57,7 +57,7 @@ def build(archive: Path, out: Path, part: int, of: int, samples_per_shard: int) 
     pairs = pairs_of(archive)[part - 1 :: of]
     out.mkdir(parents=True, exist_ok=True)
     pattern = str(out / f"bigearthnet-{part}-%06d.tar")
-    # The one option that pays: GDAL does not list the folder of every file that it opens.
+    # The one option that matters: GDAL does not list the folder of each file that it opens.
     with (
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
         webdataset.ShardWriter(pattern, maxcount=samples_per_shard, verbose=0) as writer,

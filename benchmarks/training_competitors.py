@@ -1,8 +1,9 @@
-"""The same SimCLR and BYOL step by lightly's modules: its heads, losses, momentum update and transforms, as documented.
+"""The same SimCLR and BYOL steps with lightly's heads, losses, momentum update and transforms, as in its documentation.
 
-Both sides begin with the same weights of the same timm ViT and have the same optimizer, batch and threads. Ready views:
-step against step, on normalised tensors. From images: ours makes views of the uint8 batch, lightly's transforms each
-image by PIL, as its documentation has it in a DataLoader's worker; here in the process itself, for both have one core.
+Both sides have the same initial weights of the same timm ViT, optimizer, batch and threads. `ready views` compares
+steps on normalised tensors. `from images` includes views: ours are made from the uint8 batch, lightly's transform each
+image with PIL. lightly's documentation does this in DataLoader workers; here it runs in the process, so that both use
+one core.
 """
 
 import copy
@@ -24,12 +25,12 @@ VIEWS = ("ready views", "from images")
 
 
 @dataclass
-class Duel:
-    """Two steps that should do the same, each from nothing to moved weights; and the losses of the first."""
+class Comparison:
+    """Two equivalent training steps, each with forward, backward and update; they return the loss."""
 
     ours: Callable[[], float]
     lightly: Callable[[], float]
-    to_ours: Callable[[float], float]  # lightly's loss in our scale
+    to_ours: Callable[[float], float]  # converts lightly's loss to our scale
 
 
 class Simclr(nn.Module):
@@ -44,7 +45,7 @@ class Simclr(nn.Module):
         width = ours.encoder.num_features
         self.backbone = copy.deepcopy(ours.encoder.model)
         self.projection_head = SimCLRProjectionHead(width, width, 128, batch_norm=False)
-        take_over_(self.projection_head, ours.head)
+        copy_weights_(self.projection_head, ours.head)
         self.criterion, self.transform = NTXentLoss(temperature=ours.settings.temperature), SimCLRTransform(px)
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class Simclr(nn.Module):
         return self.criterion(z0, z1)
 
     def before(self) -> None:
-        """Nothing follows."""
+        """SimCLR has no momentum update."""
 
 
 class Byol(nn.Module):
@@ -69,8 +70,8 @@ class Byol(nn.Module):
         self.backbone = copy.deepcopy(student.encoder.model)
         self.projection_head = BYOLProjectionHead(student.encoder.num_features, settings.hidden, settings.projection)
         self.prediction_head = BYOLPredictionHead(settings.projection, settings.hidden, settings.projection)
-        take_over_(self.projection_head, student.projector)
-        take_over_(self.prediction_head, ours.predictor["rgb"])
+        copy_weights_(self.projection_head, student.projector)
+        copy_weights_(self.prediction_head, ours.predictor["rgb"])
         self.backbone_momentum = copy.deepcopy(self.backbone)
         self.projection_head_momentum = copy.deepcopy(self.projection_head)
         deactivate_requires_grad(self.backbone_momentum)
@@ -96,8 +97,8 @@ class Byol(nn.Module):
         return 0.5 * (self.criterion(p0, z1) + self.criterion(p1, z0))
 
 
-def take_over_(theirs: nn.Module, ours: nn.Module) -> None:
-    """Our head's weights into lightly's, whose last layer has a bias in BYOL, which becomes 0."""
+def copy_weights_(theirs: nn.Module, ours: nn.Module) -> None:
+    """Copy our head's weights into lightly's. The bias of its last layer in BYOL, which ours lacks, becomes 0."""
     kinds = (nn.Linear, nn.modules.batchnorm._BatchNorm)
     pairs = zip(*([part for part in head.modules() if isinstance(part, kinds)] for head in (theirs, ours)), strict=True)
     for their, our in pairs:
@@ -107,21 +108,21 @@ def take_over_(theirs: nn.Module, ours: nn.Module) -> None:
         their.load_state_dict(state)
 
 
-RIVALS: dict[str, tuple[type[nn.Module], dict[str, object], Callable[[float], float]]] = {
-    # Without norms, because lightly's head ends in one: so both are the same network.
+COMPETITORS: dict[str, tuple[type[nn.Module], dict[str, object], Callable[[float], float]]] = {
+    # Without norms, because lightly's head ends with one: so both have the same network.
     "simclr": (Simclr, {"norm": False}, lambda loss: loss),
     "byol": (Byol, {"momentum": 0.996, "momentum_end": 0.996}, lambda loss: 4.0 + 4.0 * loss),
 }
 
 
-def make_duel(method: str, setting: Setting, shards: Path, folder: Path, views: str) -> tuple[Duel, Run]:
-    """Both sides ready for their first step, and our run, to be closed."""
-    rival_of, options, to_ours = RIVALS[method]
+def make_comparison(method: str, setting: Setting, shards: Path, folder: Path, views: str) -> tuple[Comparison, Run]:
+    """Both sides before their first step, and our run, which the caller closes."""
+    competitor_of, options, to_ours = COMPETITORS[method]
     case = CASES[method]
     case = replace(case, objective={**case.objective, **options})
     job = make_job(case, setting, shards, folder, clip_norm=None)
-    rival = rival_of(job.objective, setting.px).train()
-    optimizer = build_optimizer(job.settings.optim, rival)
+    competitor = competitor_of(job.objective, setting.px).train()
+    optimizer = build_optimizer(job.settings.optim, competitor)
     run = Run(job, setting)
     batch = next(run.batches)
     maker = getattr(job.objective, "sensor_views", None) or job.objective.views
@@ -134,28 +135,28 @@ def make_duel(method: str, setting: Setting, shards: Path, folder: Path, views: 
         if views == VIEWS[0]:
             x0, x1 = ready["rgb"]
         else:
-            pairs = [rival.transform(picture) for picture in pictures]
+            pairs = [competitor.transform(picture) for picture in pictures]
             x0, x1 = (torch.stack(side) for side in zip(*pairs, strict=True))
-        rival.before()
-        loss = rival(x0, x1)
+        competitor.before()
+        loss = competitor(x0, x1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()
 
-    return Duel(lambda: step_of(run, batch), lightly, to_ours), run
+    return Comparison(lambda: step_of(run, batch), lightly, to_ours), run
 
 
 def step_of(run: Run, batch: Batch) -> float:
     return float(run.take(batch).loss)
 
 
-def fight(duel: Duel, rounds: int, now: Callable[[], float]) -> dict[str, float]:
-    """Seconds of both sides in alternating rounds, after one that does not count, whose losses are the first."""
-    first = duel.ours(), duel.to_ours(duel.lightly())
+def time_both(comparison: Comparison, rounds: int, now: Callable[[], float]) -> dict[str, float]:
+    """Seconds of both sides in alternating rounds, and the losses of one warm-up round before them."""
+    first = comparison.ours(), comparison.to_ours(comparison.lightly())
     seconds: dict[str, list[float]] = {"ours": [], "lightly": []}
     for number in range(rounds):
-        sides = [("ours", duel.ours), ("lightly", duel.lightly)]
+        sides = [("ours", comparison.ours), ("lightly", comparison.lightly)]
         for name, step in sides if number % 2 else sides[::-1]:
             started = now()
             step()

@@ -1,4 +1,4 @@
-"""What no loader can pass: a copy of the bytes in memory, and a reading of files that the page cache does not hold."""
+"""Upper bounds for loaders: a copy of the bytes in memory, and a sequential read of files outside the page cache."""
 
 import gc
 import mmap
@@ -15,18 +15,18 @@ from loading_archives import WORKERS
 
 from rspretrain.shardset.index import ShardSet
 
-PIECE = 1 << 20  # bytes that are read at once
-WARM = 0.01  # share of pages that may stay in the page cache of a cold file
+PIECE = 1 << 20  # bytes per read
+MAX_CACHED = 0.01  # fraction of a cold file's pages that may be in the page cache
 DROPS = 10  # attempts
 _LIBC = CDLL(None, use_errno=True)
 _LIBC.mincore.argtypes = [c_void_p, c_size_t, c_void_p]
 
 
-class StaysWarmError(RuntimeError):
-    """Files that the page cache keeps."""
+class StillCachedError(RuntimeError):
+    """Files cannot be dropped from the page cache."""
 
 
-class Roof(NamedTuple):
+class Bound(NamedTuple):
     settings: str
     move: Callable[[], int]  # moves the bytes of all samples once, and returns their number
     prepare: Callable[[], None] | None = None
@@ -36,8 +36,8 @@ class Roof(NamedTuple):
         return sum(self.move() for _ in range(epochs))
 
 
-def memcpy(shards: ShardSet) -> Roof:
-    """The shards, mapped, copied by numpy into one buffer of a shard's size, one after the other."""
+def memcpy(shards: ShardSet) -> Bound:
+    """Copy mapped shards with numpy into one buffer of a shard's size."""
     maps = [np.memmap(path, np.uint8, "r") for path in shards.urls()]
     buffer = np.empty(max(len(each) for each in maps), np.uint8)
 
@@ -46,11 +46,11 @@ def memcpy(shards: ShardSet) -> Roof:
             np.copyto(buffer[: len(each)], each)
         return len(shards)
 
-    return Roof("1 thread, mapped shards into a buffer of a shard's size", move)
+    return Bound("1 thread, mapped shards into a buffer of a shard's size", move)
 
 
-def sequential_read(shards: ShardSet, prepare: Callable[[], None]) -> Roof:
-    """Every file from begin to end, as many at a time as the loaders have workers; the bytes are thrown away."""
+def sequential_read(shards: ShardSet, prepare: Callable[[], None]) -> Bound:
+    """Read all files from start to end, in as many threads as loaders have workers, and discard the bytes."""
 
     def read(path: str) -> None:
         buffer = bytearray(PIECE)
@@ -64,34 +64,34 @@ def sequential_read(shards: ShardSet, prepare: Callable[[], None]) -> Roof:
             list(pool.map(read, shards.urls()))
         return len(shards)
 
-    return Roof(f"{WORKERS} threads, whole files, 1 MiB at a time", move, prepare)
+    return Bound(f"{WORKERS} threads, whole files, 1 MiB at a time", move, prepare)
 
 
 def resident(path: Path) -> float:
-    """The share of a file's pages that the page cache holds."""
+    """The fraction of a file's pages that is in the page cache."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         pages = (c_ubyte * (-(-len(mapped) // mmap.PAGESIZE)))()
         start = np.frombuffer(mapped, np.uint8)
         failed = _LIBC.mincore(start.ctypes.data, len(mapped), pages)
-        del start  # or the map cannot be closed
+        del start  # otherwise, the map cannot be closed
     if failed:
         raise OSError(get_errno(), f"mincore of {path} failed")
     return float(np.mean(np.frombuffer(pages, np.uint8) & 1))
 
 
 def drop(files: Sequence[Path]) -> None:
-    """Takes files out of the page cache. StaysWarmError where they stay: on a tmpfs, or while somebody maps them."""
+    """Drop files from the page cache. StillCachedError if they stay: on a tmpfs, or while a process maps them."""
     gc.collect()
-    for _ in range(DROPS):  # pages that a core has just read wait in a list of its own, and stay the first time
+    for _ in range(DROPS):  # recently read pages are in a per-core list and survive the first attempt
         for path in files:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         warmest = max(files, key=resident)
-        if resident(warmest) <= WARM:
+        if resident(warmest) <= MAX_CACHED:
             return
         time.sleep(0.2)
-    raise StaysWarmError(
-        f"{resident(warmest):.0%} of {warmest} stayed in the page cache, expected {WARM:.0%} at most. Set TMPDIR to a "
-        "folder on a disk, and let no other process map it."
+    raise StillCachedError(
+        f"{resident(warmest):.0%} of {warmest} stayed in the page cache, expected at most {MAX_CACHED:.0%}. Set TMPDIR "
+        "to a folder on a disk, and stop other processes that map its files."
     )
