@@ -217,5 +217,5 @@ def mosaicml_streaming(shards: ShardSet, folder: Path) -> Competitor:
         for patch in shards:
             writer.write({name: np.array(image) for name, image in patch.images.items()})
     dataset = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
-    settings = f"{WORKERS} workers, shards of 64 MB, shuffle (py1e), batch_size told"
+    settings = f"{WORKERS} workers, shards of 64 MB, shuffle (py1e), batch_size set"
     return Competitor(settings, epochs_of(DataLoader(dataset, **MAPPED)))

@@ -1,4 +1,4 @@
-"""What a query function knows of the images that may be labelled next: how the present model sees them."""
+"""The input of query functions: features and probabilities of the unlabelled images under the current model."""
 
 from dataclasses import dataclass
 
@@ -10,40 +10,41 @@ from torch import Tensor
 from rspretrain.arrays import Rows
 from rspretrain.evaluation.gather import gather_samples
 
-Places = NDArray[np.int64]  # positions among the candidates, which lie in the order of their rows
+Places = NDArray[np.int64]  # indices into the candidates, which are sorted by row
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images without labels, ascending by row; eval mode, no augmentation (methods.md F.2)."""
+    """Unlabelled images, sorted by row, in eval mode without augmentation (docs/methods.md, Label-budget loop)."""
 
     rows: Rows  # [N]
-    features: Tensor  # [N D] float32: what the classifier's last layer gets, not normalised
+    features: Tensor  # [N D] float32: the input of the classifier's last layer, not normalised
     probabilities: Tensor  # [N K] float32
-    labelled: Tensor  # [M D] float32: features of the images that have labels already, ascending by row
-    multi: bool = True  # several labels an image (sigmoids), or one (a softmax)
+    labelled: Tensor  # [M D] float32: features of the labelled images, sorted by row
+    multi: bool = True  # multi-label (sigmoids) or single-label (softmax)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def residuals(self) -> Tensor:
-        """[N K] float32: p - yhat, the loss gradient at the logits if the model were right (methods.md F.2).
+        """[N K] float32: p - yhat, the gradient of the loss at the logits if the predictions were correct.
 
-        yhat is every class of p >= 0.5; the most probable one (the first of equals) where images have one label.
+        yhat: all classes with p >= 0.5 (multi-label), or the most probable class, the first of equals (single-label).
         """
         p = self.probabilities
         if self.multi:
             return p - (p >= 0.5).float()
-        answers = np.asarray(p).argmax(axis=1)  # torch's argmax does not say which of equals it takes
-        return p - torch.nn.functional.one_hot(torch.from_numpy(answers), p.shape[1])
+        predicted = np.asarray(p).argmax(axis=1)  # torch's argmax does not guarantee the first of equals
+        return p - torch.nn.functional.one_hot(torch.from_numpy(predicted), p.shape[1])
 
 
 def gather_candidates(
     rows: Rows, features: Tensor, probabilities: Tensor, labelled: NDArray[np.bool_], *, multi: bool = True
 ) -> Candidates:
-    """From what each rank computed of its share of the pool: rows [n], [n D], [n K], and which have labels [n].
+    """Candidates from each rank's part of the pool: rows [n], features [n D], probabilities [n K], labelled [n] bool.
 
-    The same candidates whichever rank had which image. ValueError where an image comes twice, or is not finite.
+    The result does not depend on the assignment of images to ranks. ValueError for duplicate rows and non-finite
+    values.
     """
     every, (x, p, known) = gather_samples(rows, features.float(), probabilities.float(), torch.from_numpy(labelled))
     return candidates_of(every, x.cpu(), p.cpu(), known.cpu().numpy(), multi=multi)
@@ -52,17 +53,17 @@ def gather_candidates(
 def candidates_of(
     rows: Rows, features: Tensor, probabilities: Tensor, labelled: NDArray[np.bool_], *, multi: bool = True
 ) -> Candidates:
-    """As `gather_candidates`, from the whole pool's values, ascending by row. ValueError where one is not finite."""
+    """As `gather_candidates`, from the values of the whole pool, sorted by row. ValueError for non-finite values."""
     x, p, known = features.float(), probabilities.float(), torch.from_numpy(labelled)
     bad = int((~(x.isfinite().all(dim=1) & p.isfinite().all(dim=1))).sum())
     if bad:
         raise ValueError(
             f"A query got NaN or infinite features or probabilities for {bad} of {len(rows)} images; expected finite "
-            "ones. Fine-tuning has diverged: lower its rate, and start this round again."
+            "values. Fine-tuning has diverged: lower optim.lr and repeat this round."
         )
     return Candidates(rows[~labelled], x[~known], p[~known], x[known], multi)
 
 
 def largest_first(values: Tensor) -> Places:
-    """Places by descending value [N]; equal values in the order of rows."""
+    """Positions by descending value [N]; equal values in the order of rows."""
     return np.argsort(-values.numpy(), kind="stable")

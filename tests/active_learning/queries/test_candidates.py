@@ -5,7 +5,7 @@ import torch
 from rspretrain.active_learning.queries.candidates import gather_candidates, largest_first
 
 
-def test_candidates_lie_in_the_order_of_rows_whoever_sent_them() -> None:
+def test_candidates_are_sorted_by_row() -> None:
     rows, known = np.array([9, 4, 7, 1]), np.array([False, True, False, True])
     x = torch.tensor(rows).float()[:, None]
     ours = gather_candidates(rows, x, x / 10, known)
@@ -16,7 +16,7 @@ def test_candidates_lie_in_the_order_of_rows_whoever_sent_them() -> None:
     assert len(ours) == 2
 
 
-def test_residuals_are_those_of_the_most_probable_labels() -> None:
+def test_residuals_use_the_predicted_labels() -> None:
     p = torch.tensor([[0.5, 0.2, 0.9], [0.3, 0.3, 0.3]])
     none, x = np.zeros(2, dtype=bool), torch.ones(2, 1)
     several = gather_candidates(np.arange(2), x, p, none).residuals()
@@ -26,12 +26,12 @@ def test_residuals_are_those_of_the_most_probable_labels() -> None:
     torch.testing.assert_close(one, torch.tensor([[0.5, 0.2, -0.1], [-0.7, 0.3, 0.3]]))
 
 
-def test_equal_values_are_taken_in_the_order_of_rows() -> None:
+def test_equal_values_are_in_the_order_of_rows() -> None:
     assert largest_first(torch.tensor([1.0, 3.0, 1.0, 3.0])).tolist() == [1, 3, 0, 2]
 
 
-def test_a_diverged_model_is_named() -> None:
+def test_values_of_a_diverged_model_are_refused() -> None:
     x = torch.ones(3, 2)
     x[1, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"NaN or infinite .* for 1 of 3 images; expected finite ones\. Fine-tuning"):
+    with pytest.raises(ValueError, match=r"NaN or infinite .* for 1 of 3 images; expected finite values\. Fine-t"):
         gather_candidates(np.arange(3), x, torch.ones(3, 2), np.zeros(3, dtype=bool))
