@@ -1,5 +1,4 @@
-# Nothing is assumed but python3 (3.11 or 3.12), g++ and make; everything else is installed into .venv.
-PYTHON ?= python3
+# Needs Python 3.11 to 3.13, g++ and make; everything else is installed into .venv. `make PYTHON=python3.12` chooses.
 VENV := .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
@@ -8,55 +7,87 @@ UCMERCED ?= UCMerced  # the folder that holds UCMerced_LandUse, for `make bench`
 AID ?= AID  # the folder that holds AID, for `make bench`
 REALDATA ?= realdata  # the folder that holds bigearthnet-v1, eurosat, …: real patches, for `make bench`
 
-.PHONY: install demo test torture lint bench clean
+# The Python of .venv: that of PYTHON if given, else that of an existing .venv, else python3. Stamps have its version in
+# their names, so that another PYTHON finds none and builds .venv again.
+SUPPORTED := 3.11 3.12 3.13
+ifeq ($(origin PYTHON),undefined)
+  VERSION := $(firstword $(patsubst $(VENV)/lib/python%,%,$(wildcard $(SUPPORTED:%=$(VENV)/lib/python%))))
+else
+  VERSION :=
+endif
+PYTHON ?= python3
+ifeq ($(VERSION),)
+  VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+endif
+STAMP := $(VENV)/installed-$(VERSION)
+
+.PHONY: install demo test test-all torture lint bench clean
 .DEFAULT_GOAL := install
 
-install: $(VENV)/installed
-$(VENV)/installed: requirements/base.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements/base.txt
-	$(PIP) --no-deps --editable .
-	touch $@
+install: $(STAMP)
+	@echo "rspretrain is installed in $(VENV). Activate it: source $(VENV)/bin/activate"
 
-$(VENV)/installed-test: $(VENV)/installed requirements/test.txt requirements/test-nodeps.txt
-	$(PIP) -r requirements/test.txt
-	$(PIP) --no-deps -r requirements/test-nodeps.txt
-	touch $@
+UNSUPPORTED = $(PYTHON) is $(if $(VERSION),Python $(VERSION),not found), expected Python 3.11 to 3.13, as in: make PYTHON=python3.12
+$(STAMP): requirements/base.txt pyproject.toml
+	$(if $(filter $(VERSION),$(SUPPORTED)),,$(error $(UNSUPPORTED)))
+	@if [ -d $(VENV) ] && [ ! -d $(VENV)/lib/python$(VERSION) ]; then echo "Removing $(VENV), which is of another Python"; rm -rf $(VENV); fi
+	@echo "Creating $(VENV) with Python $(VERSION)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing the libraries of requirements/base.txt: minutes, most of them for torch"
+	@$(PIP) -r requirements/base.txt
+	@echo "Installing rspretrain"
+	@$(PIP) --no-deps --editable .
+	@touch $@
 
-$(VENV)/installed-bench: $(VENV)/installed-test requirements/bench.txt requirements/bench-nodeps.txt
-	$(PIP) -r requirements/bench.txt
-	$(PIP) --no-deps -r requirements/bench-nodeps.txt
-	touch $@
+$(STAMP)-test: $(STAMP) requirements/test.txt requirements/test-nodeps.txt
+	@echo "Installing the libraries of the tests"
+	@$(PIP) -r requirements/test.txt
+	@$(PIP) --no-deps -r requirements/test-nodeps.txt
+	@touch $@
+
+$(STAMP)-bench: $(STAMP)-test requirements/bench.txt requirements/bench-nodeps.txt
+	@echo "Installing the libraries of the benchmarks"
+	@$(PIP) -r requirements/bench.txt
+	@$(PIP) --no-deps -r requirements/bench-nodeps.txt
+	@touch $@
 
 # Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against the same networks at random.
-demo: install
-	rm -rf demo
-	python shards/demo.py --out demo/archive --pairs 1000 --workers 2
-	python shards/build.py bigearthnet --source S2=demo/archive S1=demo/archive splits=demo/archive \
-	  --out demo/shards --samples-per-shard 64 --workers 2
-	PYTHONWARNINGS=ignore deepspeed --quiet launchers/pretrain.py --config configs/pretrain/dual_simclr_demo.yaml \
-	  data.shards=demo/shards run.dir=demo/run
-	python launchers/probe.py --backbone demo/run/export/s1 demo/run/export/s2 --shards demo/shards --random-baseline
-	@echo "run          demo/run (metrics.jsonl, summary.json, checkpoints/, wandb/)"
-	@echo "shards       demo/shards; a look inside: .venv/bin/python shards/inspect.py demo/shards --png demo/patches.png"
-	@echo "archive      demo/archive, simulated, in the layout of BigEarthNet-MM v1"
+demo: $(STAMP)
+	@rm -rf data/demo runs/demo
+	@echo "1 of 4: an archive"
+	@rspretrain demo --out data/demo/archive --pairs 1000 --workers 2
+	@echo "2 of 4: shards"
+	@rspretrain build bigearthnet --source S2=data/demo/archive S1=data/demo/archive splits=data/demo/archive \
+	  --out data/demo/shards --samples-per-shard 64 --workers 2
+	@echo "3 of 4: pretraining"
+	@deepspeed --quiet --module rspretrain.cli.pretrain --config dual_simclr_demo \
+	  data.shards=data/demo/shards run.dir=runs/demo
+	@echo "4 of 4: probes"
+	@rspretrain probe --backbone runs/demo/export/s1 runs/demo/export/s2 --shards data/demo/shards --random-baseline
+	@echo "run          runs/demo (metrics.jsonl, summary.json, checkpoints/, wandb/)"
+	@echo "shards       data/demo/shards; a look inside: $(VENV)/bin/rspretrain inspect data/demo/shards --png data/demo/patches.png"
+	@echo "archive      data/demo/archive, simulated, in the layout of BigEarthNet-MM v1"
 
-# Two processes; a file's tests stay together, because they share what takes long to build.
+# Two processes; the tests of a file stay together, because they share what takes long to build.
 TWO := -n 2 --dist loadfile
-test: $(VENV)/installed-test
+test: $(STAMP)-test
 	python -m pytest $(TWO)
 
+# Also the full matrices, of which `make test` takes a part.
+test-all: $(STAMP)-test
+	RSPRETRAIN_FULL=1 python -m pytest $(TWO)
+
 # The long forms: more random cases, more kills.
-torture: $(VENV)/installed-test
+torture: $(STAMP)-test
 	RSPRETRAIN_TORTURE=1 python -m pytest $(TWO)
 
-lint: $(VENV)/installed-test
+lint: $(STAMP)-test
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 
-bench: $(VENV)/installed-bench
+bench: $(STAMP)-bench
 	python benchmarks/building.py
 	python benchmarks/loading.py
 	python benchmarks/starvation.py
@@ -74,4 +105,29 @@ bench: $(VENV)/installed-bench
 	python benchmarks/label_budget.py --source $(UCMERCED)
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data/demo runs/demo build .mypy_cache .ruff_cache .hypothesis
+lint: $(STAMP)-test
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+bench: $(STAMP)-bench
+	python benchmarks/building.py
+	python benchmarks/loading.py
+	python benchmarks/starvation.py
+	python benchmarks/scale.py
+	python benchmarks/shuffling.py
+	python benchmarks/remote.py
+	python benchmarks/compression.py $(REALDATA)
+	python benchmarks/demo_seeds.py
+	python benchmarks/collapse.py
+	python benchmarks/training.py
+	python benchmarks/large_batch.py
+	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
+	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
+	python benchmarks/ordering.py
+	python benchmarks/label_budget.py --source $(UCMERCED)
+
+clean:
+	rm -rf $(VENV) data/demo runs/demo build .mypy_cache .ruff_cache .hypothesis
