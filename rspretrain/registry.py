@@ -45,9 +45,15 @@ class Registry(Generic[Part]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
     def find(self, name: str) -> type[Part]:
         """The class of a name or an import path. ValueError if the name is unknown or the path does not load."""
-        if not is_import_path(name) and name not in self._paths:
+        if not is_import_path(name) and name not in self:
             raise ValueError(self.unknown(name))
         return self._load(self._paths.get(name, name))
 
@@ -140,7 +146,7 @@ class SettingsByName:
         """The settings of a part. ValueError as `Registry.find`."""
         if name == self.undecided:
             return self.registry.base.Settings  # type: ignore[no-any-return]
-        if not is_import_path(name) and name not in self.registry.names:
+        if not is_import_path(name) and name not in self.registry:
             raise ValueError(self.registry.unknown(name, (self.undecided,) if self.undecided else ()))
         return self.registry.find(name).Settings  # type: ignore[no-any-return]
 

@@ -80,7 +80,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_name_and_an_import_path_give_the_class(own) -> None:
     assert (PARTS.find("one"), PARTS.find(f"{__name__}:One")) == (One, One)
     assert PARTS.find("own.mine:Wide").__name__ == "Wide"
-    assert (list(PARTS), PARTS.names) == (["one", "two"], ("one", "two"))
+    assert (list(PARTS), len(PARTS), "one" in PARTS, "three" in PARTS) == (["one", "two"], 2, True, False)
 
 
 def test_rows_are_imported_when_they_are_asked_for() -> None:

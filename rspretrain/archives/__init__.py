@@ -6,34 +6,32 @@ Only this package uses rasterio.
 import difflib
 import inspect
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
 from rspretrain.archives.base import Archive
-from rspretrain.archives.bigearthnet import BigEarthNet
-from rspretrain.archives.bigearthnet_v2 import BigEarthNetV2
-from rspretrain.archives.dfc2020 import Dfc2020
-from rspretrain.archives.eurosat import EuroSat
-from rspretrain.archives.geotiff import GeoTiff
-from rspretrain.archives.scenes import Aid, Folder, Resisc45, Rsscn7, UcMerced
-from rspretrain.archives.sen12ms import Sen12Ms
+from rspretrain.registry import Registry
 
-ARCHIVES: dict[str, type[Archive]] = {
-    "bigearthnet": BigEarthNet,
-    "bigearthnet-v2": BigEarthNetV2,
-    "sen12ms": Sen12Ms,
-    "dfc2020": Dfc2020,
-    "geotiff": GeoTiff,
-    "ucmerced": UcMerced,
-    "aid": Aid,
-    "resisc45": Resisc45,
-    "rsscn7": Rsscn7,
-    "eurosat": EuroSat,
-    "folder": Folder,
-}
+ARCHIVES = Registry(
+    "archive",
+    Archive,  # type: ignore[type-abstract]
+    {
+        "bigearthnet": "rspretrain.archives.bigearthnet:BigEarthNet",
+        "bigearthnet-v2": "rspretrain.archives.bigearthnet_v2:BigEarthNetV2",
+        "sen12ms": "rspretrain.archives.sen12ms:Sen12Ms",
+        "dfc2020": "rspretrain.archives.dfc2020:Dfc2020",
+        "geotiff": "rspretrain.archives.geotiff:GeoTiff",
+        "ucmerced": "rspretrain.archives.scenes:UcMerced",
+        "aid": "rspretrain.archives.scenes:Aid",
+        "resisc45": "rspretrain.archives.scenes:Resisc45",
+        "rsscn7": "rspretrain.archives.scenes:Rsscn7",
+        "eurosat": "rspretrain.archives.eurosat:EuroSat",
+        "folder": "rspretrain.archives.scenes:Folder",
+    },
+)
 
 
 Parameters = Mapping[str, inspect.Parameter]
@@ -44,12 +42,10 @@ GUIDE = "docs/archives.md"  # layouts, sources and options of every archive
 def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ()) -> Archive:
     """Open the archive `name` from `NAME=PATH` sources (a bare PATH if it needs only one) and `NAME=VALUE` options.
 
-    Both are parameters of the archive's constructor: paths are sources, all others are options. ValueError if the
-    archive, a source, an option or a value is unknown, or a folder does not exist.
+    `name` may be an import path. Sources and options are parameters of the archive's constructor: paths are sources,
+    all others are options. ValueError if the archive, a source, an option or a value is unknown, or a folder does not
+    exist.
     """
-    if name not in ARCHIVES:
-        nearest = difflib.get_close_matches(name, ARCHIVES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"Unknown archive {name!r}; known are {sorted(ARCHIVES)}. Did you mean {nearest!r}?")
     paths, choices = parameters_of(name)
     needed = [each for each, parameter in paths.items() if parameter.default is inspect.Parameter.empty]
     only_source = needed[0] if len(needed or paths) == 1 else None
@@ -58,7 +54,8 @@ def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ())
         usage = _usage("source", paths)
         raise ValueError(f"{name} got no source {missing[0]!r}, expected {usage}. Add {missing[0]}=PATH; see {GUIDE}.")
     values = _split(name, "option", options, choices, None)
-    archive = ARCHIVES[name](
+    make: Callable[..., Archive] = ARCHIVES.find(name)
+    archive = make(
         **{key: Path(path) for key, path in folders.items()},
         **{key: _value(name, text, choices[key]) for key, text in values.items()},
     )
@@ -68,7 +65,7 @@ def open_archive(name: str, sources: Sequence[str], options: Sequence[str] = ())
 
 def parameters_of(name: str) -> tuple[Parameters, Parameters]:
     """The sources and the options of an archive, by name."""
-    parameters = inspect.signature(ARCHIVES[name], eval_str=True).parameters
+    parameters = inspect.signature(ARCHIVES.find(name), eval_str=True).parameters
     paths = {key: parameter for key, parameter in parameters.items() if "Path" in str(parameter.annotation)}
     return paths, {key: parameter for key, parameter in parameters.items() if key not in paths}
 

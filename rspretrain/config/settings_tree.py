@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from rspretrain.active_learning.budget import BudgetSettings
 from rspretrain.active_learning.oracle import OracleSettings
-from rspretrain.active_learning.queries import QuerySettings
+from rspretrain.active_learning.queries import QuerySection
+from rspretrain.active_learning.queries.mge import MgeSettings
 from rspretrain.evaluation.labels import LabelSettings
 from rspretrain.finetuning.networks import NetworkSettings, ValidationSettings
 from rspretrain.nn.backbones import BackboneSettings
@@ -124,9 +125,7 @@ class ActiveSettings(FinetuneSettings):
     """Everything that decides a label-budget loop: a fine-tuning run a round, and which images get labels between."""
 
     budget: BudgetSettings = Field(default=BudgetSettings(), description="Numbers of labelled images, and the splits.")
-    query: QuerySettings = Field(
-        default=QuerySettings(), description="Query function that selects the images to label."
-    )
+    query: QuerySection = Field(default=MgeSettings(), description="Query function that selects the images to label.")
     oracle: OracleSettings = Field(
         default=OracleSettings(),
         description="Source of the labels: table (labels of the shard set), csv (people fill a table), or a "

@@ -89,7 +89,7 @@ def test_two_pictures_of_one_key(tmp_path, command):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["moon", "--source", "x"], "Unknown archive 'moon'; known are ['aid', 'bigearthnet', 'bigearthnet-v2', "),
+        (["moon", "--source", "x"], "Unknown archive 'moon', expected one of bigearthnet, bigearthnet-v2, sen12ms, "),
         (["folder", "--source", "nowhere"], "nowhere is not a folder"),
         (["bigearthnet", "--source", "x"], "expected --source [s2=PATH] [s1=PATH] [splits=PATH]"),
         (["bigearthnet", "--source", "S3=x"], "has no source 'S3=x'"),

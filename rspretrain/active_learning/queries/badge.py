@@ -7,27 +7,34 @@ As in the authors' code (JordanAsh/badge), the first image has the largest gradi
 k-means++: with a chance proportional to its squared distance from the nearest of those chosen.
 """
 
+from typing import final
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rspretrain.active_learning.queries.base import Query
 from rspretrain.active_learning.queries.candidates import Candidates, Places
 from rspretrain.rng import mix
 
 _PURPOSE = 0x62616467  # of the draws
 
 
-def query(candidates: Candidates, budget: int, seed: int) -> Places:
-    """b images in the order of the draws."""
-    gradients = Gradients(candidates)
-    chosen = [int(np.argmax(gradients.squares.numpy()))]
-    distance = gradients.distances(chosen[0])
-    while len(chosen) < budget:
-        distance[chosen] = 0.0
-        chosen.append(_draw(distance.numpy(), chosen, mix(seed, _PURPOSE, len(chosen))))
-        distance = torch.minimum(distance, gradients.distances(chosen[-1]))
-    return np.array(chosen, dtype=np.int64)
+@final
+class Badge(Query):
+    """k-means++ on gradient embeddings."""
+
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """b images in the order of the draws."""
+        gradients = Gradients(candidates)
+        chosen = [int(np.argmax(gradients.squares.numpy()))]
+        distance = gradients.distances(chosen[0])
+        while len(chosen) < budget:
+            distance[chosen] = 0.0
+            chosen.append(_draw(distance.numpy(), chosen, mix(seed, _PURPOSE, len(chosen))))
+            distance = torch.minimum(distance, gradients.distances(chosen[-1]))
+        return np.array(chosen, dtype=np.int64)
 
 
 class Gradients:

@@ -1,9 +1,12 @@
 """Coreset: images that leave none far from a labelled one: greedy k-centres (Sener & Savarese 2018, algorithm 1)."""
 
+from typing import final
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from rspretrain.active_learning.queries.base import Query
 from rspretrain.active_learning.queries.candidates import Candidates, Places
 from rspretrain.rng import mix
 
@@ -11,23 +14,27 @@ _PURPOSE = 0x636F7265  # of the draw
 _CHUNK = 1024  # candidates at a time
 
 
-def query(candidates: Candidates, budget: int, seed: int) -> Places:
-    """b times the image that is farthest from its nearest labelled or chosen one; the first row of equals.
+@final
+class Coreset(Query):
+    """Greedy k-centres on the features."""
 
-    Where nothing is labelled yet, the seed draws the first.
-    """
-    x = candidates.features
-    free = np.ones(len(x), dtype=np.bool_)
-    chosen: list[int] = []
-    distance = _from_labelled(x, candidates.labelled)
-    if not len(candidates.labelled):
-        distance[mix(seed, _PURPOSE) % len(x)] = torch.inf
-    while len(chosen) < budget:
-        far = int(np.argmax(np.where(free, distance.numpy(), -1.0)))
-        distance = torch.minimum(distance, (x - x[far]).square().sum(dim=1))
-        free[far] = False
-        chosen.append(far)
-    return np.array(chosen, dtype=np.int64)
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """b times the image that is farthest from its nearest labelled or chosen one; the first row of equals.
+
+        Where nothing is labelled yet, the seed draws the first.
+        """
+        x = candidates.features
+        free = np.ones(len(x), dtype=np.bool_)
+        chosen: list[int] = []
+        distance = _from_labelled(x, candidates.labelled)
+        if not len(candidates.labelled):
+            distance[mix(seed, _PURPOSE) % len(x)] = torch.inf
+        while len(chosen) < budget:
+            far = int(np.argmax(np.where(free, distance.numpy(), -1.0)))
+            distance = torch.minimum(distance, (x - x[far]).square().sum(dim=1))
+            free[far] = False
+            chosen.append(far)
+        return np.array(chosen, dtype=np.int64)
 
 
 def _from_labelled(x: Tensor, labelled: Tensor) -> Tensor:

@@ -1,15 +1,22 @@
 """Entropy: the images whose labels the model is least sure of (Settles 2009, section 3.1)."""
 
+from typing import final
+
 from torch.special import entr
 
+from rspretrain.active_learning.queries.base import Query
 from rspretrain.active_learning.queries.candidates import Candidates, Places, largest_first
 
 
-def query(candidates: Candidates, budget: int, seed: int) -> Places:
-    """The b largest entropies: of the classes together, or summed over the classes where each is a question of its own.
+@final
+class Entropy(Query):
+    """The images with the largest entropy."""
 
-    No draw: `seed` changes nothing.
-    """
-    p = candidates.probabilities
-    entropy = entr(p) + entr(1 - p) if candidates.multi else entr(p)
-    return largest_first(entropy.sum(dim=1))[:budget]
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """The b largest entropies: of the softmax, or summed over the sigmoids of the classes.
+
+        No draw: `seed` changes nothing.
+        """
+        p = candidates.probabilities
+        entropy = entr(p) + entr(1 - p) if candidates.multi else entr(p)
+        return largest_first(entropy.sum(dim=1))[:budget]

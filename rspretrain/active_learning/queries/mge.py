@@ -4,23 +4,39 @@ Möllenbrok & Demir, "Active learning guided fine-tuning", eq. 3 and section 2.2
 (10 b), the bias (left out), what fills b where clusters are empty (the next largest gradients).
 """
 
+from typing import final
+
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
+from rspretrain.active_learning.queries.base import Query, QuerySettings
 from rspretrain.active_learning.queries.candidates import Candidates, Places, largest_first
 from rspretrain.active_learning.queries.kmeans import clusters
 
-UNCERTAIN = 10  # m / b: images that are clustered, for every image that is wanted
+
+class MgeSettings(QuerySettings):
+    """MGE with clustering."""
+
+    name: str = Field(default="mge", description="MGE with clustering.")
+    uncertain: int = Field(default=10, ge=1, description="Candidates to cluster per image to label (m / b).")
 
 
-def query(candidates: Candidates, budget: int, seed: int, uncertain: int = UNCERTAIN) -> Places:
-    """The image of the largest gradient in each of b clusters of the m = `uncertain` * b largest; largest first."""
-    likely = largest_first(magnitudes(candidates))[: uncertain * budget]
-    cluster = clusters(candidates.features[likely], budget, seed)
-    _, best = np.unique(cluster, return_index=True)  # the first of a cluster has its largest gradient
-    others = np.setdiff1d(np.arange(len(likely)), best)
-    places: Places = likely[np.concatenate([np.sort(best), others])[:budget]]
-    return places
+@final
+class Mge(Query):
+    """The image of the largest gradient in each cluster."""
+
+    Settings = MgeSettings
+    settings: MgeSettings
+
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """The image of the largest gradient in each of b clusters of the m = `uncertain` * b largest; largest first."""
+        likely = largest_first(magnitudes(candidates))[: self.settings.uncertain * budget]
+        cluster = clusters(candidates.features[likely], budget, seed)
+        _, best = np.unique(cluster, return_index=True)  # the first of a cluster has its largest gradient
+        others = np.setdiff1d(np.arange(len(likely)), best)
+        places: Places = likely[np.concatenate([np.sort(best), others])[:budget]]
+        return places
 
 
 def magnitudes(candidates: Candidates) -> Tensor:

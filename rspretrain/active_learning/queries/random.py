@@ -1,13 +1,20 @@
 """Uniformly random images: the baseline of every other query."""
 
+from typing import final
+
 import numpy as np
 
+from rspretrain.active_learning.queries.base import Query
 from rspretrain.active_learning.queries.candidates import Candidates, Places
 from rspretrain.rng import mix, mix_array
 
 _PURPOSE = 0x72616E64  # of the draws
 
 
-def query(candidates: Candidates, budget: int, seed: int) -> Places:
-    """b of them. Every row has its own draw, whatever else is in the pool."""
-    return np.argsort(mix_array(mix(seed, _PURPOSE), candidates.rows), kind="stable")[:budget]
+@final
+class Random(Query):
+    """Every image with the same chance."""
+
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """b of them. Every row has its own draw, whatever else is in the pool."""
+        return np.argsort(mix_array(mix(seed, _PURPOSE), candidates.rows), kind="stable")[:budget]

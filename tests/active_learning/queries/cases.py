@@ -3,11 +3,25 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor
 
+from rspretrain.active_learning.queries import QUERIES, QuerySection
+from rspretrain.active_learning.queries.base import Query, QuerySettings
 from rspretrain.active_learning.queries.candidates import Candidates, gather_candidates
 
 LABELLED = 6
+
+
+def settings(name: str, **values: object) -> QuerySettings:
+    """The settings of a query function, as a configuration gives them."""
+    found: QuerySettings = TypeAdapter(QuerySection).validate_python({"name": name, **values})
+    return found
+
+
+def query(name: str, **values: object) -> Query:
+    """A query function."""
+    return QUERIES.find(name)(settings(name, **values))
 
 
 def candidates(num: int = 60, *, labelled: int = LABELLED, multi: bool = True, seed: int = 0) -> Candidates:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from active_learning.queries.cases import candidates
+from active_learning.queries.cases import candidates, query
 from rspretrain.active_learning.queries import badge
 from rspretrain.active_learning.queries.candidates import Candidates, Places
 from rspretrain.rng import mix
@@ -38,12 +38,12 @@ def reference(pool: Candidates, budget: int, seed: int) -> Places:
 def test_a_choice_is_that_of_a_slow_reference() -> None:
     for seed in range(5):
         pool = candidates(seed=seed)
-        assert badge.query(pool, 15, seed).tolist() == reference(pool, 15, seed).tolist()
+        assert query("badge")(pool, 15, seed).tolist() == reference(pool, 15, seed).tolist()
 
 
 def test_far_embeddings_are_drawn_more_often() -> None:
     # One image of a large gradient, one unlike it, eight like it: squared distances 1 + 0.81 against 0.01.
     h = torch.tensor([[1.0, 0.0]] + [[0.9, 0.0]] * 8 + [[0.0, 0.9]])
     pool = Candidates(np.arange(10), h, torch.full((10, 1), 0.5), h[:0])
-    second = [int(badge.query(pool, 2, seed)[1]) for seed in range(300)]
+    second = [int(query("badge")(pool, 2, seed)[1]) for seed in range(300)]
     assert second.count(9) / 300 == pytest.approx(1.81 / (1.81 + 8 * 0.01), abs=0.05)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from active_learning.queries.cases import candidates
+from active_learning.queries.cases import candidates, query
 from rspretrain.active_learning.queries import coreset
 from rspretrain.active_learning.queries.candidates import Candidates
 
@@ -20,20 +20,20 @@ def reference(pool: Candidates, budget: int) -> list[int]:
 def test_a_choice_is_that_of_a_slow_reference() -> None:
     for seed in range(3):
         pool = candidates(seed=seed)
-        assert coreset.query(pool, 20, seed=0).tolist() == reference(pool, 20)
+        assert query("coreset")(pool, 20, seed=0).tolist() == reference(pool, 20)
 
 
 def test_chunks_change_nothing(monkeypatch) -> None:
-    whole = coreset.query(candidates(), 20, seed=0)
+    whole = query("coreset")(candidates(), 20, seed=0)
     monkeypatch.setattr(coreset, "_CHUNK", 7)
-    assert np.array_equal(coreset.query(candidates(), 20, seed=0), whole)
+    assert np.array_equal(query("coreset")(candidates(), 20, seed=0), whole)
 
 
 def test_without_labels_the_seed_draws_the_first_and_the_next_is_the_farthest() -> None:
     pool = candidates(labelled=0)
     firsts = set()
     for seed in range(30):
-        first, second = coreset.query(pool, 2, seed)
+        first, second = query("coreset")(pool, 2, seed)
         firsts.add(int(first))
         assert second == (pool.features - pool.features[first]).norm(dim=1).argmax()
     assert len(firsts) > 15
@@ -42,4 +42,4 @@ def test_without_labels_the_seed_draws_the_first_and_the_next_is_the_farthest() 
 def test_equally_far_images_come_in_the_order_of_rows() -> None:
     x = torch.tensor([[0.0], [1.0], [1.0], [-1.0]])
     pool = Candidates(np.arange(4), x, torch.ones(4, 2), torch.zeros(1, 1))
-    assert coreset.query(pool, 4, seed=0).tolist() == [1, 3, 0, 2]
+    assert query("coreset")(pool, 4, seed=0).tolist() == [1, 3, 0, 2]

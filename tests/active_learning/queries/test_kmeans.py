@@ -5,14 +5,14 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from active_learning.queries.cases import candidates
+from active_learning.queries.cases import candidates, query
 from rspretrain.active_learning.queries import kmeans
 from rspretrain.active_learning.queries.candidates import Candidates
 
 
 def test_one_image_of_every_clump_and_the_nearest_to_its_mean() -> None:
     pool = candidates()
-    places = kmeans.query(pool, 4, seed=0)
+    places = query("kmeans")(pool, 4, seed=0)
     clump = pool.features.argmax(1).numpy()
     assert sorted(clump[places]) == [0, 1, 2, 3]
     for place in places:
@@ -35,7 +35,7 @@ def test_one_thread_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
             threads.extend(pool["num_threads"] for pool in threadpool_info())
             return super().fit(x)
 
-    monkeypatch.setattr(kmeans, "KMeans", Watched)
+    monkeypatch.setattr("sklearn.cluster.KMeans", Watched)
     with threadpool_limits(2):
         kmeans.clusters(torch.rand(40, 4), 3, 0)
     assert set(threads) == {1}
@@ -43,6 +43,6 @@ def test_one_thread_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fewer_different_images_than_clusters() -> None:
     x = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
-    places = kmeans.query(Candidates(np.arange(4), x, torch.ones(4, 2), x[:0]), 3, seed=0)
+    places = query("kmeans")(Candidates(np.arange(4), x, torch.ones(4, 2), x[:0]), 3, seed=0)
     assert set(places[:2]) == {0, 3}
     assert places[2] == 1

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from active_learning.queries.cases import candidates
+from active_learning.queries.cases import candidates, query
 from rspretrain.active_learning.queries import mge
 from rspretrain.active_learning.queries.candidates import Candidates, largest_first
 from rspretrain.active_learning.queries.kmeans import clusters
@@ -36,8 +36,8 @@ def test_a_sure_model_has_no_gradient() -> None:
 def test_as_many_candidates_as_picks_are_the_largest_gradients() -> None:
     pool = candidates()
     top = largest_first(mge.magnitudes(pool))
-    assert mge.query(pool, 12, seed=0, uncertain=1).tolist() == top[:12].tolist()
-    assert mge.query(pool, 1, seed=0).tolist() == top[:1].tolist()
+    assert query("mge", uncertain=1)(pool, 12, seed=0).tolist() == top[:12].tolist()
+    assert query("mge")(pool, 1, seed=0).tolist() == top[:1].tolist()
 
 
 def test_every_cluster_gives_its_largest_gradient() -> None:
@@ -45,7 +45,7 @@ def test_every_cluster_gives_its_largest_gradient() -> None:
     likely = largest_first(size)[:40]
     cluster = clusters(pool.features[likely], 4, seed=5)
     expected = {max(likely[cluster == c], key=lambda place: size[place].item()) for c in range(4)}
-    places = mge.query(pool, 4, seed=5)
+    places = query("mge")(pool, 4, seed=5)
     assert set(places) == expected
     assert size[places].tolist() == sorted(size[places].tolist(), reverse=True)
 
@@ -53,6 +53,6 @@ def test_every_cluster_gives_its_largest_gradient() -> None:
 def test_where_clusters_are_empty_the_next_largest_gradients_follow() -> None:
     h = torch.tensor([[1.0, 0.0]] * 5 + [[0.0, 2.0]] * 5)
     p = torch.linspace(0.1, 0.4, 10)[:, None].expand(10, 2)
-    places = mge.query(Candidates(np.arange(10), h, p, h[:0]), 4, seed=0)
+    places = query("mge")(Candidates(np.arange(10), h, p, h[:0]), 4, seed=0)
     assert set(places[:2]) == {9, 4}  # the two clusters
     assert places[2:].tolist() == [8, 7]
