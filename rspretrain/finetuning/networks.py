@@ -44,7 +44,7 @@ class ValidationSettings(Settings):
     resamples: int = Field(
         default=1000,
         ge=0,
-        description="Number of bootstrap resamples for the confidence intervals of test figures. 0: no intervals.",
+        description="Number of bootstrap resamples for the confidence intervals of test metrics. 0: no intervals.",
     )
 
 
