@@ -106,28 +106,3 @@ bench: $(STAMP)-bench
 
 clean:
 	rm -rf $(VENV) data/demo runs/demo build .mypy_cache .ruff_cache .hypothesis
-lint: $(STAMP)-test
-	ruff check .
-	ruff format --check .
-	mypy
-	lint-imports
-
-bench: $(STAMP)-bench
-	python benchmarks/building.py
-	python benchmarks/loading.py
-	python benchmarks/starvation.py
-	python benchmarks/scale.py
-	python benchmarks/shuffling.py
-	python benchmarks/remote.py
-	python benchmarks/compression.py $(REALDATA)
-	python benchmarks/demo_seeds.py
-	python benchmarks/collapse.py
-	python benchmarks/training.py
-	python benchmarks/large_batch.py
-	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
-	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
-	python benchmarks/ordering.py
-	python benchmarks/label_budget.py --source $(UCMERCED)
-
-clean:
-	rm -rf $(VENV) data/demo runs/demo build .mypy_cache .ruff_cache .hypothesis

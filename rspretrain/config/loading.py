@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from rspretrain.config.errors import ConfigError, Tree, explain
+from rspretrain.config.kinds import check_kind
 from rspretrain.config.settings_tree import ActiveSettings, CommonSettings, FinetuneSettings, RunSettings
 from rspretrain.settings import Settings
 
@@ -43,17 +44,17 @@ _Loader.add_implicit_resolver(
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     """The settings in a YAML file with `section.key=value` overrides. ConfigError says what is wrong, all of it."""
-    return parse(_read_tree(path), overrides, str(path))
+    return parse(_read_tree(path, "pretrain"), overrides, str(path))
 
 
 def load_finetune(path: Path, overrides: Sequence[str] = ()) -> FinetuneSettings:
     """As `load`, of a fine-tuning run."""
-    return parse_as(FinetuneSettings, _read_tree(path), overrides, str(path))
+    return parse_as(FinetuneSettings, _read_tree(path, "finetune"), overrides, str(path))
 
 
 def load_active(path: Path, overrides: Sequence[str] = ()) -> ActiveSettings:
     """As `load`, of a label-budget loop."""
-    return parse_as(ActiveSettings, _read_tree(path), overrides, str(path))
+    return parse_as(ActiveSettings, _read_tree(path, "active-learning"), overrides, str(path))
 
 
 def parse(tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> RunSettings:
@@ -97,7 +98,7 @@ def saved_value(saved: Path, section: str, key: str) -> Any:
     return _read_tree(saved).get(section, {}).get(key) if saved.is_file() else None
 
 
-def _read_tree(path: Path) -> Tree:
+def _read_tree(path: Path, command: str | None = None) -> Tree:
     try:
         tree = yaml.load(path.read_text(), Loader=_Loader)
     except OSError as error:
@@ -106,6 +107,8 @@ def _read_tree(path: Path) -> Tree:
         raise ConfigError(f"--config: {path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"--config: {path} holds {type(tree).__name__}, expected sections such as `train:`.")
+    if command is not None:
+        check_kind(tree, command, path)
     return tree
 
 
