@@ -44,7 +44,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert (names(tmp_path / "runs"), names(tmp_path / "runs/a")) == (["a"], ["first"])
 
 
-def test_a_folder_replaces_an_older_one_and_what_a_killed_writer_left(tmp_path):
+def test_a_folder_replaces_older_ones_and_leftovers(tmp_path):
     for name in (".a.tmp", ".a.old", "a"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "left").write_text("old")

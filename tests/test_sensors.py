@@ -9,7 +9,7 @@ def test_canonical_order():
     assert all(set(bands) <= set(BAND_ORDER[sensor]) for sensor, bands in PREVIEW_BANDS.items())
 
 
-def test_scalings_follow_the_order_that_is_asked_for():
+def test_scalings_have_the_requested_order():
     red, nir = scalings_for("bigearthnet", ("B04", "B08"))
     assert (red.mean, nir.mean) == (590.23569706, 2218.94553375)
     assert scalings_for("fixed", ("VH",))[0] == SCALINGS["fixed"]["VV"]

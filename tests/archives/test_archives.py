@@ -11,7 +11,7 @@ from rspretrain.archives import open_archive, usages
 
 @final
 class Fussy(MemoryArchive):
-    """An archive with a source that it needs, one that it may have, and options of every type."""
+    """An archive with a required source, an optional one, and options of every type."""
 
     def __init__(
         self, root: Path, extra: Path | None = None, window: int = 64, share: float = 0.5, bands: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ def test_sources_and_options_reach_the_constructor():
         ),
     ],
 )
-def test_what_is_not_understood(sources, options, message):
+def test_invalid_input(sources, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         open_archive(FUSSY, sources, options)
 

@@ -1,4 +1,4 @@
-"""BigEarthNet v1: true pairs and nothing else, every fault by name."""
+"""BigEarthNet v1: complete pairs only, every fault by name."""
 
 import bz2
 import json
@@ -63,7 +63,7 @@ def test_law(source, sensors):
     assert entries == sorted(entries, key=lambda entry: entry.key)
 
 
-def test_a_patch_knows_its_place_and_time(source):
+def test_a_patch_has_its_place_and_dates(source):
     archive = BigEarthNet(source, source, source)
     patch = archive.read(archive.entries()[0][0])
     assert re.fullmatch(r"EPSG:326(29|3[1-5])", patch.crs)
@@ -75,7 +75,7 @@ def test_a_patch_knows_its_place_and_time(source):
     assert patch.labels["43"]
 
 
-def test_pairs_come_from_the_json_where_no_csv_names_them(source):
+def test_pairs_are_read_from_json_without_a_csv(source):
     with_csv, without = BigEarthNet(source, source, source).entries()[0], BigEarthNet(source, source).entries()[0]
     assert [(entry.key, entry.source.s1) for entry in with_csv] == [(entry.key, entry.source.s1) for entry in without]
     assert {entry.source.split for entry in without} == {None}
@@ -98,7 +98,7 @@ def test_split_files_of_one_column_in_bzip2_with_a_mapping(copy):
     assert {entry.source.split for entry in entries} == {"train", "val", "test"}
 
 
-def test_listed_patches_that_are_absent_are_counted_only(copy):
+def test_listed_patches_that_are_not_on_disk_are_ignored(copy):
     s2, s1 = folders(copy)
     gone = json.loads(next(s1[0].glob("*.json")).read_text())["corresponding_s2_patch"]
     shutil.rmtree(s1[0])
@@ -107,7 +107,7 @@ def test_listed_patches_that_are_absent_are_counted_only(copy):
     check(archive, {})
 
 
-def test_lonely_patches_and_strange_folders_are_faults(copy):
+def test_unpaired_patches_and_unexpected_folders_are_faults(copy):
     s2, s1 = folders(copy)
     gone = json.loads(next(s1[0].glob("*.json")).read_text())["corresponding_s2_patch"]
     shutil.rmtree(s1[0])
@@ -126,7 +126,7 @@ def test_lonely_patches_and_strange_folders_are_faults(copy):
     check(BigEarthNet(copy, copy), faults)
 
 
-def test_a_partner_is_taken_once(copy):
+def test_a_partner_is_used_once(copy):
     s1 = folders(copy)[1]
     partner = json.loads(next(s1[0].glob("*.json")).read_text())["corresponding_s2_patch"]
     lonely = json.loads(next(s1[1].glob("*.json")).read_text())["corresponding_s2_patch"]
@@ -166,12 +166,12 @@ def test_a_truncated_file(copy):
     ],
     ids=["label", "no labels", "date"],
 )
-def test_strange_metadata(copy, changes, message):
+def test_invalid_metadata(copy, changes, message):
     edit(folders(copy)[0][0], **changes)
     assert message in reason(BigEarthNet(copy))
 
 
-def test_missing_and_broken_json(copy):
+def test_missing_and_damaged_json(copy):
     first = folders(copy)[0][0]
     path = first / f"{first.name}_labels_metadata.json"
     path.write_text("{")
@@ -183,8 +183,8 @@ def test_missing_and_broken_json(copy):
 
 
 @pytest.mark.parametrize("corners", [None, [1, 2], {"ulx": 1}, dict.fromkeys(("ulx", "uly", "lrx", "lry"), math.nan)])
-def test_a_patch_that_says_nowhere_where_it_lies(copy, corners):
-    """Rasters without a CRS, and a JSON that does not help: not the end of the build."""
+def test_a_patch_without_any_georeference(copy, corners):
+    """Rasters without a CRS and without coordinates in the JSON are a fault of one patch, not of the build."""
     first = folders(copy)[0][0]
     for path in first.glob("*.tif"):
         with warnings.catch_warnings(action="ignore"), rasterio.open(path) as file:
@@ -199,7 +199,7 @@ def test_a_patch_that_says_nowhere_where_it_lies(copy, corners):
     assert ", expected ulx, uly, lrx, lry. Repair its JSON." in reason(archive)
 
 
-def test_a_pair_that_its_json_denies(copy):
+def test_a_pair_that_contradicts_its_json(copy):
     s2, s1 = folders(copy)
     for folder in s1:
         edit(folder, corresponding_s2_patch="S2A_MSIL2A_20170101T101010_1_1")
@@ -218,7 +218,7 @@ def test_a_label_outside_the_19_keeps_its_43(copy, tmp_path):
 
 
 @pytest.mark.parametrize("sensors", [("s2", "s1"), ("s2",), ("s1",)])
-def test_flags_and_exclusions_go_by_the_s2_name(copy, sensors):
+def test_flags_and_exclusions_use_the_s2_name(copy, sensors):
     flagged = write_lists(copy, snow=2, cloud=1)
     roots = dict.fromkeys(sensors, copy)
     entries, _ = BigEarthNet(**roots, splits=copy).entries()
@@ -235,7 +235,7 @@ def test_flags_and_exclusions_go_by_the_s2_name(copy, sensors):
     assert all(isinstance(fault, Exclusion) for fault in excluded)
 
 
-def test_flags_are_attributes_where_their_list_is(copy):
+def test_flags_are_attributes_if_their_list_exists(copy):
     flagged = write_lists(copy)
     (copy / LISTS["cloud"]).unlink()
     archive = BigEarthNet(copy, splits=copy)
@@ -244,7 +244,7 @@ def test_flags_are_attributes_where_their_list_is(copy):
     assert (first["snow"], last["snow"], "cloud" in first) == (1, 0, False)
 
 
-def test_an_excluded_patch_is_not_a_lonely_one(copy):
+def test_an_excluded_patch_is_not_unpaired(copy):
     snow = write_lists(copy)["snow"]
     shutil.rmtree(copy / "BigEarthNet-v1.0" / snow[0])
     missing = f"Sentinel-1 patch without its Sentinel-2 partner {snow[0]}"
@@ -264,7 +264,7 @@ def test_random_splits_need_no_files_and_are_the_same_for_every_sensor(source, s
     assert splits != [entry.source.split for entry in BigEarthNet(**roots, split="random", seed=1).entries()[0]]
 
 
-def test_random_splits_divide_what_exclusions_leave(copy):
+def test_random_splits_divide_the_remaining_patches(copy):
     write_lists(copy, snow=3, cloud=2)
     for split in ("train", "val", "test"):
         (copy / f"{split}.csv").unlink()
@@ -272,7 +272,7 @@ def test_random_splits_divide_what_exclusions_leave(copy):
     assert Counter(entry.source.split for entry in entries) == {"train": 3, "val": 1, "test": 1}
 
 
-def test_official_only_leaves_out_what_no_split_names(copy):
+def test_official_only_excludes_patches_without_a_split(copy):
     write_lists(copy)
     archive = BigEarthNet(copy, copy, copy, split="official-only")
     check(archive, {})
@@ -281,7 +281,7 @@ def test_official_only_leaves_out_what_no_split_names(copy):
     assert None not in {entry.source.split for entry in archive.entries()[0]}
 
 
-def test_an_s1_patch_that_names_no_partner_is_a_fault_where_lists_go_by_it(copy):
+def test_an_s1_patch_without_a_named_partner_is_a_fault_if_lists_need_it(copy):
     first = folders(copy)[1][0]
     partner = json.loads(next(first.glob("*.json")).read_text())["corresponding_s2_patch"]
     edit(first, corresponding_s2_patch=None)
@@ -291,7 +291,7 @@ def test_an_s1_patch_that_names_no_partner_is_a_fault_where_lists_go_by_it(copy)
     check(BigEarthNet(copy, copy), fault | {partner: "Sentinel-2 patch without a Sentinel-1 partner"})
 
 
-def test_options_come_from_the_command_line(copy):
+def test_options_from_the_command_line(copy):
     write_lists(copy)
     options = ["exclude=snow,cloud", "split=random", "seed=7"]
     archive = open_archive("bigearthnet", [f"S2={copy}", f"splits={copy}"], options)
@@ -301,7 +301,7 @@ def test_options_come_from_the_command_line(copy):
         open_archive("bigearthnet", [f"S2={copy}"], ["exclude=mist"])
 
 
-def test_options_that_have_nothing_to_go_by(source):
+def test_options_without_their_lists(source):
     with pytest.raises(ValueError, match=r"exclude=snow got no lists, expected their folder\. Give splits="):
         BigEarthNet(source, exclude=("snow",))
     with pytest.raises(ValueError, match=r"split=official-only got no lists, expected their folder\. Give"):
@@ -312,7 +312,7 @@ def test_options_that_have_nothing_to_go_by(source):
         BigEarthNet(source, splits=source, exclude=("cloud",)).entries()
 
 
-def test_sources_that_are_not_there(source, tmp_path):
+def test_missing_sources(source, tmp_path):
     with pytest.raises(ValueError, match=r"got no source, expected S2, S1 or both\. Give S2=<folder>"):
         BigEarthNet()
     with pytest.raises(ValueError, match=r"none is not a folder, expected BigEarthNet-v1\.0\. Give the path"):
@@ -321,7 +321,7 @@ def test_sources_that_are_not_there(source, tmp_path):
         BigEarthNet(source, splits=tmp_path).entries()
 
 
-def test_split_files_that_contradict_or_are_none(copy):
+def test_contradicting_and_invalid_split_files(copy):
     row = (copy / "train.csv").read_text().split()[0]
     (copy / "val.csv").write_text(row)
     with pytest.raises(ValueError, match=r"val\.csv: S2._\w+ is in train too, expected disjoint splits\. Repair"):

@@ -28,15 +28,15 @@ def test_rows_of_either_sensor_first_with_and_without_a_header(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["\ufeffS2A_1,S1A_1\r\nS2A_2,S1A_2\r\n", '"S2A_1", "S1A_1"\n\n0, S1A_2 ,S2A_2'])
-def test_rows_that_other_programs_wrote(tmp_path, text):
-    """A byte order mark makes no header of the first row; nothing is lost without a word."""
+def test_rows_of_other_writers(tmp_path, text):
+    """A byte order mark does not turn the first row into a header; no row is silently lost."""
     write(tmp_path, train=text)
     lists = read_lists(tmp_path)
     assert lists.split_of == {"S2A_1": "train", "S2A_2": "train"}
     assert lists.partner_of == {"S1A_1": "S2A_1", "S1A_2": "S2A_2"}
 
 
-def test_lists_that_are_broken(tmp_path):
+def test_damaged_lists(tmp_path):
     write(tmp_path, patches_with_seasonal_snow="S2A_1\n")
     path = tmp_path / "patches_with_seasonal_snow.csv.bz2"
     for content in (path.read_bytes()[:-3], b"S2A_1\n", bz2.compress(b"\xe9")):
@@ -50,7 +50,7 @@ def test_lists_that_are_broken(tmp_path):
         read_lists(tmp_path)
 
 
-def test_flags_are_known_where_their_list_is(tmp_path):
+def test_flags_are_known_if_their_list_exists(tmp_path):
     write(tmp_path, patches_with_seasonal_snow="S2A_1\n")
     lists = read_lists(tmp_path)
     assert [lists.flag("snow", name) for name in ("S2A_1", "S2A_2", None)] == [True, False, None]
@@ -58,7 +58,7 @@ def test_flags_are_known_where_their_list_is(tmp_path):
     assert read_lists(None).flag("snow", "S2A_1") is None
 
 
-def test_split_files_may_be_absent_where_nobody_needs_them(tmp_path):
+def test_unneeded_split_files_may_be_missing(tmp_path):
     assert read_lists(tmp_path, splits=False).split_of == {}
     with pytest.raises(ValueError, match=r"holds no train\.csv \(or \.csv\.bz2\), expected a file for each of"):
         read_lists(tmp_path)
@@ -79,7 +79,7 @@ def test_a_random_split_is_a_function_of_the_set_and_the_seed():
 
 
 def test_a_random_split_never_changes():
-    """These are in the shards that people have built."""
+    """Existing shard sets contain these splits."""
     splits = random_splits(NAMES[:10], seed=0)
     assert {name[-1] for name, split in splits.items() if split == "test"} == {"5", "7"}
     assert {name[-1] for name, split in random_splits(NAMES[:10], seed=-1).items() if split == "test"} == {"1", "7"}
@@ -87,7 +87,7 @@ def test_a_random_split_never_changes():
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the official lists of ../shared/data are not here")
 def test_the_official_counts():
-    """methods.md G.1."""
+    """docs/methods.md, BigEarthNet v1."""
     lists = read_lists(REAL)
     everything = set(lists.partner_of.values())
     snow, cloud = lists.flagged["snow"], lists.flagged["cloud"]

@@ -1,4 +1,4 @@
-"""BigEarthNet v1 on real files, where they are at hand."""
+"""BigEarthNet v1 on real files, if available."""
 
 from functools import partial
 from pathlib import Path

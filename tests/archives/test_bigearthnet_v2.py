@@ -1,4 +1,4 @@
-"""BigEarthNet v2: tables and disk joined, maps as they are, every fault by name, and the real files where they are."""
+"""BigEarthNet v2: tables joined with files, unchanged maps, every fault by name, and real files if available."""
 
 import pickle
 import re
@@ -39,7 +39,7 @@ def check(archive, faults):
 
 
 def edit(root, rows=slice(None), **changes):
-    """Changes cells of some rows of the main table."""
+    """Change cells in some rows of the main table."""
     table = pq.read_table(root / TABLE).to_pylist()
     for row in table[rows]:
         row.update(changes)
@@ -61,7 +61,7 @@ def test_law(source, sensors):
     assert {entry.source.split for entry in entries} == {"train", "val", "test"}
 
 
-def test_sources_are_one_root_or_every_folder(source):
+def test_sources_are_one_root_or_all_folders(source):
     whole = open_archive("bigearthnet-v2", [str(source)])
     assert [group.sensor for group in whole.groups] == ["s1", "s2", "s2", "s2", "map"]
     parts = {"s2": "BigEarthNet-S2", "s1": "BigEarthNet-S1", "maps": "Reference_Maps", "metadata": TABLE}
@@ -71,7 +71,7 @@ def test_sources_are_one_root_or_every_folder(source):
     assert [group.name for group in one.groups] == ["s1_10m"]
 
 
-def test_a_patch_has_all_of_its_row(source):
+def test_a_patch_has_all_columns_of_its_row(source):
     archive = BigEarthNetV2(source)
     entry = archive.entries()[0][0]
     patch = archive.read(entry)
@@ -100,7 +100,7 @@ def test_maps_keep_their_codes(source):
     assert codes[-1] == 999
 
 
-def test_snow_and_cloud_are_patches_where_asked_for(source):
+def test_snow_and_cloud_patches_are_optional(source):
     archive = open_archive("bigearthnet-v2", [str(source)], ["include_snow_cloud=true"])
     check(archive, {})
     entries, _ = archive.entries()
@@ -108,7 +108,7 @@ def test_snow_and_cloud_are_patches_where_asked_for(source):
     assert (len(entries), flags) == (10, {0: 8, 1: 2})
 
 
-def test_folders_that_no_table_knows_are_faults(copy):
+def test_folders_in_no_table_are_faults(copy):
     rows = pq.read_table(copy / SECOND_TABLE).to_pylist()
     (copy / SECOND_TABLE).unlink()
     hint = f"has no row in metadata.parquet; put {SECOND_TABLE} beside it if these have snow or cloud, else remove"
@@ -118,7 +118,7 @@ def test_folders_that_no_table_knows_are_faults(copy):
     check(BigEarthNetV2(copy, s2=copy), {rows[0]["patch_id"]: hint})
 
 
-def test_lonely_patches_are_faults(copy):
+def test_unpaired_patches_are_faults(copy):
     (entry, files), last = first_files(copy), BigEarthNetV2(copy).entries()[0][-1]
     shutil.rmtree(files["s1_10m"][0].parent)
     shutil.rmtree(band_files(BigEarthNetV2(copy), last)["s2_10m"][0].parent)
@@ -131,7 +131,7 @@ def test_lonely_patches_are_faults(copy):
     assert len(BigEarthNetV2(copy, s1=copy).entries()[0]) == 7
 
 
-def test_strange_folders_are_faults(copy):
+def test_unexpected_folders_are_faults(copy):
     entry, files = first_files(copy)
     tile = files["s2_10m"][0].parents[1]
     (tile / "notes").mkdir()
@@ -151,7 +151,7 @@ def test_strange_folders_are_faults(copy):
 
 
 @pytest.mark.parametrize("group", ["s2_20m", "s1_10m", "map_10m"])
-def test_missing_and_cut_files_are_named(copy, group):
+def test_missing_and_truncated_files_are_named(copy, group):
     entry, files = first_files(copy)
     path = files[group][-1]
     path.write_bytes(path.read_bytes()[:5000])
@@ -190,13 +190,13 @@ def test_files_of_other_places_and_shapes_are_named(copy):
     ],
     ids=["label", "no labels"],
 )
-def test_strange_rows_are_named(copy, changes, message):
+def test_invalid_rows_are_named(copy, changes, message):
     edit(copy, slice(1), **changes)
     (name,) = (row["patch_id"] for row in pq.read_table(copy / TABLE).to_pylist()[:1])
     check(BigEarthNetV2(copy, s2=copy), {name: message})
 
 
-def test_strange_names_are_named(copy):
+def test_invalid_names_are_named(copy):
     entry, files = first_files(copy)
     row = [row["patch_id"] for row in pq.read_table(copy / TABLE).to_pylist()].index(entry.name)
     edit(copy, slice(row, row + 1), patch_id="S2A")
@@ -215,7 +215,7 @@ def test_strange_names_are_named(copy):
     )
 
 
-def test_tables_that_are_none(copy):
+def test_invalid_tables(copy):
     cases = {
         "split": (r"has the splits \['val'\], expected \['train', 'validation', 'test'\]\. Download", {"split": "val"}),
         "country": (r"has empty cells in \['country'\], expected none\. Download", {"country": None}),
@@ -235,7 +235,7 @@ def test_tables_that_are_none(copy):
         BigEarthNetV2(copy).entries()
 
 
-def test_sources_that_are_not_there(source, tmp_path):
+def test_missing_sources(source, tmp_path):
     with pytest.raises(
         ValueError, match=r"metadata\.parquet is not a file, expected BigEarthNet v2's metadata\.parquet"
     ):
@@ -276,7 +276,7 @@ def test_the_real_patches():
 
 
 @real
-def test_the_real_patches_are_no_partners_and_have_no_maps():
+def test_the_real_patches_are_unpaired_and_have_no_maps():
     faults = {fault.name: fault.reason for fault in BigEarthNetV2(REAL).entries()[1]}
     assert len(faults) == 5
     assert all(f"without its Sentinel-{3 - int(name[1])} partner S" in reason for name, reason in faults.items())
@@ -304,8 +304,8 @@ def test_the_real_tables_hold_what_the_reader_expects():
         dict.fromkeys(("patch_id", "s1_name"), pa.string_view()),
     ],
 )
-def test_tables_that_other_programs_wrote(copy, types):
-    """Another program's column types are the same listing: its bytes are part of a build's fingerprint."""
+def test_tables_of_other_writers(copy, types):
+    """Other column types give the same entries, whose repr is part of the checksum of a plan."""
     expected = BigEarthNetV2(copy).entries()
     table = pq.read_table(copy / TABLE)
     fields = [pa.field(field.name, types.get(field.name, field.type)) for field in table.schema]

@@ -1,4 +1,4 @@
-"""Pictures in class folders, whatever these are named after; what is no picture of a known class is named."""
+"""Images in class folders; other files and unknown classes are faults."""
 
 import pickle
 
@@ -8,7 +8,8 @@ from laws import check_archive
 
 from rspretrain.archives.class_folders import ClassFolders, Multilabels
 
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # the law opens files itself
+# The archive law opens files itself.
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
 class Pictures(ClassFolders):
@@ -23,14 +24,14 @@ def check(archive, faults):
     return [(entry.key, entry.source.label, entry.source.split) for entry in archive.entries()[0]]
 
 
-def test_class_folders_of_other_case_and_separators(tmp_path):
+def test_class_folders_with_other_case_and_separators(tmp_path):
     for folder, stem in (("bare_land", "x1"), ("BareLand", "x2"), ("Sea Ice", "x3"), ("SEA-ICE", "x4")):
         write_picture(tmp_path / folder / f"{stem}.png")
     found = check(Pictures(tmp_path), {})
     assert [label for _, label, _ in found] == ["BareLand", "BareLand", "sea_ice", "sea_ice"]
 
 
-def test_flat_pictures_have_their_class_in_their_name(tmp_path):
+def test_flat_images_have_their_class_in_their_name(tmp_path):
     for stem in ("bareland_12", "seaice07", "sea_ice-9", "forest_1"):
         write_picture(tmp_path / f"{stem}.jpg")
     faults = {"forest_1.jpg": "its class 'forest' is unknown; the nearest known is '"}
@@ -48,7 +49,7 @@ def test_splits_from_folders_or_from_lists(tmp_path):
     assert [split for _, _, split in check(archive, {})] == [None, "val"]
 
 
-def test_a_table_of_some_and_a_table_of_all(tmp_path):
+def test_incomplete_and_complete_tables(tmp_path):
     write_picture(tmp_path / "BareLand" / "x1.png")
     write_picture(tmp_path / "BareLand" / "x2.png")
     some = Pictures(tmp_path, multilabels=Multilabels("t.csv", ("a", "b"), {"x1": ("b",)}, complete=False))
@@ -58,7 +59,7 @@ def test_a_table_of_some_and_a_table_of_all(tmp_path):
     check(every, {"BareLand/x2.png": "t.csv has no row 'x2'; add it or remove the image"})
 
 
-def test_an_archive_travels_to_other_processes(tmp_path):
+def test_an_archive_can_be_pickled(tmp_path):
     write_picture(tmp_path / "BareLand" / "x1.png")
     archive = pickle.loads(pickle.dumps(Pictures(tmp_path)))
     assert archive.entries() == Pictures(tmp_path).entries()

@@ -1,4 +1,4 @@
-"""The two nomenclatures of BigEarthNet and the way between them."""
+"""The two nomenclatures of BigEarthNet and their mapping."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_counts_and_order():
     assert dropped == {122, 123, 124, 131, 132, 133, 141, 142, 332, 334, 423}
 
 
-def test_labels_come_in_the_nomenclatures_order():
+def test_labels_have_the_order_of_the_nomenclature():
     labels = label_sets(["Sea and ocean", "Rice fields", "Non-irrigated arable land", "Airports"])
     assert labels["43"] == ("Airports", "Non-irrigated arable land", "Rice fields", "Sea and ocean")
     assert labels["19"] == ("Arable land", "Marine waters")
@@ -31,7 +31,7 @@ def test_an_unknown_label_names_the_nearest():
         label_sets(["Pasture"])
 
 
-def test_names_of_the_19_come_in_order_and_once():
+def test_names_of_the_19_are_sorted_and_unique():
     names = ["Marine waters", "Pastures", "Urban fabric", "Pastures"]
     assert sort_labels(names, "19") == ("Urban fabric", "Pastures", "Marine waters")
     with pytest.raises(

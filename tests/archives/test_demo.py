@@ -1,4 +1,4 @@
-"""The demo archive: BigEarthNet-MM's own layout, keys and places, the same bytes for any number of workers."""
+"""The demo archive has BigEarthNet-MM's layout, keys and places, and the same bytes for any number of workers."""
 
 import json
 import subprocess
@@ -73,7 +73,7 @@ def test_json_has_the_keys_and_types_of_the_originals(tmp_path):
         assert shape(tmp_path / "demo", sensor) == shape(REAL, sensor)
 
 
-def test_what_it_refuses(tmp_path):
+def test_invalid_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"4 pairs, expected at least 5: one for each landscape\. Raise --pairs\."):
         write_demo(tmp_path / "new", 4)
     (tmp_path / "file").touch()

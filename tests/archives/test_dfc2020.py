@@ -33,7 +33,7 @@ def test_both_spellings_give_the_same_patches(tmp_path, scene):
         check_record(archive, patch)
 
 
-def test_a_folder_spelled_one_way_and_files_the_other(tmp_path):
+def test_folder_and_files_with_different_spellings(tmp_path):
     write_dfc2020(tmp_path, scene="0")
     for folder in sorted(tmp_path.glob("ROIs0000_validation/*_0")):
         folder.rename(folder.with_name(folder.name.replace("_0", "_validation")))
@@ -50,7 +50,7 @@ def test_a_folder_spelled_one_way_and_files_the_other(tmp_path):
         (["sensors=s2", "lc=true"], ["s2_10m", "lc_10m", "dfc_10m"]),
     ],
 )
-def test_what_a_user_types(tmp_path, options, groups):
+def test_command_line_options(tmp_path, options, groups):
     archive = open_archive("dfc2020", [str(write_dfc2020(tmp_path))], options)
     assert [group.name for group in archive.groups] == groups
     check_archive(archive, {}, files(archive))
@@ -68,8 +68,8 @@ def test_faults_by_name(tmp_path):
     check_archive(archive, faults, files(archive))
 
 
-def test_remapping_is_the_papers():
-    """methods.md A.7, step by step in its order."""
+def test_remapping_equals_the_paper():
+    """docs/methods.md, DFC2020 protocol, step by step."""
     codes = np.arange(11)
     remapped = codes.copy()
     remapped[(remapped == 3) | (remapped == 8)] = 0
@@ -83,7 +83,7 @@ def test_remapping_is_the_papers():
 def test_invalid_pixels_vote_and_count(tmp_path):
     codes = np.zeros((10, 10), dtype=np.uint8)
     codes.ravel()[:40], codes.ravel()[40:50] = 6, 10
-    assert dfc_labels(codes) == {"dfc_multi": ("Croplands", "Water")}  # 50 % invalid win, 10 % water are enough
+    assert dfc_labels(codes) == {"dfc_multi": ("Croplands", "Water")}  # 50 % invalid, 10 % water
     codes.ravel()[50:60] = 6
     assert dfc_labels(codes)["dfc"] == ("Croplands",)
     codes.ravel()[49] = 0
@@ -100,7 +100,7 @@ def test_invalid_pixels_vote_and_count(tmp_path):
 
 
 def test_a_patch_without_a_class_through_the_shards(tmp_path):
-    """Its record has no `.cls`, its row no class: it can be pretrained on and is left out of the probe."""
+    """Its record has no `.cls` and its row no class: it is used in pretraining and left out of the probe."""
     write_dfc2020(tmp_path / "archive", patches=2)
     path = tmp_path / "archive/ROIs0000_test/dfc_0/ROIs0000_test_dfc_0_p1.tif"
     with rasterio.open(path, "r+") as target:

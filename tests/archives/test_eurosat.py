@@ -1,4 +1,4 @@
-"""EuroSAT: bands by name although B8A lies last, both kinds in all layouts, lists that name the other kind's files."""
+"""EuroSAT: bands by name although B8A is last on disk, both kinds in all layouts, lists of the other kind."""
 
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from rspretrain.sensors import BAND_ORDER
 
 REAL = Path(__file__).parents[2].parent / "shared/data/eurosat"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="no real EuroSAT at ../shared/data/eurosat")
-rgb_law = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # the law opens files itself
+# The archive law opens files itself.
+rgb_law = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
 def check_ms(tmp_path, archive, faults):
-    """Law 1 against files whose bands rasterio alone has put into canonical order."""
+    """The archive law, against files whose bands the test reorders with rasterio."""
 
     def files(entry):
         path = tmp_path / "canonical.tif"
@@ -45,7 +46,7 @@ def test_thirteen_bands_from_every_layout(tmp_path, below):
     assert (patch.crs, patch.bounds) == ("EPSG:32635", (400_640.0, 3_999_360.0, 401_280.0, 4_000_000.0))
 
 
-def test_any_folder_on_the_way_to_the_classes(tmp_path):
+def test_any_folder_above_the_classes(tmp_path):
     root = write_eurosat(tmp_path, DEEP, per_class=1)
     for below in ("ds", "ds/images/remote_sensing", DEEP):
         assert len(EuroSat(root / below).entries()[0]) == 10
@@ -53,7 +54,7 @@ def test_any_folder_on_the_way_to_the_classes(tmp_path):
 
 @rgb_law
 @pytest.mark.parametrize("below", ["EuroSAT_RGB", "2750", ""])
-def test_pictures_from_every_layout(tmp_path, below):
+def test_rgb_images_from_every_layout(tmp_path, below):
     archive = EuroSat(write_eurosat(tmp_path, below, "jpg"))
     check_archive(archive, {}, lambda entry: {"rgb": [archive.root / entry.source.path]})
     assert (archive.groups[0].sensor, archive.groups[0].shape, len(archive.entries()[0])) == ("rgb", (64, 64), 20)
@@ -69,7 +70,7 @@ def test_both_kinds_need_a_choice(tmp_path):
         EuroSat(tmp_path / "EuroSAT_MS", bands="rgb")
 
 
-def test_lists_name_jpegs_and_mean_the_tiffs(tmp_path):
+def test_lists_of_jpegs_apply_to_tiffs(tmp_path):
     write_eurosat(tmp_path)
     lists = write_splits(
         tmp_path / "lists",
@@ -127,7 +128,7 @@ def test_real_thirteen_bands(tmp_path):
 
 @real
 @rgb_law
-def test_real_pictures():
+def test_real_rgb_images():
     archive = EuroSat(REAL, bands="rgb")
     check_archive(archive, {}, lambda entry: {"rgb": [archive.root / entry.source.path]})
     assert (len(archive.entries()[0]), archive.groups[0].shape) == (100, (64, 64))

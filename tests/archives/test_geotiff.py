@@ -1,4 +1,4 @@
-"""GeoTiff: law 1 for tiles, exact cover, filters."""
+"""GeoTiff: the archive law for tiles, exact cover, filters."""
 
 import re
 import shutil
@@ -76,8 +76,8 @@ def test_law_of_a_vrt(tmp_path):
     assert len(check_tiles(archive, {})) == 6
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # of the test's own reading
-def test_law_of_scenes_without_a_place(tmp_path):
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # from the reading in the test
+def test_law_of_scenes_without_georeference(tmp_path):
     write_file(tmp_path / "x.tif", noise(3, 40, 40, "uint8"), crs=None)
     archive = GeoTiff(rgb=tmp_path, window=20)
     (group,) = archive.groups
@@ -87,7 +87,7 @@ def test_law_of_scenes_without_a_place(tmp_path):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(4, 12), st.integers(4, 12), st.integers(1, 4), st.floats(0, 0.8), st.sampled_from(["shift", "drop"]))
-def test_tiles_make_up_the_scene(tmp_path, height, width, window, overlap, edge):
+def test_tiles_cover_the_scene(tmp_path, height, width, window, overlap, edge):
     shutil.rmtree(tmp_path / "scene", ignore_errors=True)
     close_files()
     write_band_folder(tmp_path / "scene", height=6 * height, width=6 * width)
@@ -147,7 +147,7 @@ def test_nan_is_left_out_or_filled_but_never_stored(tmp_path):
     filling = GeoTiff(s1=tmp_path, window=20, max_nodata=0.1, fill=-50)
     assert filling.groups[0].nodata == -50
     image = filling.read(filling.entries()[0][0]).images["s1_10m"]
-    assert np.array_equal(image[0], pixels[0, :, :20])  # valid pixels stay, also where the other band has none
+    assert np.array_equal(image[0], pixels[0, :, :20])  # valid pixels stay, even if the other band has none
     assert (image[1, 0, :2] == -50).all()
     assert np.array_equal(image[1, 1:], pixels[1, 1:, :20])
 
@@ -195,7 +195,7 @@ def test_a_coarse_cloud_mask(tmp_path):
     assert check_tiles(GeoTiff(tmp_path, window=24), {})[0].attributes["cloud"] == 1 / 16
 
 
-def test_cloud_masks_that_are_missing_or_elsewhere(tmp_path):
+def test_missing_and_misplaced_cloud_masks(tmp_path):
     write_band_folder(tmp_path / "a")
     missing = "has no cloud mask for max_cloud. Add it, or correct --option cloud_mask."
     check_tiles(GeoTiff(tmp_path, window=24, max_cloud=0.5), {"s2/a": missing})
@@ -222,8 +222,8 @@ def test_small_and_broken_scenes_are_named(tmp_path):
     check_tiles(GeoTiff(tmp_path, window=24), small | broken)
 
 
-def test_the_bytes_do_not_depend_on_where_the_scenes_lie(tmp_path):
-    """Parts of one build are built on nodes that mount the archive in different places."""
+def test_the_bytes_do_not_depend_on_the_path_of_the_scenes(tmp_path):
+    """Nodes that build parts may mount the archive at different paths."""
     for node in ("a", "mnt/b [2] c"):
         write_band_folder(tmp_path / node / "s2/S2A_20220701", height=48, width=60)
         write_file(tmp_path / node / "s2/S2A_20220701/cloud_mask.tif", noise(1, 48, 60, "uint8"))
@@ -235,7 +235,7 @@ def test_the_bytes_do_not_depend_on_where_the_scenes_lie(tmp_path):
     assert one == other
 
 
-def test_a_changed_scene_is_another_listing(tmp_path):
+def test_a_changed_scene_changes_the_checksum_of_the_entries(tmp_path):
     write_band_folder(tmp_path / "a", height=48, width=60)
     first = GeoTiff(tmp_path, window=24).entries()[0]
     assert repr(first) == repr(GeoTiff(tmp_path, window=24).entries()[0])
@@ -286,7 +286,7 @@ def test_options_from_the_command_line(tmp_path):
     assert (len(archive.entries()[0]), archive.options["overlap"]) == (3 * 4, "0.5")
 
 
-def test_sources_that_are_not_there(tmp_path):
+def test_missing_sources(tmp_path):
     with pytest.raises(ValueError, match=r"geotiff got no source, expected s2, s1, rgb or other\. Add --source s2="):
         GeoTiff()
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""GeoTiff on real scenes, where they are at hand."""
+"""GeoTiff on real scenes, if available."""
 
 from pathlib import Path
 

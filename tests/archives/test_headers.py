@@ -1,4 +1,4 @@
-"""Headers without GDAL say what rasterio says."""
+"""Headers parsed without GDAL equal rasterio's."""
 
 from pathlib import Path
 
@@ -41,8 +41,8 @@ def test_pictures(tmp_path, suffix):
     assert read_header(tmp_path / f"a.{suffix}") == Header(3, (5, 7), None)
 
 
-def test_pictures_of_any_size(tmp_path):
-    """Pillow refuses 179 megapixels; a folder of aerial pictures has more."""
+def test_images_of_any_size(tmp_path):
+    """Pillow refuses 179 megapixels; aerial images are larger."""
     path = tmp_path / "a.png"
     Image.new("1", (20_000, 10_000)).save(path)
     assert read_header(path) == Header(1, (10_000, 20_000), None)
@@ -66,7 +66,7 @@ def test_common_shape():
     assert common_shape([None]) is None
 
 
-def test_one_odd_file_does_not_decide_on_the_dtype():
+def test_one_deviating_file_does_not_change_the_dtype():
     headers = [None, *(Header(1, (1, 1), dtype) for dtype in (None, "float64", "float32", "float32"))]
     assert [common_dtype(each, "uint8") for each in (headers, headers[:2], headers[:4])] == [
         "float32",
@@ -75,7 +75,7 @@ def test_one_odd_file_does_not_decide_on_the_dtype():
     ]
 
 
-def test_evenly():
+def test_sample_evenly():
     assert sample_evenly([1, 2, 3], 3) == [1, 2, 3]
     assert sample_evenly(range(10), 4) == [0, 2, 5, 7]
 

@@ -1,4 +1,4 @@
-"""Whole images: every pixel is rasterio's, whatever the size; bands go by name; what is broken is named."""
+"""Whole images of any size equal rasterio's; bands are identified by name; damaged files are named."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def write_picture(path: Path, height: int, width: int, mode: str = "RGB") -> Non
     Image.fromarray(pixels).save(path)
 
 
-def test_pictures_of_any_kind_and_size(tmp_path: Path) -> None:
+def test_images_of_any_kind_and_size(tmp_path: Path) -> None:
     write_picture(tmp_path / "b/Second One.png", 9, 12)
     write_picture(tmp_path / "a.jpg", 20, 10)
     write_picture(tmp_path / "grey.png", 7, 7, "L")
@@ -46,14 +46,14 @@ def test_pictures_of_any_kind_and_size(tmp_path: Path) -> None:
         archive.read(entries[2])
 
 
-def test_one_picture_is_a_folder_of_one(tmp_path: Path) -> None:
+def test_a_single_image_as_source(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", 5, 5)
     write_picture(tmp_path / "b.png", 5, 5)
     assert [entry.key for entry in Images("rgb", tmp_path / "b.png").entries()[0]] == ["b"]
 
 
 def test_scenes_by_the_names_of_their_bands(tmp_path: Path) -> None:
-    """In another order than ours, and in several sizes."""
+    """In another band order, and in several sizes."""
     for number, side in enumerate((12, 18)):
         write_file(tmp_path / f"{number}.tif", noise(4, side, side, seed=number), names=("B08", "B02", "B04", "B03"))
     archive = Images("s2", tmp_path)
@@ -68,7 +68,7 @@ def test_scenes_by_the_names_of_their_bands(tmp_path: Path) -> None:
     assert not faults
 
 
-def test_scenes_of_one_file_a_band_keep_their_grids(tmp_path: Path) -> None:
+def test_scenes_with_one_file_per_band_keep_their_grids(tmp_path: Path) -> None:
     write_band_folder(tmp_path / "scene", height=24, width=36)
     archive = Images("s2", tmp_path)
     (patch,) = (archive.read(entry) for entry in archive.entries()[0])
@@ -85,7 +85,7 @@ def test_bands_without_names_must_be_named(tmp_path: Path) -> None:
     assert (group.bands, group.units) == (("VV", "VH"), "db")
 
 
-def test_pixels_that_are_no_numbers_are_a_fault(tmp_path: Path) -> None:
+def test_nan_pixels_are_a_fault(tmp_path: Path) -> None:
     pixels = noise(2, 6, 6, "float32")
     pixels[1, 2, 3] = np.nan
     write_file(tmp_path / "a.tif", pixels, names=("VV", "VH"))
@@ -94,7 +94,7 @@ def test_pixels_that_are_no_numbers_are_a_fault(tmp_path: Path) -> None:
         archive.read(archive.entries()[0][0])
 
 
-def test_what_is_too_large_wants_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_images_need_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_MAX_BYTES", 200)
     write_s1(tmp_path / "a.tif", height=6, width=6)
     archive = Images("s1", tmp_path)
@@ -102,7 +102,7 @@ def test_what_is_too_large_wants_windows(tmp_path: Path, monkeypatch: pytest.Mon
         archive.read(archive.entries()[0][0])
 
 
-def test_windows_are_those_of_the_tiler(tmp_path: Path) -> None:
+def test_windows_equal_those_of_geotiff(tmp_path: Path) -> None:
     write_band_folder(tmp_path / "s2/scene")
     write_s1(tmp_path / "s1/S1A_20220701.tif", height=100, width=100, left=499_900.0, top=5_000_300.0)
     sources = [f"s2={tmp_path}/s2", f"s1={tmp_path}/s1"]
@@ -113,7 +113,7 @@ def test_windows_are_those_of_the_tiler(tmp_path: Path) -> None:
         open_images(sources, ["s1", "s2"])
 
 
-def test_what_cannot_be_meant_is_an_error_in_three_parts(tmp_path: Path) -> None:
+def test_invalid_input_is_an_error_in_three_parts(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"got 'x', but the classifier takes the sensors \['s1', 's2'\]; expected SENSOR=FOLDER. Name"
     ):

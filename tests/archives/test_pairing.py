@@ -1,4 +1,4 @@
-"""Partners by footprint, then by date; windows and scenes without one, by name."""
+"""Partners by footprint, then by date; windows and scenes without a partner are faults."""
 
 import pytest
 from fakes.geotiff import write_band_folder, write_s1
@@ -20,7 +20,7 @@ def pairs(root, **options):
     return partners, {fault.name: fault.reason for fault in faults}
 
 
-def test_the_nearest_in_time_covers_the_window(tmp_path):
+def test_the_partner_is_the_nearest_in_time(tmp_path):
     write_band_folder(tmp_path / "s2/S2A_20200610", width=48)
     for day in ("0601", "0612", "0620"):
         write_s1(tmp_path / f"s1/S1A_2020{day}.tif", width=24 if day == "0612" else 48)
@@ -34,7 +34,7 @@ def test_the_nearest_in_time_covers_the_window(tmp_path):
     }
 
 
-def test_the_first_by_name_where_dates_are_not_known(tmp_path):
+def test_without_dates_the_partner_is_the_first_by_name(tmp_path):
     write_band_folder(tmp_path / "s2/scene", width=48)
     for name in ("b", "a"):
         write_s1(tmp_path / f"s1/{name}.tif")
@@ -71,7 +71,7 @@ def test_one_fault_for_a_scene_without_any_partner(tmp_path):
     assert len(pairs(tmp_path, max_offset=0.4)[0]) == 12
 
 
-def test_no_scene_is_as_large_as_the_window(tmp_path):
+def test_scenes_smaller_than_the_window(tmp_path):
     write_band_folder(tmp_path / "s2/scene")
     write_s1(tmp_path / "s1/small.tif", width=20)
     reason = "none of its 6 windows has a partner; no s1 scene is as large as the window. Lower --option window=24."
@@ -96,7 +96,7 @@ def test_no_crs_no_partner(tmp_path):
     assert pairs(tmp_path)[1]["s2/scene"] == reason
 
 
-def test_only_scenes_near_by_are_asked(tmp_path):
+def test_only_overlapping_scenes_are_compared(tmp_path):
     for number in range(4):
         write_band_folder(tmp_path / f"s2/{number}", width=24, height=24, left=500_000.0 + 1000 * number)
         write_s1(tmp_path / f"s1/{number}.tif", width=24, height=24, left=500_000.0 + 1000 * number)

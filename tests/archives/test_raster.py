@@ -1,4 +1,4 @@
-"""Rasters to numpy, and what is refused."""
+"""Reading rasters to numpy, and refused files."""
 
 import re
 import struct
@@ -14,7 +14,7 @@ from rspretrain.archives.raster import crs_of_wkt, read_raster, read_rgb, to_deg
 from rspretrain.patch import PatchError
 
 
-def test_writes_and_reads_back_with_its_place(tmp_path):
+def test_write_and_read_keep_pixels_and_georeference(tmp_path):
     pixels = np.random.default_rng(0).normal(size=(2, 6, 5)).astype(np.float32)
     write_raster(tmp_path / "a.tif", pixels, 32633, 300000, 5400000, 10)
     raster = read_raster(tmp_path / "a.tif")
@@ -33,7 +33,7 @@ def test_a_crs_without_a_code_stays_wkt(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png"])
-def test_pictures_equal_rasterio_and_are_silent(tmp_path, suffix):
+def test_images_equal_rasterio_without_warnings(tmp_path, suffix):
     path = write_picture(tmp_path / f"a{suffix}", 17, 23)
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(path) as source:
         expected = source.read()
@@ -44,7 +44,7 @@ def test_pictures_equal_rasterio_and_are_silent(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png"])
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.9])
-def test_a_cut_file_is_named(tmp_path, suffix, keep):
+def test_a_truncated_file_is_named(tmp_path, suffix, keep):
     path = write_picture(tmp_path / f"a{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
@@ -59,7 +59,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "RGBA"])
-def test_what_loses_nothing_becomes_rgb(tmp_path, mode):
+def test_lossless_conversion_to_rgb(tmp_path, mode):
     picture = Image.open(write_picture(tmp_path / "rgb.png")).convert(mode)
     picture.save(tmp_path / "a.png")
     expected = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
@@ -75,20 +75,20 @@ def test_what_loses_nothing_becomes_rgb(tmp_path, mode):
     ],
     ids=["alpha", "16 bits", "1 bit"],
 )
-def test_what_is_no_rgb_is_refused(tmp_path, picture, message):
+def test_images_that_are_not_rgb_are_refused(tmp_path, picture, message):
     picture.save(tmp_path / "a.png")
     with pytest.raises(PatchError, match=re.escape(message)):
         read_rgb(tmp_path / "a.png")
 
 
-def test_five_bands_are_no_rgb(tmp_path):
+def test_five_bands_are_not_rgb(tmp_path):
     write_raster(tmp_path / "a.tif", np.zeros((5, 4, 4), np.uint8), 32633, 0, 0, 10)
     with pytest.raises(PatchError, match=r"bands \(.*\), expected red, green, blue\. Convert"):
         read_rgb(tmp_path / "a.tif")
 
 
-def test_a_picture_of_a_damaged_size(tmp_path):
-    """A file of a few bytes that says it has 900 GiB ends neither the process nor the build."""
+def test_an_image_with_a_damaged_size(tmp_path):
+    """A file of a few bytes that claims 900 GiB is a fault, not a crash."""
     path = write_picture(tmp_path / "a.bmp", 8, 150)
     path.write_bytes(path.read_bytes().replace(struct.pack("<ii", 150, 8), struct.pack("<ii", 150, 2**31 - 150)))
     for read in (read_raster, read_rgb):
@@ -96,7 +96,7 @@ def test_a_picture_of_a_damaged_size(tmp_path):
             read(path)
 
 
-def test_a_place_that_is_none(tmp_path):
+def test_an_invalid_georeference(tmp_path):
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, np.nan, 0, -10, 0)}
     with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", compress="lzw", **place) as target:
         target.write(np.zeros((1, 3, 3), np.uint8))

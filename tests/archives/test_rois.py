@@ -1,4 +1,4 @@
-"""What SEN12MS and DFC2020 share: files found by name in any folders, whole patches of one grid, faults by name."""
+"""The base of SEN12MS and DFC2020: files found by name in any folders, complete patches on one grid, faults by name."""
 
 import re
 
@@ -94,7 +94,7 @@ def test_faults_by_name(tmp_path):
     check_archive(archive, faults, files(archive))
 
 
-def test_bands_that_lack(tmp_path):
+def test_missing_bands(tmp_path):
     archive = Sen12Ms(write_sen12ms(tmp_path))
     path = path_of(archive, "s2")
     with rasterio.open(path) as source:
@@ -110,7 +110,7 @@ def test_bands_that_lack(tmp_path):
     [(16, 3, r"s2_19_p30.tif: \(16, 16\) pixels, expected \(32, 32\) as its partner has"),
      (32, 4, r"s2_19_p30.tif: is at EPSG:32631 \(501280.0, .*\), expected EPSG:32631 \(500960.0, .* Check")],
 )  # fmt: skip
-def test_files_of_a_patch_show_one_square(tmp_path, size, seed, message):
+def test_files_of_a_patch_have_the_same_place(tmp_path, size, seed, message):
     archive = Sen12Ms(write_sen12ms(tmp_path))
     entry = next(entry for entry in archive.entries()[0] if entry.name == PATCH)
     write_kind(path_of(archive, "s2"), "s2", seed, size)
@@ -119,7 +119,7 @@ def test_files_of_a_patch_show_one_square(tmp_path, size, seed, message):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_files_without_a_place(tmp_path):
+def test_files_without_georeference(tmp_path):
     archive = Sen12Ms(write_sen12ms(tmp_path, patches=1))
     for path in tmp_path.rglob("*.tif"):
         with rasterio.open(path) as source:
@@ -130,7 +130,7 @@ def test_files_without_a_place(tmp_path):
     assert archive.read(archive.entries()[0][0]).bounds is None
 
 
-def test_folders_that_are_none(tmp_path):
+def test_folders_that_do_not_exist(tmp_path):
     with pytest.raises(ValueError, match="none is not a folder, expected an archive. Give the path of the unpacked"):
         Sen12Ms(tmp_path / "none")
     write_sen12ms(tmp_path, kinds=("s1",))

@@ -1,4 +1,4 @@
-"""SAFE products: JPEG 2000, bands at their own resolution, nothing else of a product but the mask that is asked for."""
+"""SAFE products: JPEG 2000, bands at their native resolution, and of the other rasters only the requested mask."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TILE = "T33TWM_20220701T085611"
 
 
 def write_jp2(path, metres, seed=0, dtype="uint16"):
-    """120 x 120 pixels of 10 m, fewer of coarser ones, without loss."""
+    """120 x 120 pixels at 10 m, fewer at coarser resolutions, lossless."""
     size = 1200 // metres
     lossless = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
     return write_file(path, noise(1, size, size, dtype, seed), float(metres), **lossless)
@@ -46,7 +46,7 @@ def test_bands_of_level_2a_at_their_own_resolutions(level_2a):
         assert patch.bounds == expected.bounds
 
 
-def test_scene_classes_are_a_cloud_mask(level_2a):
+def test_scene_classes_as_cloud_mask(level_2a):
     archive = GeoTiff(level_2a.parents[3], window=120, cloud_mask="*_SCL_20m*", cloud_values=(8, 9, 10))
     (entry,), faults = archive.entries()
     assert (entry.source.scene.mask[0].name, faults) == (f"{TILE}_SCL_20m.jp2", [])
@@ -60,7 +60,7 @@ def test_bands_of_level_1c(tmp_path):
     assert ([group.bands for group in archive.groups], archive.entries()[1]) == ([("B02",), ("B10",)], [])
 
 
-def test_a_copy_stands_in_for_a_band_that_is_missing():
+def test_a_resampled_copy_replaces_a_missing_band():
     paths = [Path(f"a/R{metres}m/x_B04_{metres}m.jp2") for metres in (60, 20)]
     assert bands_only(paths, lambda path: False) == [paths[1]]
     assert product_root(paths[0]) == Path("a")

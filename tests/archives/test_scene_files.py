@@ -1,4 +1,4 @@
-"""Which files make up which scene, and every file that makes up none, by name."""
+"""Grouping of files into scenes; all other files are faults."""
 
 import os
 from datetime import datetime
@@ -30,7 +30,7 @@ def fault(sensor, path, **options):
     return reason
 
 
-def test_a_folder_with_one_file_a_band(tmp_path):
+def test_a_folder_with_one_file_per_band(tmp_path):
     write_band_folder(tmp_path / "here/S2A_20220706")
     scenes, faults = find("s2", tmp_path)
     scene = scenes["s2/here/S2A_20220706"]
@@ -41,7 +41,7 @@ def test_a_folder_with_one_file_a_band(tmp_path):
     assert (scene.when, scene.season) == (datetime(2022, 7, 6), "summer")
 
 
-def test_scenes_of_one_folder_are_told_apart_by_their_prefix(tmp_path):
+def test_scenes_in_one_folder_are_separated_by_prefix(tmp_path):
     for prefix in ("T33_20200101_", "T34_20200101_"):
         write_band_folder(tmp_path / "all", prefix=prefix)
     write_band_folder(tmp_path / "T35", prefix="T35_")
@@ -77,13 +77,13 @@ def test_band_names():
         ("other", 2, {"bands": ("nir", "red")}, ("nir", "red")),
     ],
 )
-def test_names_of_bands_without_names(tmp_path, sensor, count, options, expected):
+def test_default_names_of_unnamed_bands(tmp_path, sensor, count, options, expected):
     write_file(tmp_path / "scene.tif", noise(count, 8, 8), photometric="MINISBLACK")
     scenes, faults = find(sensor, tmp_path, **options)
     assert (bands(scenes[f"{sensor}/scene.tif"]), faults) == ([expected], {})
 
 
-def test_descriptions_are_names_and_an_option_chooses_among_them(tmp_path):
+def test_descriptions_are_names_and_an_option_selects_them(tmp_path):
     write_file(tmp_path / "scene.tif", noise(3, 8, 8), names=("B12", "B2", "B8A"))
     (scene,) = find("s2", tmp_path)[0].values()
     assert scene.layers[0].files == ((Path("scene.tif"), (2, 3, 1)),)
@@ -91,13 +91,13 @@ def test_descriptions_are_names_and_an_option_chooses_among_them(tmp_path):
     assert (bands(scene), scene.layers[0].files) == ([("B02", "B12")], ((Path("scene.tif"), (2, 1)),))
 
 
-def test_an_option_chooses_among_band_files(tmp_path):
+def test_an_option_selects_band_files(tmp_path):
     write_band_folder(tmp_path / "scene")
     scenes, faults = find("s2", tmp_path, bands=("B02", "B01"))
     assert (bands(scenes["s2/scene"]), faults) == ([("B02",), ("B01",)], {})
 
 
-def test_bands_that_nothing_names(tmp_path):
+def test_unnamed_bands_are_a_fault(tmp_path):
     write_file(tmp_path / "scene.tif", noise(5, 8, 8))
     assert fault("s2", tmp_path) == (
         "has 5 band(s) (?, ?, ?, ?, ?), expected names of s2 in its descriptions or at the end of its file name. Name "
@@ -109,13 +109,13 @@ def test_bands_that_nothing_names(tmp_path):
 
 @pytest.mark.parametrize(("sensor", "count"), [("s2", 13), ("s2", 12), ("s1", 2)])
 def test_bands_of_sentinels_are_not_guessed_from_their_number(tmp_path, sensor, count):
-    """EuroSAT has B8A last, SEN12MS has it after B08: of two orders one would be wrong without a word."""
+    """B8A is last in EuroSAT and after B08 in SEN12MS: a guess would be silently wrong for one of them."""
     write_file(tmp_path / "scene.tif", noise(count, 8, 8))
     assert f"Name them: --option {sensor}_bands={BAND_ORDER[sensor][0]}," in fault(sensor, tmp_path)
 
 
 @pytest.mark.parametrize("option", [(), ("B02",)])
-def test_files_beside_bands_that_are_none(tmp_path, option):
+def test_files_that_are_not_bands(tmp_path, option):
     write_band_folder(tmp_path / "scene")
     write_file(tmp_path / "scene/SCL.tif", noise(dtype="uint8"))
     scenes, faults = find("s2", tmp_path, bands=option)
@@ -147,7 +147,7 @@ def test_patterns_and_single_files(tmp_path):
     assert sorted(find("s2", tmp_path / "x" / "s2_?" / "B*")[0]) == ["s2/s2_1"]
 
 
-def test_a_name_that_is_no_text(tmp_path):
+def test_a_name_that_is_not_utf8(tmp_path):
     write_band_folder(tmp_path / "scene")
     (tmp_path / "scene" / os.fsdecode(b"B\xe9.tif")).touch()
     scenes, faults = find("s2", tmp_path)
@@ -160,7 +160,7 @@ def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
     assert list(find("s2", tmp_path / "[2020] *" / "B02.tif")[0]) == ["s2/[2020] *"]
 
 
-def test_hidden_files_are_not_looked_at(tmp_path):
+def test_hidden_files_are_ignored(tmp_path):
     write_band_folder(tmp_path / "scene")
     write_band_folder(tmp_path / ".trash")
     (tmp_path / "scene/._B02.tif").write_text("of a Macintosh")
@@ -175,14 +175,14 @@ def test_links_are_followed_once(tmp_path):
     assert list(find("s2", tmp_path / "here")[0]) == ["s2/link/scene"]
 
 
-def test_the_parts_of_a_vrt_are_no_scenes(tmp_path):
+def test_the_parts_of_a_vrt_are_not_scenes(tmp_path):
     parts = [write_file(tmp_path / "parts" / f"{band}.tif", noise()) for band in ("B02", "B03")]
     write_vrt(tmp_path / "scene.vrt", parts)
     scenes, faults = find("s2", tmp_path)
     assert ({name: bands(scene) for name, scene in scenes.items()}, faults) == ({"s2/scene.vrt": [("B02", "B03")]}, {})
 
 
-def test_a_band_that_is_there_twice(tmp_path):
+def test_duplicate_bands(tmp_path):
     write_band_folder(tmp_path / "scene")
     write_file(tmp_path / "scene/B2.tif", noise())
     scenes, faults = find("s2", tmp_path)
@@ -206,7 +206,7 @@ def test_a_band_that_is_there_twice(tmp_path):
     ],
     ids=["size", "place", "crs", "dtype", "nodata", "pixels"],
 )
-def test_files_of_a_scene_that_do_not_fit(tmp_path, pixels, options, message):
+def test_inconsistent_files_of_a_scene(tmp_path, pixels, options, message):
     write_file(tmp_path / "scene/B02.tif", noise())
     write_file(tmp_path / "scene/B03.tif", pixels, **options)
     assert message in fault("s2", tmp_path)
@@ -217,7 +217,7 @@ def test_complex_pixels_are_refused(tmp_path):
     assert fault("s1", tmp_path) == "VV.tif: complex64 pixels, expected integers or floats. Convert them first."
 
 
-def test_nodata_is_the_tag_else_the_option_where_it_can_be(tmp_path):
+def test_nodata_is_the_tag_else_the_option(tmp_path):
     write_file(tmp_path / "a/B02.tif", noise(), nodata=7)
     write_file(tmp_path / "b/B02.tif", noise())
     write_file(tmp_path / "c/B02.tif", noise(1, dtype="float32"), nodata=np.nan)
@@ -261,7 +261,7 @@ def test_dates_are_read_from_names(name, expected):
     assert acquired(name) == expected
 
 
-def test_seasons_know_the_hemisphere(tmp_path):
+def test_seasons_depend_on_the_hemisphere(tmp_path):
     write_s1(tmp_path / "north_20200105.tif")
     write_s1(tmp_path / "south_20200105.tif", crs="EPSG:32733", top=7_000_000.0)
     write_s1(tmp_path / "whenever.tif")

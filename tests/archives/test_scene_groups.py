@@ -1,4 +1,4 @@
-"""What scenes have in common, and what a scene has that most have not."""
+"""The common structure of scenes, and faults of scenes that differ."""
 
 import pytest
 from fakes.geotiff import noise, write_band_folder, write_file, write_s1
@@ -17,7 +17,7 @@ def uneven(path, max_offset=0.01):
     return [scene.name for scene in scenes], {fault.name: fault.reason for fault in faults}
 
 
-def test_most_scenes_decide(tmp_path):
+def test_the_most_common_structure_wins(tmp_path):
     write_band_folder(tmp_path / "a", {"B02": 1})
     write_band_folder(tmp_path / "b", {"B02": 1, "B03": 1})
     write_band_folder(tmp_path / "c", {"B02": 1, "B03": 1})
@@ -33,7 +33,7 @@ def test_most_scenes_decide(tmp_path):
     }
 
 
-def test_dtype_nodata_and_metres_count_too(tmp_path):
+def test_structure_includes_dtype_nodata_and_metres(tmp_path):
     for name in ("a", "b"):
         write_file(tmp_path / name / "B02.tif", noise())
     write_file(tmp_path / "c/B02.tif", noise(dtype="int16"))
@@ -78,7 +78,7 @@ def test_groups_are_named_by_sensor_and_metres(tmp_path):
     }  # fmt: skip
 
 
-def test_windows_of_partners_are_as_large_in_metres(tmp_path):
+def test_windows_of_partners_have_equal_size_in_metres(tmp_path):
     write_band_folder(tmp_path / "s2", {"B02": 1, "B01": 6})
     write_file(tmp_path / "other.tif", noise(1, 240, 300), 2.5)
     write_s1(tmp_path / "s1.tif", 24, 30, gsd=20.0)
@@ -88,7 +88,7 @@ def test_windows_of_partners_are_as_large_in_metres(tmp_path):
     ]  # fmt: skip
 
 
-def test_pixel_sizes_of_partners_that_no_whole_number_relates(tmp_path):
+def test_pixel_sizes_without_an_integer_ratio(tmp_path):
     write_band_folder(tmp_path / "s2", {"B02": 1})
     write_s1(tmp_path / "s1.tif", gsd=15.0)
     with pytest.raises(
@@ -97,7 +97,7 @@ def test_pixel_sizes_of_partners_that_no_whole_number_relates(tmp_path):
         ratios_to(scenes_of("s2", tmp_path / "s2")[0], scenes_of("s1", tmp_path / "s1.tif"))
 
 
-def test_ids_are_short_and_differ(tmp_path):
+def test_ids_are_short_and_unique(tmp_path):
     for name in ("A b", "a-b", "c"):
         write_band_folder(tmp_path / name, {"B02": 1})
     ids = scene_ids(scenes_of("s2", tmp_path))

@@ -31,14 +31,15 @@ from rspretrain.archives.scenes import (
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="no real archives at ../shared/data")
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # the law opens files itself
+# The archive law opens files itself.
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
 def check(archive, faults):
     check_archive(archive, faults, lambda entry: {"rgb": [archive.root / entry.source.path]})
 
 
-def test_ucmerced_keeps_odd_sizes_and_multilabels(tmp_path):
+def test_ucmerced_keeps_deviating_sizes_and_multilabels(tmp_path):
     archive = UcMerced(write_ucmerced(tmp_path))
     check(archive, {})
     entries, _ = archive.entries()
@@ -50,7 +51,7 @@ def test_ucmerced_keeps_odd_sizes_and_multilabels(tmp_path):
     assert UCMERCED_MULTILABELS[0] in patch.labels["multilabel"]
 
 
-def test_equal_pictures_have_a_shape(tmp_path):
+def test_equal_images_have_a_shape(tmp_path):
     assert UcMerced(write_ucmerced(tmp_path, odd=False)).groups[0].shape == (64, 64)
 
 
@@ -108,8 +109,8 @@ def test_faults_of_a_class_folder_archive(tmp_path):
     check(UcMerced(tmp_path), faults)
 
 
-def test_ucmerced_as_aitlas_has_it(tmp_path):
-    """All pictures in one folder, and the table under another name."""
+def test_ucmerced_in_the_layout_of_aitlas(tmp_path):
+    """All images in one folder, and the table under another name."""
     root = write_ucmerced(tmp_path / "a")
     usual = UcMerced(root)
     labels = {entry.key: usual.labels(entry.source) for entry in usual.entries()[0]}
@@ -162,7 +163,7 @@ def test_aid_multilabel_without_class_folders(tmp_path):
     assert {entry.key: archive.labels(entry.source) for entry in archive.entries()[0]} == labels
 
 
-def test_the_whole_of_aid_has_multilabels_for_some(tmp_path):
+def test_full_aid_has_multilabels_for_some_images(tmp_path):
     root = write_aid(tmp_path)
     table = (write_aid_multilabel(tmp_path / "other") / "multilabel.csv").read_text().splitlines()
     (root / "multilabel.csv").write_text("\n".join(table[:3]))
@@ -206,7 +207,7 @@ def test_folder_takes_its_classes_from_the_names(tmp_path):
     assert [entry.key for entry in archive.entries()[0]][::3] == ["dry-land_000", "wet_000"]
 
 
-def test_folder_in_splits_keeps_equal_names_apart(tmp_path):
+def test_folder_with_splits_has_unique_keys_for_equal_names(tmp_path):
     archive = Folder(write_folder(tmp_path, splits=("train", "val", "test")))
     check(archive, {})
     entries, _ = archive.entries()
@@ -215,7 +216,7 @@ def test_folder_in_splits_keeps_equal_names_apart(tmp_path):
     assert entries[0].key == "test_dry-land_000"
 
 
-def test_folders_that_are_none(tmp_path):
+def test_folders_that_do_not_exist(tmp_path):
     with pytest.raises(
         ValueError, match=re.escape("none is not a folder, expected an archive of images. Give the path")
     ):
@@ -225,14 +226,14 @@ def test_folders_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize("val", ["valid", "validation", "Val"])
-def test_folder_knows_the_usual_names_of_splits(tmp_path, val):
+def test_folder_accepts_common_names_of_splits(tmp_path, val):
     archive = Folder(write_folder(tmp_path, splits=("Train", val, "test")))
     check(archive, {})
     assert {archive.read(entry).split for entry in archive.entries()[0]} == {"train", "val", "test"}
 
 
-def test_folder_keeps_every_picture_whatever_its_name(tmp_path):
-    """Keys are ASCII without capitals: equal ones, and those too long for a tar, get a hash of the picture's path."""
+def test_folder_keeps_images_with_any_name(tmp_path):
+    """Keys are lower-case ASCII: duplicates, and keys too long for a tar, get a hash of the path."""
     names = ["森林/图0.png", "草地/图0.png", "café/A.png", "café/a.png", "café/a.jpg", f"wet land/{'n' * 200}.png"]
     for seed, name in enumerate([*names, "wet/x.png"]):
         write_picture(tmp_path / name, seed=seed)
@@ -242,7 +243,7 @@ def test_folder_keeps_every_picture_whatever_its_name(tmp_path):
     assert (len(set(keys.values())), max(map(len, keys.values())), keys["wet/x.png"]) == (7, 80, "wet_x")
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_names_that_are_not_utf8(tmp_path):
     write_folder(tmp_path)
     write_picture(tmp_path / "wet" / os.fsdecode(b"\xe9.png"))
     check(Folder(tmp_path), {r"wet/\udce9.png": "its name is not UTF-8; rename it"})

@@ -13,7 +13,7 @@ from rspretrain.patch import Exclusion
 from rspretrain.sensors import BAND_ORDER
 
 REAL = Path(__file__).parents[2].parent / "shared/data/sen12ms"
-SIMPLIFIED = (0, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 6, 8, 9, 10)  # methods.md G.4: position = IGBP code
+SIMPLIFIED = (0, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 6, 8, 9, 10)  # docs/methods.md, SEN12MS: position = IGBP code
 
 
 def files(archive):
@@ -39,7 +39,7 @@ def test_groups_and_bands(tmp_path):
         (["sensors=s2,s1", "maps=true"], ["s1_10m", "s2_10m", "lc_10m"]),
     ],
 )
-def test_what_a_user_types(tmp_path, options, groups):
+def test_command_line_options(tmp_path, options, groups):
     archive = open_archive("sen12ms", [str(write_sen12ms(tmp_path))], options)
     assert [group.name for group in archive.groups] == groups
     assert list(archive.nomenclatures) == (["igbp", "igbp_multi"] if {"labels=true", "maps=true"} & {*options} else [])
@@ -48,7 +48,7 @@ def test_what_a_user_types(tmp_path, options, groups):
         check_record(archive, archive.read(entry))
 
 
-def test_options_that_are_none(tmp_path):
+def test_invalid_options(tmp_path):
     write_sen12ms(tmp_path)
     with pytest.raises(ValueError, match=r"sensors \('s1', 's1'\), expected s1, s2 or both once. Give sensors=s1,s2"):
         Sen12Ms(tmp_path, sensors=("s1", "s1"))
@@ -84,7 +84,7 @@ def test_the_damaged_patch_is_left_out_by_name(tmp_path):
     assert [entry.name for entry in archive.entries()[0]] == ["ROIs1158_spring_146_p202"]
 
 
-def test_simplified_igbp_is_methods_table():
+def test_simplified_igbp_equals_the_documented_table():
     names = ("", *IGBP_CODES)
     assert len(IGBP_CODES) == 10
     for code, simple in enumerate(SIMPLIFIED):

@@ -1,4 +1,4 @@
-"""Band files of one patch: every group by name and untouched, all files of one square, or an error that names one."""
+"""Band files of one patch: groups by name with unchanged pixels; errors name inconsistent files."""
 
 from datetime import datetime
 
@@ -65,7 +65,7 @@ def test_groups_hold_their_bands_by_name(sides):
     ],
     ids=["dtype", "shape", "place", "crs"],
 )
-def test_a_file_that_does_not_fit_is_named(sides, dtype, rows, shift_m, epsg, message):
+def test_an_inconsistent_file_is_named(sides, dtype, rows, shift_m, epsg, message):
     odd = np.zeros((1, rows, 60), dtype)
     write_raster(band_file(sides[0][0], "B11"), odd, epsg, LEFT + shift_m, TOP, 20.0)
     with pytest.raises(PatchError) as caught:
@@ -73,7 +73,7 @@ def test_a_file_that_does_not_fit_is_named(sides, dtype, rows, shift_m, epsg, me
     assert message in str(caught.value)
 
 
-def test_sensors_and_maps_show_one_square(sides):
+def test_sensors_and_maps_have_the_same_place(sides):
     for (folder, groups), band in zip(sides[1:], ("VH", "clc"), strict=True):
         raster = pixels(groups[0], band)
         write_raster(band_file(folder, band), raster, EPSG, LEFT + 1200, TOP, 10.0)
@@ -83,7 +83,7 @@ def test_sensors_and_maps_show_one_square(sides):
         read_patch_folders(sides)
 
 
-def test_a_file_without_a_place_is_taken_as_it_is(sides):
+def test_a_file_without_georeference_is_accepted(sides):
     with MemoryFile() as memory:
         with memory.open(
             driver="GTiff", width=60, height=60, count=1, dtype="uint16", transform=Affine.scale(2)
@@ -93,7 +93,7 @@ def test_a_file_without_a_place_is_taken_as_it_is(sides):
     assert read_patch_folders(sides)[0]["s2_20m"].shape == (6, 60, 60)
 
 
-def test_a_missing_and_a_cut_file_are_named(sides):
+def test_a_missing_and_a_truncated_file_are_named(sides):
     path = band_file(sides[2][0], "clc")
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(PatchError, match=r"S2A_z_reference_map\.tif: cannot be read \("):

@@ -1,4 +1,4 @@
-"""The simulated land: labels follow from it, sensors see it in their units and at their resolutions."""
+"""The simulated land: labels follow from the map; images have the units and resolutions of the sensors."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def scene(seed, landscape="fields"):
 
 
 @pytest.mark.parametrize("landscape", simulate.LANDSCAPES)
-def test_labels_are_the_classes_that_cover_enough(landscape):
+def test_labels_are_the_classes_above_the_minimum_share(landscape):
     for seed in range(5):
         _, land, labels, _, _ = scene(seed, landscape)
         shares = {name: (land == number).mean() for number, name in enumerate(simulate.CLASSES)}
@@ -24,7 +24,7 @@ def test_labels_are_the_classes_that_cover_enough(landscape):
         assert set(labels) <= set(simulate.LANDSCAPES[landscape]) <= set(NOMENCLATURES["43"].names)
 
 
-def test_every_class_lies_in_a_landscape():
+def test_every_class_occurs_in_a_landscape():
     assert {name for classes in simulate.LANDSCAPES.values() for name in classes} == set(simulate.CLASSES)
 
 
@@ -45,7 +45,7 @@ def test_s2_is_digital_numbers_at_three_resolutions():
     assert bands["B08"].mean() > bands["B04"].mean()  # fields in June are green
 
 
-def test_bands_of_all_resolutions_see_one_truth():
+def test_bands_of_all_resolutions_are_consistent():
     rng, _, _, textures, cover = scene(3)
     bands = simulate.render_s2(rng, cover, textures, simulate.draw_sky(rng, 180))
     nir = bands["B08"][0].reshape(60, 2, 60, 2).mean((1, 3))  # B08 and B8A are neighbours in the spectrum

@@ -15,7 +15,7 @@ def test_splits_by_stem(tmp_path):
 
 
 def test_splits_from_windows(tmp_path):
-    """A byte order mark would be part of the first name, and a backslash of all of them."""
+    """A byte order mark is not part of the first name, nor are backslashes of any name."""
     for split, line in (("train", "A\\x_1.jpg"), ("test", "A\\x_2.jpg")):
         (tmp_path / f"a-{split}.txt").write_bytes(f"\ufeff{line}\r\n".encode())
     assert read_splits(tmp_path, "a") == {"x_1": "train", "x_2": "test"}
@@ -24,7 +24,7 @@ def test_splits_from_windows(tmp_path):
         read_splits(tmp_path, "a")
 
 
-def test_a_file_listed_twice_in_one_split_is_one(tmp_path):
+def test_duplicates_in_one_split_are_ignored(tmp_path):
     assert read_splits(write_splits(tmp_path, "a", train=["x.jpg", "x.jpg"], test=["y"]), "a")["x"] == "train"
 
 
@@ -34,7 +34,7 @@ def test_a_file_in_two_splits(tmp_path):
         read_splits(tmp_path, "a")
 
 
-def test_lists_that_are_missing(tmp_path):
+def test_missing_lists(tmp_path):
     with pytest.raises(ValueError, match=r"none is not a folder, expected one with a-train.txt. Give --source splits="):
         read_splits(tmp_path / "none", "a")
     write_splits(tmp_path, "a", train=["x.jpg"])
@@ -52,7 +52,7 @@ def test_multilabels_in_the_order_of_the_names(tmp_path, text):
     assert read_multilabels(tmp_path / "t.txt", ("c", "b-a")) == {"x": ("b-a",), "y": ("c", "b-a")}
 
 
-def test_multilabels_that_are_none(tmp_path):
+def test_invalid_multilabels(tmp_path):
     path = tmp_path / "t.txt"
     for text, message in (
         ("", "has the columns [], expected ['a', 'b']. Restore the file."),

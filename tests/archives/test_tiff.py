@@ -1,4 +1,4 @@
-"""What is decoded without GDAL equals what GDAL decodes, in pixels and place; everything else is left to GDAL."""
+"""Files decoded without GDAL equal GDAL's result in pixels and georeference; all other files are left to GDAL."""
 
 import itertools
 import random
@@ -29,7 +29,7 @@ def _forget():
 def write(
     path: Path, dtype: str = "uint16", count: int = 3, size: tuple[int, int] = (21, 17), **options: object
 ) -> Path:
-    """A GeoTIFF of noise by rasterio, in UTM unless `options` say otherwise."""
+    """A GeoTIFF of noise written by rasterio, in UTM by default."""
     height, width = size
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10.1, 0, 399960.3, 0, -9.9, 5400000.7)}
     profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width, **place, **options}
@@ -40,7 +40,7 @@ def write(
 
 
 def by_rasterio(path: Path) -> tuple:
-    """What a user of rasterio sees: dtype, shape, bytes, CRS, bounds."""
+    """dtype, shape, bytes, CRS and bounds from rasterio."""
     with rasterio.Env(**raster._OPTIONS), rasterio.open(path) as source:
         pixels, crs, bounds = source.read(), source.crs, tuple(source.bounds)
     name = None if not crs else f"EPSG:{crs.to_epsg()}" if crs.to_epsg() else crs.to_wkt()
@@ -53,7 +53,7 @@ def by_us(path: Path) -> tuple:
 
 
 def assert_equal(path: Path) -> bool:
-    """Both ways of `read_raster` agree with rasterio: asking it for the CRS, and knowing the answer. True if plain."""
+    """`read_raster` agrees with rasterio, with and without a cached CRS. Returns whether the file is plain."""
     expected = by_rasterio(path)
     assert by_us(path) == expected
     assert by_us(path) == expected
@@ -96,7 +96,7 @@ NOT_PLAIN = {
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *NOT_PLAIN])
-def test_variants_equal_rasterio_and_only_plain_ones_are_ours(tmp_path, name):
+def test_variants_equal_rasterio_and_only_plain_files_are_decoded(tmp_path, name):
     options = {**PLAIN, **NOT_PLAIN}[name]
     path = write(tmp_path / "a.tif", **options)
     if name == "sparse":
@@ -105,17 +105,17 @@ def test_variants_equal_rasterio_and_only_plain_ones_are_ours(tmp_path, name):
     assert assert_equal(path) == (name in PLAIN)
 
 
-def test_pixels_that_are_points_are_left_to_rasterio(tmp_path):
+def test_pixels_as_points_are_left_to_rasterio(tmp_path):
     path = write(tmp_path / "a.tif")
     with rasterio.open(path, "r+") as target:
         target.update_tags(AREA_OR_POINT="Point")
     assert_equal(path)
-    assert by_us(path)[-1][0] == 399960.3  # as written, though the tie point lies half a pixel further in
+    assert by_us(path)[-1][0] == 399960.3  # as written, although the tie point is half a pixel further in
     assert read_plain(path.read_bytes()).bounds[0] != 399960.3
     assert not raster._CRS_OF_GEO_KEYS
 
 
-def test_tags_that_tell_only_are_harmless(tmp_path):
+def test_descriptive_tags_are_accepted(tmp_path):
     path = write(tmp_path / "a.tif")
     with rasterio.open(path, "r+") as target:
         target.update_tags(
@@ -139,7 +139,7 @@ def test_an_unknown_tag_is_not_plain(tmp_path):
     assert read_plain(data.replace((42113).to_bytes(2, "little"), (42114).to_bytes(2, "little"))) is None
 
 
-def test_a_file_cut_anywhere_is_none_or_whole(tmp_path):
+def test_a_truncated_file_is_never_decoded_wrongly(tmp_path):
     path = write(tmp_path / "a.tif", size=(5, 4))
     whole = path.read_bytes()
     assert all(read_plain(whole[:length]) is None for length in range(len(whole)))
@@ -149,7 +149,7 @@ def test_a_file_cut_anywhere_is_none_or_whole(tmp_path):
 
 
 def test_strips_cannot_ask_for_more_than_the_file_holds(tmp_path):
-    """A thousand strips may all point to the same bytes; what they would unfold to is never made."""
+    """A thousand strips may all refer to the same bytes; the full size is never allocated."""
     data = bytearray(write(tmp_path / "a.tif", "uint8", 1, (200, 100), blockysize=1).read_bytes())
     entry = next(at for at in range(8, len(data)) if data[at : at + 4] == b"\x11\x01\x04\x00")
     start = int.from_bytes(data[entry + 8 : entry + 12], "little")
@@ -160,8 +160,8 @@ def test_strips_cannot_ask_for_more_than_the_file_holds(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_flipped_headers_are_read_as_rasterio_reads_them_or_not_at_all(tmp_path, seed):
-    """500 flips each: where the fast path answers at all, rasterio gives the same pixels and the same place."""
+def test_damaged_headers_are_read_like_rasterio_or_not_at_all(tmp_path, seed):
+    """500 bit flips each: if the fast path decodes the file, rasterio gives the same pixels and georeference."""
     variants = (
         {},
         {"interleave": "pixel", "nodata": 7},
@@ -181,7 +181,7 @@ def test_flipped_headers_are_read_as_rasterio_reads_them_or_not_at_all(tmp_path,
             raster._CRS_OF_GEO_KEYS.clear()
             try:
                 assert_equal(path)
-            except UnicodeDecodeError:  # rasterio's own, over the name of a CRS: such a file has never been read
+            except UnicodeDecodeError:  # raised by rasterio for the name of a CRS
                 assert not raster._CRS_OF_GEO_KEYS
                 with pytest.raises(PatchError, match="cannot be read"):
                     read_raster(path)

@@ -1,4 +1,4 @@
-"""Windows: exact cover for any sizes, the same floats as rasterio's bounds, and cuts on other grids."""
+"""Windows: exact cover for any sizes, bounds equal to rasterio's, and matching windows on other grids."""
 
 from fractions import Fraction
 
@@ -62,7 +62,7 @@ def test_a_cut_on_a_coarse_grid_is_exact():
     assert cut(GRID, 828, 240, 240, coarse, 40) == Cut(138, 40, 0.0)
 
 
-def test_a_cut_is_the_nearest_and_says_how_near():
+def test_a_cut_is_the_nearest_window_with_its_offset():
     shifted = Grid(GRID.crs, GRID.left - 3.0, GRID.top + 14.0, 10.0, -10.0, 1068, 1068)
     found = cut(GRID, 10, 20, 240, shifted, 240)
     assert (found.row, found.col, round(found.offset_px, 6)) == (11, 20, 0.4)

@@ -1,4 +1,4 @@
-"""Windows of files: equal to rasterio's, files kept open within bounds, everything wrong named."""
+"""Windows of files equal rasterio's; few files stay open; errors name the file."""
 
 import numpy as np
 import pytest
@@ -45,12 +45,12 @@ def test_a_profile_reads_no_pixels(tmp_path):
     assert np.isnan(profile.nodata)
 
 
-def test_colours_are_names_and_a_file_may_have_no_place(tmp_path):
+def test_colours_are_band_names_and_georeference_is_optional(tmp_path):
     profile = read_profile(write_file(tmp_path / "a.tif", noise(3, dtype="uint8"), crs=None, photometric="RGB"))
     assert (profile.names, profile.grid.crs, profile.nodata) == (("R", "G", "B"), None, None)
 
 
-def test_a_vrt_names_its_parts_and_reads_them(tmp_path):
+def test_a_vrt_lists_and_reads_its_parts(tmp_path):
     parts = [write_file(tmp_path / f"{band}.tif", noise(seed=number)) for number, band in enumerate(("B02", "B03"))]
     path = write_vrt(tmp_path / "scene.vrt", parts)
     profile = read_profile(path)
@@ -112,8 +112,8 @@ def test_metres_and_latitudes():
     assert latitude("EPSG:32733", 500_000.0, 9_000_000.0) == pytest.approx(-9.05, abs=0.05)
 
 
-def test_what_gdal_says_without_an_error_of_rasterios(tmp_path, monkeypatch):
-    """So it did of files with damaged GeoKeys."""
+def test_gdal_errors_without_a_rasterio_class(tmp_path, monkeypatch):
+    """Such errors occur for files with damaged GeoKeys."""
 
     def fail(path):
         raise CPLE_AppDefinedError(3, 1, "Key 1025 of unknown type.")

@@ -1,4 +1,4 @@
-"""Law 1 for tiles of scenes."""
+"""The archive law for tiles of scenes."""
 
 import pickle
 
@@ -12,9 +12,9 @@ from rspretrain.shardset.record import NAME_LIMIT, encode, fixed_layout, matches
 
 
 def check_tiles(archive, faults_expected, slack_px=0.01):
-    """Law 1 for tiles: one order, unique keys that fit, pixels equal to rasterio's at the tile's bounds, faults named.
+    """The archive law for tiles: one order, unique keys that fit, pixels equal to rasterio's, faults named.
 
-    Returns the patches. `slack_px`: how far a coarse or foreign window may lie off the bounds, in its own pixels.
+    Returns the patches. `slack_px`: largest offset of a coarse or paired window from the bounds, in its own pixels.
     """
     entries, faults = archive.entries()
     again = pickle.loads(pickle.dumps(archive)).entries()
@@ -51,7 +51,7 @@ def check_tiles(archive, faults_expected, slack_px=0.01):
 
 
 def pixels_at(root, patch, layer, shape, slack_px):
-    """What rasterio reads of a layer at the patch's bounds."""
+    """The pixels that rasterio reads from a layer at the bounds of the patch."""
     images = []
     for path, bands in layer.files:
         with rasterio.open(root / path) as source:

@@ -32,18 +32,18 @@ def made(folder, limit=350):
     return cache
 
 
-def test_what_was_needed_longest_ago_goes_first(tmp_path):
+def test_the_least_recently_used_file_is_evicted_first(tmp_path):
     cache = made(tmp_path)
     for age, name in ((30, "a.tar"), (20, "b.tar"), (10, "c.tar")):
         os.utime(put(cache, name), (time.time() - age,) * 2)
-    cache.lease("k", "a.tar").close()  # needed again
+    cache.lease("k", "a.tar").close()  # used again
     put(cache, "d.tar")
     assert names(cache) == ["a.tar", "c.tar", "d.tar", "ledger.lock"]
     put(cache, "e.tar", 200)
     assert names(cache) == ["d.tar", "e.tar", "ledger.lock"]
 
 
-def test_what_is_in_use_stays_and_a_mapping_is_use(tmp_path):
+def test_leased_and_mapped_files_stay(tmp_path):
     cache = made(tmp_path)
     put(cache, "a.tar")
     put(cache, "b.tar", 200)
@@ -54,26 +54,26 @@ def test_what_is_in_use_stays_and_a_mapping_is_use(tmp_path):
         NoRoomError, match=r"no room for 0.0003 MB more: 5e-05 MB too much is in use.*Raise data.cache_gb"
     ):
         cache.reserve("k", "c.tar", 300)
-    assert names(cache) == ["a.tar", "b.tar", "ledger.lock"]  # nothing went in vain, and no claim stayed
+    assert names(cache) == ["a.tar", "b.tar", "ledger.lock"]  # nothing was evicted needlessly, no reservation is left
     mapping.close()
     put(cache, "c.tar", 300)
     assert names(cache) == ["c.tar", "ledger.lock"]
 
 
-def test_a_damaged_file_is_taken_out_under_the_eyes_of_its_users(tmp_path):
+def test_a_damaged_file_in_use_can_be_discarded(tmp_path):
     cache = made(tmp_path)
     put(cache, "a.tar")
     mine, others = cache.lease("k", "a.tar"), cache.lease("k", "a.tar")
     cache.discard(mine)
     assert cache.lease("k", "a.tar") is None
-    assert len(os.pread(others.fileno(), 200, 0)) == 100  # whoever has it keeps it
+    assert len(os.pread(others.fileno(), 200, 0)) == 100  # open files stay readable
     put(cache, "a.tar", 300)  # and there is room for another one
-    cache.discard(others)  # which is not the damaged one
+    cache.discard(others)  # not the damaged file
     assert cache.lease("k", "a.tar").is_current
     assert not others.is_current
 
 
-def test_claims_reserve_their_room(tmp_path):
+def test_reservations_count_as_used(tmp_path):
     cache = made(tmp_path)
     claim = cache.reserve("k", "a.tar", 300)
     assert cache.reserve("k", "a.tar", 300) is None
@@ -81,31 +81,31 @@ def test_claims_reserve_their_room(tmp_path):
         cache.reserve("k", "b.tar", 100)
     cache.release(claim)
     put(cache, "b.tar", 100)
-    assert cache.reserve("k", "b.tar", 100) is None  # it is there
+    assert cache.reserve("k", "b.tar", 100) is None  # it is already cached
     assert cache.lease("k", "a.tar") is None
 
 
-def test_jobs_with_limits_of_their_own_share_a_folder(tmp_path):
+def test_jobs_with_different_limits_share_a_folder(tmp_path):
     large, small = made(tmp_path, 1000), made(tmp_path, 350)
     for age, name in ((30, "a.tar"), (20, "b.tar"), (10, "c.tar")):
         os.utime(put(large, name, 200, key="one"), (time.time() - age,) * 2)
     lease = large.lease("one", "a.tar")
-    put(small, "x.tar", 100, key="two")  # the oldest is in use, so the others go, down to what the small one allows
+    put(small, "x.tar", 100, key="two")  # the oldest is in use, so the others are evicted down to the small limit
     assert names(large) == ["a.tar", "ledger.lock", "x.tar"]
     with pytest.raises(NoRoomError, match="5e-05 MB too much is in use, of 0.000000 GB of data.cache_gb"):
         small.reserve("two", "y.tar", 200)
     put(large, "y.tar", 700, key="two")
-    assert names(large) == ["a.tar", "ledger.lock", "x.tar", "y.tar"]  # by its own limit the large one has room
+    assert names(large) == ["a.tar", "ledger.lock", "x.tar", "y.tar"]  # there is room under the larger limit
     assert lease.is_current
 
 
-def test_what_other_sets_have_in_use_is_told_before_training(tmp_path):
+def test_bytes_used_by_other_sets_are_reported_before_training(tmp_path):
     cache = made(tmp_path, 1000)
     put(cache, "a.tar", 300, key="one")
-    cache.check(900, "two")  # nobody uses it
+    cache.check(900, "two")  # not in use
     lease = cache.lease("one", "a.tar")
     claim = cache.reserve("one", "b.tar", 100)
-    cache.check(900, "one")  # the ranks of a job share what they use
+    cache.check(900, "one")  # the ranks of a job share its files
     cache.check(600, "two")
     with pytest.raises(
         ValueError,
@@ -117,7 +117,7 @@ def test_what_other_sets_have_in_use_is_told_before_training(tmp_path):
     cache.check(900, "two")
 
 
-def test_a_file_of_another_size_is_thrown_away(tmp_path):
+def test_a_file_of_another_size_is_removed(tmp_path):
     cache = made(tmp_path)
     put(cache, "a.tar", 100)
     assert cache.lease("k", "a.tar", 101) is None
@@ -132,7 +132,7 @@ def claim_and_wait(folder, started):
     time.sleep(60)
 
 
-def test_nothing_stays_of_a_process_that_was_killed(tmp_path):
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
     cache = made(tmp_path, 1000)
     context = multiprocessing.get_context("spawn")
     for next_start in (lambda: cache.check(0), lambda: cache.release(cache.reserve("k", "b.tar", 900))):
@@ -148,7 +148,7 @@ def test_nothing_stays_of_a_process_that_was_killed(tmp_path):
         assert names(cache) == ["ledger.lock"]
 
 
-def test_folders_that_cannot_be_used(tmp_path):
+def test_unusable_folders(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ValueError, match=r"cache folder .*file/cache cannot be used \(Not a directory\). Expected a writable"
@@ -166,7 +166,7 @@ def test_folders_that_cannot_be_used(tmp_path):
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A real file system of 1 MB of its own."""
+    """A file system of 1 MB."""
     with small_disk(tmp_path / "disk", "1m") as folder:
         yield folder
 
@@ -186,7 +186,7 @@ def test_a_disk_smaller_than_its_cache(mounted):
     ):
         cache.check(2_000_000)
     cache.check(500_000)
-    for name in ("a.tar", "b.tar", "c.tar"):  # the disk, not data.cache_gb, is the bound
+    for name in ("a.tar", "b.tar", "c.tar"):  # the disk is the limit, not data.cache_gb
         put(cache, name, 400_000)
     assert names(cache) == ["b.tar", "c.tar", "ledger.lock"]
 

@@ -20,7 +20,7 @@ def lock_and_die(path, locked):
     os.kill(os.getpid(), 9)
 
 
-def test_a_lock_is_the_open_files_and_falls_with_it(tmp_path):
+def test_a_lock_belongs_to_the_open_file(tmp_path):
     one, other = opened(tmp_path / "a"), opened(tmp_path / "a")
     assert try_lock(one)
     assert not try_lock(other)
@@ -31,7 +31,7 @@ def test_a_lock_is_the_open_files_and_falls_with_it(tmp_path):
     os.close(other)
 
 
-def test_a_lock_falls_with_its_process(tmp_path):
+def test_a_lock_ends_with_its_process(tmp_path):
     context = multiprocessing.get_context("spawn")
     locked = context.Event()
     process = context.Process(target=lock_and_die, args=(tmp_path / "a", locked))
@@ -59,7 +59,7 @@ def test_a_mapping_keeps_the_lock_of_a_lease(tmp_path):
     assert not evict(path)
 
 
-def test_a_path_may_lead_to_another_file(tmp_path):
+def test_a_path_may_refer_to_another_file(tmp_path):
     path = tmp_path / "set" / "a"
     path.parent.mkdir()
     descriptor = opened(path)

@@ -10,17 +10,17 @@ DATA = os.urandom(3_000_000)
 WHOLE = Expected(len(DATA), hashlib.sha256(DATA).hexdigest())
 
 
-def test_taken_in_as_it_grows(tmp_path, monkeypatch):
+def test_bytes_are_hashed_while_the_file_grows(tmp_path, monkeypatch):
     with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming, (tmp_path / "a").open("wb", buffering=0) as file:
         assert incoming.poll() == (0, 0)
         for start in range(0, len(DATA), 1_000_000):
             file.write(DATA[start : start + 1_000_000])
             assert incoming.poll()[0] == start + 1_000_000
-        monkeypatch.setattr(hashlib, "file_digest", None)  # nothing is read again
+        monkeypatch.setattr(hashlib, "file_digest", None)  # the file is not read again
         incoming.verify()
 
 
-def test_written_out_of_order_it_is_read_again(tmp_path):
+def test_a_file_written_out_of_order_is_hashed_again(tmp_path):
     with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
         with (tmp_path / "a").open("wb") as file:
             file.truncate(len(DATA))
@@ -33,7 +33,7 @@ def test_written_out_of_order_it_is_read_again(tmp_path):
         incoming.verify()
 
 
-def test_another_file_in_its_place(tmp_path):
+def test_a_replaced_file(tmp_path):
     with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
         (tmp_path / "b").write_bytes(DATA)
         (tmp_path / "b").rename(tmp_path / "a")
@@ -41,7 +41,7 @@ def test_another_file_in_its_place(tmp_path):
         incoming.verify()
 
 
-def test_too_much_too_little_and_something_else(tmp_path):
+def test_wrong_sizes_and_wrong_bytes(tmp_path):
     with closing(PartialFile(tmp_path / "a", WHOLE)) as incoming:
         (tmp_path / "a").write_bytes(DATA[1:])
         incoming.poll()
@@ -61,7 +61,7 @@ def test_too_much_too_little_and_something_else(tmp_path):
         incoming.verify()
 
 
-def test_the_disk_never_owes_much(tmp_path, monkeypatch):
+def test_bytes_are_flushed_regularly(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: flushed.append(os.fstat(descriptor).st_size))
     with closing(PartialFile(tmp_path / "a", Expected())) as incoming, (tmp_path / "a").open("wb", buffering=0) as file:

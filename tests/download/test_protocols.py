@@ -17,7 +17,7 @@ def test_urls_and_folders():
     assert not is_url("/mnt/set")
 
 
-def test_tokens_stay_at_the_end_and_out_of_messages():
+def test_tokens_stay_at_the_end_of_urls_and_out_of_messages():
     assert child("https://h/set/?sig=abc", "a.tar") == "https://h/set/a.tar?sig=abc"
     assert display_url("https://me:secret@h/set/a.tar?sig=abc") == "https://h/set/a.tar"
 
@@ -36,12 +36,12 @@ def test_tokens_stay_at_the_end_and_out_of_messages():
         (TimeoutError(), "TimeoutError()", False),
     ],
 )
-def test_what_errors_mean(error, cause, final):
+def test_errors_are_described_and_classified(error, cause, final):
     assert describe_error(error) == cause
     assert is_final(error) is final
 
 
-def test_time_limits_in_everybodys_words():
+def test_time_limits_per_protocol():
     assert options("https", 7.0)["client_kwargs"]["timeout"].sock_read == 7
     assert options("s3", 7.0)["config_kwargs"]["read_timeout"] == 7
     assert options("gs", 7.0)["requests_timeout"].total is None

@@ -27,11 +27,11 @@ def fetch(server, folder, expected=WHOLE, retries=2, timeout_s=0.4, name="a.tar"
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "stall", "silent", "cut", "wrong", "long"])
-def test_every_fault_ends_in_another_attempt(tmp_path, server, fault):
+def test_every_fault_is_retried(tmp_path, server, fault):
     server.faults["a.tar"] = [fault, fault]
     assert fetch(server, tmp_path).read_bytes() == DATA
     assert server.requests["a.tar"] == 3
-    assert [path.name for path in tmp_path.glob("*.part")] == ["2.part"]  # nothing of the others
+    assert [path.name for path in tmp_path.glob("*.part")] == ["2.part"]  # other attempts leave no files
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_every_fault_ends_in_another_attempt(tmp_path, server, fault):
         ("long", "more than the expected|1560576 bytes arrived, the manifest says 512000"),
     ],
 )
-def test_in_the_end_the_error_names_url_cause_and_remedy(tmp_path, server, fault, cause):
+def test_the_final_error_names_url_cause_and_remedy(tmp_path, server, fault, cause):
     server.faults["a.tar"] = [f"{fault} forever"]
     with pytest.raises(
         TransferError, match=rf"{server.url}/a.tar could not be downloaded in 2 attempts .*{cause}"
@@ -58,7 +58,7 @@ def test_in_the_end_the_error_names_url_cause_and_remedy(tmp_path, server, fault
 
 
 @pytest.mark.parametrize(("fault", "cause"), [("404", "there is no such file"), ("403", "the server answered 403")])
-def test_some_answers_are_final(tmp_path, server, fault, cause):
+def test_permanent_errors_are_not_retried(tmp_path, server, fault, cause):
     server.faults["a.tar"] = [f"{fault} forever"]
     with pytest.raises(
         TransferError, match=rf"/a.tar cannot be downloaded: {cause}.*Check the URL and its permissions"
@@ -67,7 +67,7 @@ def test_some_answers_are_final(tmp_path, server, fault, cause):
     assert server.requests["a.tar"] == 1
 
 
-def test_a_server_that_is_not_there(tmp_path, server):
+def test_an_unreachable_server(tmp_path, server):
     server.kill()
     with pytest.raises(
         TransferError, match="could not be downloaded in 2 attempts .*ClientConnectorError.* Check network"
@@ -75,12 +75,12 @@ def test_a_server_that_is_not_there(tmp_path, server):
         fetch(server, tmp_path, retries=1)
 
 
-def test_a_slow_link_is_no_stall(tmp_path, server):
+def test_a_slow_network_is_no_stall(tmp_path, server):
     server.faults["a.tar"] = ["slow"]
     assert fetch(server, tmp_path, timeout_s=0.3, retries=0).read_bytes() == DATA
 
 
-def test_whoever_waits_may_give_up(tmp_path, server):
+def test_a_download_can_be_cancelled(tmp_path, server):
     server.faults["a.tar"] = ["stall"]
     gave_up = threading.Event()
     threading.Timer(0.3, gave_up.set).start()

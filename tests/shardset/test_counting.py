@@ -1,4 +1,4 @@
-"""Counting equals exact arithmetic on the pixels, for every dtype and every way of cutting them up."""
+"""Counts equal exact arithmetic on the pixels, for every dtype and partition."""
 
 from fractions import Fraction
 
@@ -58,14 +58,18 @@ def test_sums_and_extremes_are_exact_in_any_partition(values, cut):
 
 @settings(max_examples=100, deadline=None)
 @given(pixels())
-def test_every_pixel_lies_in_its_bin(values):
+def test_every_pixel_is_in_its_bin(values):
     made = band(values.dtype.name, values)
     counts, edges = made.ascending()
     assert (np.diff(edges) >= 0).all()
     assert len(edges) == len(counts) + 1
     at = np.repeat(np.arange(len(counts)), counts)
     low, high = edges[at], edges[at + 1]
-    if values.dtype.name in ("float64", "int32", "uint32"):  # the grid is that of float32, to which they are rounded
+    if values.dtype.name in (
+        "float64",
+        "int32",
+        "uint32",
+    ):  # values are rounded to float32 bins
         values = np.clip(values, -3.4e38, 3.4e38).astype(np.float32)
     ordered = np.sort(values.astype(np.float64))
     assert ((low <= ordered) & (ordered <= high)).all()
@@ -114,12 +118,12 @@ def test_nodata_may_be_nan():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused(dtype, value):
+def test_nan_and_infinity_are_refused(dtype, value):
     with pytest.raises(ValueError, match="Statistics got NaN or infinite pixels, expected finite ones. Exclude"):
         band(dtype, np.array([1.0, value], dtype))
 
 
-def test_nothing_has_no_extremes():
+def test_no_pixels_have_no_extremes():
     assert band("uint8").extremes() == band("float32").extremes() == (np.inf, -np.inf)
 
 

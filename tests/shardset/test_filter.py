@@ -47,7 +47,7 @@ def test_expressions(expression, rows):
     assert np.flatnonzero(matching_rows(Table(), expression)).tolist() == rows
 
 
-def test_as_pandas_has_it():
+def test_results_equal_pandas():
     frame = pandas.DataFrame({name: COLUMNS[name] for name in ("country", "lat", "snow")})
     for expression in ("lat > 44.5 and snow == 0", "country in ['Serbia', 'Finland'] or lat == 44", "30 < lat < 50"):
         assert np.flatnonzero(matching_rows(Table(), expression)).tolist() == frame.query(expression).index.tolist()
@@ -66,6 +66,6 @@ def test_as_pandas_has_it():
         ("lat == None", "'None' is not supported there"),
     ],
 )
-def test_what_is_not_understood(expression, message):
+def test_invalid_input(expression, message):
     with pytest.raises(ValueError, match=message):
         matching_rows(Table(), expression)

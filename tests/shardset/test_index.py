@@ -27,7 +27,7 @@ def test_labels_and_splits(tmp_path):
     assert len(shards.split_rows(None)) == 20
 
 
-def test_holding_out_every_fifth_of_every_class(tmp_path):
+def test_hold_out_is_every_fifth_of_every_class(tmp_path):
     shards = memory_shards(tmp_path, samples=33)
     train, test = (set(shards.split_rows(f"holdout:{part}").tolist()) for part in ("train", "test"))
     assert train | test == set(range(33))
@@ -54,7 +54,7 @@ def test_damage(tmp_path):
             shards.read(row)
 
 
-def test_what_is_not_a_shard_set(tmp_path):
+def test_folders_that_are_not_shard_sets(tmp_path):
     with pytest.raises(ValueError, match="is not a shard set: it has no manifest.json"):
         open_shards(tmp_path)
     memory_shards(tmp_path / "a", samples=9)

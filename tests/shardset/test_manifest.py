@@ -3,7 +3,7 @@ from fakes.memory import PAIR_GROUPS, memory_shards
 from rspretrain.shardset.manifest import dump_manifest, load_manifest
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_a_written_manifest_is_equal_when_read(tmp_path):
     shards = memory_shards(tmp_path, samples=10)
     manifest, data = load_manifest(tmp_path)
     assert dump_manifest(manifest) == data

@@ -19,13 +19,13 @@ from rspretrain.shardset.record import (
 
 
 @pytest.mark.parametrize("groups", [PAIR_GROUPS, SCENE_GROUPS])
-def test_law_2_decode_inverts_encode(groups):
+def test_decode_inverts_encode(groups):
     archive = MemoryArchive(groups=groups)
     for entry in archive.entries()[0][:6]:
         check_record(archive, archive.read(entry))
 
 
-def test_records_of_equal_images_have_equal_places():
+def test_records_of_equal_shapes_have_equal_layouts():
     archive = MemoryArchive()
     layout = fixed_layout(archive.groups, True, archive.metadata_bytes)
     for entry in archive.entries()[0][:7]:
@@ -51,7 +51,7 @@ def test_owner_time_and_order_are_fixed():
         ("dtype", "group s2_20m has dtype int32, expected uint16"),
     ],
 )
-def test_patches_that_break_the_promise(fault, message):
+def test_patches_that_do_not_match_their_archive(fault, message):
     archive = MemoryArchive(broken={2: fault})
     with pytest.raises(PatchError, match=message):
         check_patch(archive.read(archive.entries()[0][2]), archive.groups, archive.nomenclatures)

@@ -79,7 +79,7 @@ def test_no_set_behind_the_url(tmp_path, server):
     assert left(tmp_path) == ["ledger.lock"]
 
 
-def test_an_index_that_is_not_the_manifests(tmp_path, server):
+def test_an_index_that_does_not_match_the_manifest(tmp_path, server):
     (tmp_path / "set" / "index.parquet").write_bytes(b"PAR1")
     with pytest.raises(
         ValueError,
@@ -88,7 +88,7 @@ def test_an_index_that_is_not_the_manifests(tmp_path, server):
         open_shards(server.url, options(tmp_path))
 
 
-def test_names_that_lead_out_of_the_cache(tmp_path, server):
+def test_names_outside_the_cache_are_refused(tmp_path, server):
     path = tmp_path / "set" / "manifest.json"
     content = json.loads(path.read_text())
     content["shards"][0]["name"] = "../../evil.tar"
@@ -97,7 +97,7 @@ def test_names_that_lead_out_of_the_cache(tmp_path, server):
         open_shards(server.url, options(tmp_path))
 
 
-def test_wrong_bytes_for_good_name_the_url(tmp_path, server):
+def test_permanently_wrong_bytes_name_the_url(tmp_path, server):
     shards = open_shards(server.url, options(tmp_path))
     server.faults["memory-000002.tar"] = ["wrong forever"]
     with pytest.raises(
@@ -110,7 +110,7 @@ def test_wrong_bytes_for_good_name_the_url(tmp_path, server):
 
 
 def damage(path, place=700):
-    """Another byte in the same file, as a disk would have it, under the eyes of whoever maps it."""
+    """Change a byte in place, like a faulty disk, while processes may map the file."""
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]
@@ -118,7 +118,7 @@ def damage(path, place=700):
         file.write(bytes([byte ^ 1]))
 
 
-def test_a_cached_shard_that_the_disk_damaged_is_fetched_again_once(tmp_path, server, caplog):
+def test_a_cached_shard_damaged_on_disk_is_downloaded_again_once(tmp_path, server, caplog):
     shards, near = open_shards(server.url, options(tmp_path)), open_shards(tmp_path / "set")
     shards.read(0)
     damage(shards.path / "memory-000000.tar")
@@ -135,19 +135,19 @@ def test_a_cached_shard_that_the_disk_damaged_is_fetched_again_once(tmp_path, se
     assert server.requests["memory-000000.tar"] == 2
 
 
-def test_whoever_maps_the_damaged_copy_keeps_it_and_then_finds_the_new_one(tmp_path, server):
+def test_a_process_that_maps_a_damaged_copy_keeps_it_until_it_reopens(tmp_path, server):
     one, other = (open_shards(server.url, options(tmp_path)) for _ in range(2))
     lease = other.remote.shard(0)
     damage(lease.path)
     one.read(0)
     assert os.pread(lease.fileno(), 1, 700) != (lease.path).read_bytes()[700:701]
-    assert other.remote.renew(0, lease) is None  # the path has another file by now
+    assert other.remote.renew(0, lease) is None  # the path already refers to a new file
     assert other.remote.shard(0).is_current
     assert server.requests["memory-000000.tar"] == 2
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "index.parquet"])
-def test_a_manifest_and_an_index_that_the_disk_damaged(tmp_path, server, name, caplog):
+def test_a_manifest_and_an_index_damaged_on_disk(tmp_path, server, name, caplog):
     cached = open_shards(server.url, options(tmp_path)).path / name
     damage(cached, 50)
     assert open_shards(server.url, options(tmp_path)).read(9)
@@ -155,7 +155,7 @@ def test_a_manifest_and_an_index_that_the_disk_damaged(tmp_path, server, name, c
     assert f"{name} was damaged in the cache" in caplog.text
 
 
-def test_a_disk_that_keeps_nothing_ends_it(tmp_path, server, monkeypatch):
+def test_a_disk_that_stores_nothing_is_an_error(tmp_path, server, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: bytes(size))
     with pytest.raises(
         ValueError, match=r"cannot be stored in .*: twice, the bytes read differed from those written. Check"
@@ -163,7 +163,7 @@ def test_a_disk_that_keeps_nothing_ends_it(tmp_path, server, monkeypatch):
         open_shards(server.url, options(tmp_path))
 
 
-def test_a_shard_and_an_index_that_are_not_of_one_build(tmp_path, server):
+def test_a_shard_and_an_index_of_different_builds(tmp_path, server):
     path = tmp_path / "set" / "manifest.json"
     damage(tmp_path / "set" / "memory-000001.tar")
     content = json.loads(path.read_text())
@@ -174,11 +174,11 @@ def test_a_shard_and_an_index_that_are_not_of_one_build(tmp_path, server):
         CorruptSampleError, match=r"is the one behind http.*/memory-000001.tar, so that shard and index.parquet are fr"
     ):
         shards.read(8)
-    assert server.requests["memory-000001.tar"] == 1  # another download would bring the same
+    assert server.requests["memory-000001.tar"] == 1  # another download would give the same bytes
 
 
 def read_all(url, folder, order, failures):
-    """One process that reads a sample of every shard, in an order of its own."""
+    """A process that reads a sample of every shard, in its own order."""
     try:
         shards = open_shards(url, options(Path(folder), timeout_s=10))
         for number in order:
@@ -189,7 +189,7 @@ def read_all(url, folder, order, failures):
         raise
 
 
-def test_four_processes_fetch_every_shard_once(tmp_path, server):
+def test_four_processes_download_every_shard_once(tmp_path, server):
     server.faults = {f"memory-00000{n}.tar": ["slow"] for n in range(5)}
     failures = CONTEXT.Queue()
     orders = ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 4, 0, 1])
@@ -206,7 +206,7 @@ def read_without_end(url, folder, limit, seed):
         shards.read(int(rng.integers(len(shards))))
 
 
-def test_killed_at_random_nothing_stays_and_the_bound_holds(tmp_path, server):
+def test_random_kills_leave_nothing_and_keep_the_limit(tmp_path, server):
     shards = open_shards(server.url, options(tmp_path))
     limit = shards.remote.kept_bytes + 3 * shards.manifest.shards[0].bytes + 1000
     server.faults = {f"memory-00000{n}.tar": ["slow forever"] for n in range(5)}
@@ -231,7 +231,7 @@ def test_killed_at_random_nothing_stays_and_the_bound_holds(tmp_path, server):
     assert left_behind, "no process was killed in mid-download"
     Cache(tmp_path / "cache", limit).check(0)
     assert left(tmp_path) == sorted([shards.path.name, "ledger.lock"])
-    for entry in shards.manifest.shards:  # what is there is whole
+    for entry in shards.manifest.shards:  # cached files are complete
         path = shards.path / entry.name
         assert not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
 

@@ -28,7 +28,7 @@ def row(number, **attributes):
     return index_row(patch, record, shard=0, record_number=number, offset=512)
 
 
-def test_one_type_a_column_whatever_single_shards_hold():
+def test_one_type_per_column_over_all_shards():
     shards = [
         [row(0, cloud=None, date=None, tile="T33")],
         [row(1, cloud=1, date=None, tile=None), row(2, cloud=2, date=None, tile="T34")],
@@ -48,7 +48,7 @@ def test_attributes_with_the_names_of_the_index(name):
         row(0, **{name: 1})
 
 
-def test_middles_and_polygons_in_degrees():
+def test_centres_and_polygons_in_degrees():
     table = with_footprints(pa.table(PLACES))
     np.testing.assert_allclose(table.column("lon")[0].as_py(), 15.0, atol=1e-8)
     np.testing.assert_allclose(table.column("lat")[0].as_py(), 48.753013, atol=1e-5)
@@ -59,7 +59,7 @@ def test_middles_and_polygons_in_degrees():
     assert table.column("geometry")[1].as_py() is None
 
 
-def test_tables_without_places_stay_as_they_are():
+def test_tables_without_places_are_unchanged():
     table = pa.table(PLACES).slice(3)
     assert with_footprints(table) is table
 

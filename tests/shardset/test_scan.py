@@ -14,14 +14,14 @@ def scan(folder, number, data=None):
 
 
 @pytest.mark.parametrize("archive", [{}, {"groups": SCENE_GROUPS}])
-def test_the_bytes_alone_tell_the_rows_of_the_index(tmp_path, archive):
+def test_rows_of_the_index_follow_from_the_bytes(tmp_path, archive):
     shards = memory_shards(tmp_path, samples=20, **archive)
     rows = [row for number in range(3) for row in scan(tmp_path, number).rows]
     for name in ("key", "shard", "record", "offset", "bytes", "checksum", "split", "labels_all", "left", "country"):
         assert [row[name] for row in rows] == shards.column(name).to_pylist()
 
 
-def test_the_walk_goes_on_behind_damage(tmp_path):
+def test_parsing_continues_after_damage(tmp_path):
     memory_shards(tmp_path, samples=16)
     data = bytearray((tmp_path / "memory-000001.tar").read_bytes())
     data[3] ^= 1  # in the name of the first member
@@ -30,7 +30,7 @@ def test_the_walk_goes_on_behind_damage(tmp_path):
     assert any("has a damaged tar header at byte 0" in fault.reason for fault in found.faults)
 
 
-def test_bytes_of_no_tar(tmp_path):
+def test_bytes_that_are_not_a_tar(tmp_path):
     memory_shards(tmp_path, samples=16)
     noise = np.random.default_rng(0).bytes(5000)
     found = scan(tmp_path, 1, noise)

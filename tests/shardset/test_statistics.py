@@ -1,4 +1,4 @@
-"""Statistics equal numpy's on all pixels at once, and their bytes do not tell how the images were dealt out."""
+"""Statistics equal numpy's on all pixels at once, and their bytes do not depend on the distribution over shards."""
 
 import itertools
 import json
@@ -55,7 +55,7 @@ def test_equals_numpy_on_all_pixels(groups):
 
 
 def test_percentiles_of_decibels_are_close():
-    """Half a bin is the bound; with pixels that spread over it the error is a hundredth of a decibel."""
+    """The bound is half a bin; for pixels spread over the bin the error is a hundredth of a decibel."""
     values = np.random.default_rng(0).normal(-13, 4, (1, 500, 500)).astype(np.float32)
     tally = Tally([Group("s1", "s1", ("VV",), "float32", None, 10.0, "db")])
     tally.add({"s1": values})
@@ -77,7 +77,7 @@ def test_any_partition_and_any_order_give_the_same_bytes(seed):
     assert merged.summary() == tally_of(PAIR_GROUPS, range(40)).summary()
 
 
-def test_it_counts_on_after_it_was_read():
+def test_counting_continues_after_reading():
     tally = tally_of(PAIR_GROUPS, range(3))
     tally.to_bytes()
     tally.summary()
@@ -86,7 +86,7 @@ def test_it_counts_on_after_it_was_read():
     assert tally.to_bytes() == tally_of(PAIR_GROUPS, range(6)).to_bytes()
 
 
-def test_the_std_is_the_population_s_and_all_pixels_weigh_the_same():
+def test_the_std_is_the_population_std_over_all_pixels():
     """Images of different size: 0..255 four times and once, so neither a mean of means nor n - 1 gives this."""
     tally = Tally([Group("grey", "other", ("y",), "uint8", None, None, "grey")])
     for times in (1, 4):
@@ -137,7 +137,7 @@ def histogram_of(values: np.ndarray) -> BandStatistics:
     "values", [np.arange(256, dtype=np.uint8), np.arange(-3000, 9000, dtype=np.int16), np.arange(700, dtype=np.uint16)]
 )
 def test_bins_of_integers_hold_whole_values(values):
-    """No comb: as many values in every bin, so an even distribution is drawn even."""
+    """All bins have the same number of values, so a uniform distribution gives equal bars."""
     found = histogram_of(np.repeat(values, 20)).histogram
     width = (found.high - found.low) / len(found.counts)
     assert width == int(width)
@@ -154,14 +154,14 @@ def test_the_histogram_is_numpy_s():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64", "int32"])
-def test_a_constant_band_is_no_trouble(dtype):
+def test_a_constant_band(dtype):
     found = histogram_of(np.full(100, 7, dtype))
     assert (found.mean, found.std, found.min, found.max) == (7, 0, 7, 7)
     assert sum(found.histogram.counts) == 100
     assert set(found.percentiles.values()) == {7.0}
 
 
-def test_a_band_without_measured_pixels_is_left_out():
+def test_a_band_without_valid_pixels_is_left_out():
     tally = Tally([Group("a", "other", ("x", "y"), "uint16", None, None, "dn", nodata=0.0)])
     tally.add({"a": np.stack([np.zeros((3, 3), np.uint16), np.ones((3, 3), np.uint16)])})
     assert list(tally.summary()["a"]) == ["y"]
@@ -169,7 +169,7 @@ def test_a_band_without_measured_pixels_is_left_out():
     assert Tally.from_bytes(PAIR_GROUPS, Tally(PAIR_GROUPS).to_bytes()).images == 0
 
 
-def test_what_does_not_fit_is_refused():
+def test_mismatching_images_and_tallies_are_refused():
     tally, images = Tally(PAIR_GROUPS), images_of(PAIR_GROUPS, 0)
     with pytest.raises(ValueError, match=r"Group s2_60m has float64 \(2, 2, 2\), expected uint16 with 2 bands"):
         tally.add({**images, "s2_60m": images["s2_60m"].astype(np.float64)})
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_refused():
         tally.merge(Tally(SCENE_GROUPS))
 
 
-def test_damage_is_told():
+def test_damage_is_detected():
     data = tally_of(PAIR_GROUPS, range(2)).to_bytes()
     draw = random.Random(0)
     for _ in range(300):
@@ -209,7 +209,7 @@ def test_a_receipt_is_small():
     assert len(tally.to_bytes()) < 10_000
 
 
-def test_the_summary_goes_through_json():
+def test_the_summary_survives_json():
     found = tally_of(PAIR_GROUPS, range(2)).summary()["s1_10m"]["VV"]
     text = json.dumps(found.model_dump(mode="json"), allow_nan=False)
     assert BandStatistics.model_validate(json.loads(text)) == found

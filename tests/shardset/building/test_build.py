@@ -53,7 +53,7 @@ def test_stock_webdataset_reads_them(tmp_path):
             np.testing.assert_array_equal(sample[f"{group.name}.npy"], archive.pixels(number, group))
 
 
-def test_shuffled_shards_are_a_fair_sample(tmp_path):
+def test_shuffled_shards_are_random_samples(tmp_path):
     build_shards(MemoryArchive(samples=40), tmp_path / "mixed", samples_per_shard=10)
     build_shards(MemoryArchive(samples=40), tmp_path / "plain", samples_per_shard=10, shuffle=False)
     assert open_shards(tmp_path / "plain").keys() == [f"patch-{i:05d}" for i in range(40)]
@@ -67,12 +67,12 @@ def test_output_that_is_not_empty(tmp_path):
         build_shards(MemoryArchive(), tmp_path)
 
 
-def test_nothing_whole(tmp_path):
+def test_no_patch_can_be_converted(tmp_path):
     archive = MemoryArchive(samples=2, broken={0: "nan", 1: "unreadable"})
     with pytest.raises(ValueError, match="No patch could be converted: 2 found, 2 left out, 0 excluded; the first was"):
         build_shards(archive, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["build_report.json"]
-    assert build_shards(MemoryArchive(samples=2), tmp_path / "out").written == 2  # the right folder, at second try
+    assert build_shards(MemoryArchive(samples=2), tmp_path / "out").written == 2  # the folder can be reused
 
 
 PROGRAM = """
@@ -104,13 +104,13 @@ def test_twenty_kills_at_random_moments_leave_no_trace(tmp_path):
                 time.sleep(0.01)
         else:
             time.sleep(rng.uniform(0.2, 1.2))
-        process.send_signal(signal.SIGKILL)  # workers notice by themselves
+        process.send_signal(signal.SIGKILL)  # workers exit by themselves
         process.wait()
         if not (tmp_path / "out/manifest.json").exists():
             with pytest.raises(ValueError, match=r"is an unfinished build: the manifest is written last"):
                 open_shards(tmp_path / "out")
         for shard in tmp_path.glob("out/*.tar"):
-            assert shard.read_bytes()[-1024:] == bytes(1024)  # none is ever seen half written
+            assert shard.read_bytes()[-1024:] == bytes(1024)  # no shard is ever partially written
     assert start_build(tmp_path, samples, workers=2).wait(timeout=120) == 0
     assert not (tmp_path / "out/.build").exists()
     build_shards(MemoryArchive(samples=samples), tmp_path / "undisturbed", samples_per_shard=40)
@@ -132,7 +132,7 @@ def test_workers_end_with_their_parent(tmp_path):
     pytest.fail(f"workers {alive} survive their parent")
 
 
-def test_a_finished_set_is_not_touched(tmp_path):
+def test_a_finished_set_is_not_changed(tmp_path):
     first = build_shards(MemoryArchive(samples=20, broken={3: "nan"}), tmp_path / "out", samples_per_shard=8)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     calls = []
@@ -157,6 +157,6 @@ def test_another_plan_does_not_continue_a_build(tmp_path):
         build_shards(MemoryArchive(samples=41), tmp_path / "out", samples_per_shard=8)
 
 
-def test_parts_that_do_not_exist():
+def test_invalid_parts():
     with pytest.raises(ValueError, match="part 3/2 does not exist, expected i/n with 1 <= i <= n"):
         Part(3, 2)

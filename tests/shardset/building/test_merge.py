@@ -20,7 +20,7 @@ def parts(tmp_path, of, samples=60, **archive):
 
 
 @pytest.mark.parametrize("of", [1, 2, 4, 11])
-def test_parts_joined_are_one_nodes_build(tmp_path, of):
+def test_merged_parts_equal_the_build_of_one_node(tmp_path, of):
     build_shards(MemoryArchive(samples=60, broken=BROKEN), tmp_path / "alone", samples_per_shard=7)
     if of > 1:
         report = merge_parts(parts(tmp_path, of, broken=BROKEN), tmp_path / "joined")
@@ -29,7 +29,7 @@ def test_parts_joined_are_one_nodes_build(tmp_path, of):
     assert verify(tmp_path / "alone") == []
 
 
-def test_parts_in_one_folder_are_joined_where_they_are(tmp_path):
+def test_parts_in_one_folder_are_merged_in_place(tmp_path):
     for number in (2, 1):
         build_shards(MemoryArchive(), tmp_path / "out", samples_per_shard=7, part=Part(number, 2))
     merge_parts([tmp_path / "out"], tmp_path / "out")
@@ -37,7 +37,7 @@ def test_parts_in_one_folder_are_joined_where_they_are(tmp_path):
     assert fingerprints(tmp_path / "out") == fingerprints(tmp_path / "alone")
 
 
-def test_a_part_is_no_shard_set(tmp_path):
+def test_a_part_is_not_a_shard_set(tmp_path):
     parts(tmp_path, 2)
     with pytest.raises(ValueError, match=r"is an unfinished build: .* `rspretrain merge` joins the parts of a build"):
         open_shards(tmp_path / "part1")
@@ -69,7 +69,7 @@ def test_archives_that_differ_between_nodes(tmp_path):
         merge_parts([one, two, tmp_path / "other"], tmp_path / "joined")
 
 
-def test_copies_between_file_systems_are_checked(tmp_path, monkeypatch):
+def test_copies_between_file_systems_are_verified(tmp_path, monkeypatch):
     folders = parts(tmp_path, 2)
     monkeypatch.setattr("pathlib.Path.hardlink_to", lambda self, target: (_ for _ in ()).throw(OSError("other disk")))
     merge_parts(folders, tmp_path / "joined")

@@ -10,7 +10,7 @@ def plan_of(samples=20, samples_per_shard=8, shuffle=True, codec="raw", **archiv
     return plan_build(made, listing, samples_per_shard=samples_per_shard, shuffle=shuffle, codec=codec)
 
 
-def test_what_is_stored_is_the_same_plan(tmp_path):
+def test_a_stored_plan_is_equal_when_loaded(tmp_path):
     (tmp_path / ".build").mkdir()
     store_plan(tmp_path, plan_of())
     assert load_plan(tmp_path) == plan_of()
@@ -33,7 +33,7 @@ def test_other_settings_are_another_plan(change, told):
     assert differences(plan_of(), plan_of(**change)) == told
 
 
-def test_shards_are_dealt_by_keys_and_keep_the_archives_order_inside():
+def test_shards_are_shuffled_by_key_and_keep_the_archive_order_inside():
     archive = MemoryArchive(samples=40)
     shuffled = list_entries(archive, shuffle=True, samples_per_shard=10).entries
     chunks = [[entry.source for entry in shuffled[i : i + 10]] for i in range(0, 40, 10)]
@@ -44,6 +44,6 @@ def test_shards_are_dealt_by_keys_and_keep_the_archives_order_inside():
     assert [entry.source for entry in plain] == list(range(40))
 
 
-def test_shards_of_no_samples():
+def test_shards_need_at_least_one_sample():
     with pytest.raises(ValueError, match="samples_per_shard is 0, expected at least 1. The default is 1024."):
         plan_of(samples_per_shard=0)

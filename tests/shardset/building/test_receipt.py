@@ -4,7 +4,7 @@ from rspretrain.shardset.building.build import Part, build_shards
 from rspretrain.shardset.building.receipt import TRAIN, is_finished, read_receipt, receipt_path
 
 
-def test_a_receipt_says_what_its_shard_holds(tmp_path):
+def test_a_receipt_describes_its_shard(tmp_path):
     archive = MemoryArchive(samples=20, broken={2: "nan", 3: "cloudy"})
     build_shards(archive, tmp_path, samples_per_shard=20, part=Part(1, 2))
     name = "memory-000000.tar"
@@ -16,7 +16,7 @@ def test_a_receipt_says_what_its_shard_holds(tmp_path):
     assert is_finished(tmp_path, name)
 
 
-def test_without_its_shard_a_receipt_is_worth_nothing(tmp_path):
+def test_a_receipt_without_its_shard_is_ignored(tmp_path):
     build_shards(MemoryArchive(samples=20), tmp_path, samples_per_shard=20, part=Part(1, 2))
     name = "memory-000000.tar"
     data = (tmp_path / name).read_bytes()

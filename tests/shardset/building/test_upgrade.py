@@ -1,4 +1,4 @@
-"""Golden shard sets: one or more of every version of the format, written by the release that introduced it."""
+"""Golden shard sets of every format version, written by the release that introduced it."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def archive_of(folder):
 
 
 def check(folder, archive):
-    """Every pixel, label and place is that of the archive, for `read` and for the stream."""
+    """Every pixel, label and place equals that of the archive, in `read` and in the stream."""
     shards = open_shards(folder)
     assert verify(folder) == []
     patches = {entry.key: archive.read(entry) for entry in archive.entries()[0]}
@@ -76,7 +76,7 @@ def test_todays_builder_writes_the_golden_bytes(tmp_path):
             assert (tmp_path / name / tar.name).read_bytes() == tar.read_bytes()
 
 
-def test_a_damaged_set_is_not_touched(tmp_path):
+def test_a_damaged_set_is_not_changed(tmp_path):
     for trial in range(times(5, 50)):
         folder = tmp_path / f"set{trial}"
         shutil.copytree(GOLDEN / "v1/pairs", folder)
@@ -109,7 +109,7 @@ def test_a_killed_upgrade_can_be_started_again(tmp_path, monkeypatch):
     assert verify(tmp_path / "set") == []
 
 
-def test_versions_that_nobody_knows(tmp_path):
+def test_unknown_versions(tmp_path):
     shutil.copytree(GOLDEN / "v1/pairs", tmp_path / "set")
     path = tmp_path / "set/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))

@@ -19,7 +19,7 @@ def test_one_builder_at_a_time(tmp_path):
         pass  # parts of one build share a folder
 
 
-def test_what_a_killed_process_has_left_goes(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     listed = [Fault("Patch9", "is odd"), Exclusion("Patch3", "is cloudy")]
     with lock_build(tmp_path / "out", plan_of(), listed, exclusive=True):
         (tmp_path / "out/.build/memory-000000.tar.77.tmp").write_bytes(b"half")
@@ -34,7 +34,7 @@ def test_what_a_killed_process_has_left_goes(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_folders_of_others_are_not_touched(tmp_path):
+def test_folders_with_other_files_are_not_changed(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with (
         pytest.raises(ValueError, match=r"is not empty: it holds \['thesis.tex'\]"),

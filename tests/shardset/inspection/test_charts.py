@@ -57,11 +57,11 @@ def test_every_band_is_drawn(tmp_path):
     draw_statistics(GROUPS, found, tmp_path / "all.png", "a title")
     draw_statistics(GROUPS[:1], found, tmp_path / "two.png")
     with Image.open(tmp_path / "all.png") as all_bands, Image.open(tmp_path / "two.png") as two_bands:
-        assert all_bands.width > 1.5 * two_bands.width > 900  # four panels a line, and two
+        assert all_bands.width > 1.5 * two_bands.width > 900  # four panels per line, and two
         assert all_bands.height > 1.5 * two_bands.height > 300
         colours = {colour for _, colour in all_bands.convert("RGB").getcolors(1 << 24)}
     assert (0x3B, 0x6F, 0xAE) in colours  # B02 is blue
-    assert (0xB5, 0x44, 0x3A) not in colours  # B04 has no pixel, so nothing red is there
+    assert (0xB5, 0x44, 0x3A) not in colours  # B04 has no pixels, so nothing is red
 
 
 def test_the_same_statistics_give_the_same_picture(tmp_path):
@@ -82,14 +82,14 @@ def test_maps_have_shares_of_codes_instead_of_percentiles(tmp_path):
     assert dfc.split(None, 3)[2:] == ["10", "1 Forest 50.0%, 10 Water 30.0%, 0 invalid 20.0%"]
     assert clc.split(None, 3)[2:] == ["2", "111 Continuous urban fabric 50.0%, 523 Sea and ocean 50.0%"]
     assert shares_of_codes(found["dfc_10m"]["dfc"]) == [(1, 0.5), (10, 0.3), (0, 0.2)]
-    assert shares_of_codes(found["map"]["clc"]) == [(111, 0.5), (523, 0.5)]  # however far apart
+    assert shares_of_codes(found["map"]["clc"]) == [(111, 0.5), (523, 0.5)]  # far apart
     draw_statistics(groups, found, tmp_path / "maps.png")
     with Image.open(tmp_path / "maps.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
     assert any(np.abs(np.subtract(colour, (127.5, 204, 127.5))).max() <= 1 for colour in colours)  # forest, on white
 
 
-def test_nothing_to_draw_is_told(tmp_path):
+def test_nothing_to_draw_is_an_error(tmp_path):
     with pytest.raises(
         ValueError, match=r"No statistics of \['s1', 's2', 'map'\], expected those of at least one band"
     ):

@@ -1,4 +1,4 @@
-"""What is shown of a sample, band by band, and what codes of maps look like."""
+"""The pictures of a sample, per band, and the colours of map codes."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_maps_come_last_band_by_band():
     assert titles(lc, *PAIR_GROUPS[:2], CLC)[-3:] == ["classes: igbp", "classes: lccs_use", "classes: clc"]
 
 
-def test_bands_without_a_known_composite_are_still_seen():
+def test_bands_without_a_composite_are_shown():
     assert titles(*PAIR_GROUPS[2:]) == ["s2_20m, first bands: B05 B06 B07", "s2_60m: B01", "s2_60m: B09"]
     assert titles(PAIR_GROUPS[1], PAIR_GROUPS[3])[1:] == ["false colour, near infrared: B08 B04 B03"]
 
@@ -109,7 +109,7 @@ def test_codes_have_one_colour_each():
     assert code_colour("clc", 999) == code_colour("dfc", 0) == code_colour("lccs_use", 9, nodata=9.0)
 
 
-def test_a_map_is_painted_and_counted():
+def test_a_map_is_coloured_and_counted():
     codes = np.array([[312, 312, 999], [312, 523, 999]], dtype=np.uint16)
     picture = colour_codes(codes, "clc", 999.0)
     assert picture.shape == (2, 3, 3)

@@ -39,7 +39,7 @@ def inspect(*args: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, env=environment)
 
 
-def test_summary_counts_what_is_there(shards: ShardSet) -> None:
+def test_summary_counts_samples_and_labels(shards: ShardSet) -> None:
     text = summary(shards)
     assert "archive memory, 20 samples, 3 shards" in text
     assert "splits: test 4, train 16" in text
@@ -56,7 +56,7 @@ def test_statistics_are_those_of_the_pixels(shards: ShardSet) -> None:
     assert line.split() == ["s2_10m", "B08", "12x12", *expected, "dn"]
 
 
-def test_an_unknown_key_names_near_ones(shards: ShardSet) -> None:
+def test_an_unknown_key_names_similar_ones(shards: ShardSet) -> None:
     with pytest.raises(ValueError, match=r"no sample 'Patch_7' among its 20; the nearest keys are patch-.*lower case"):
         row_of(shards, "Patch_7")
 
@@ -85,7 +85,7 @@ def test_scenes_of_different_sizes_fit_on_a_sheet(tmp_path: Path) -> None:
         assert picture.width > picture.height > 500
 
 
-def test_too_much_text_is_cut_in_the_middle() -> None:
+def test_long_text_is_shortened_in_the_middle() -> None:
     assert shorten_middle("short", 5) == "short"
     assert shorten_middle("s2a_msil2a_20220706t085611_240_480", 17) == "s2a_msil…_240_480"
     assert [len(shorten_middle("abcdefghij", size)) for size in (9, 8, 3)] == [9, 8, 3]
@@ -110,20 +110,20 @@ LONG = Group("other_30cm", "other", ("near_infrared_narrow", "t"), "float32", (8
 CODES = Group("lc_10m", "map", ("igbp", "lccs_use"), "uint8", (8, 8), 10.0, "class")
 
 
-def test_long_names_stay_apart_from_the_next_column(tmp_path: Path) -> None:
+def test_long_names_are_separated_from_the_next_column(tmp_path: Path) -> None:
     shards = memory_shards(tmp_path / "shards", samples=3, groups=(LONG, CODES))
     lines = describe(shards, 0).splitlines()
     (head,) = [line for line in lines if line.startswith("  group")]
     place_of = head.index("pixels")
     assert [line[place_of:].split()[0] for line in lines if line.startswith(("  other_", "  lc_"))] == ["8x8"] * 4
     (igbp,) = [line for line in lines if " igbp " in line]
-    assert igbp.count("%") == 6  # the most frequent codes, and how many there are besides
+    assert igbp.count("%") == 6  # the most frequent codes, and the number of others
     assert igbp.endswith(" more")
     assert "other_30cm  other" in summary(shards)
 
 
 @pytest.mark.parametrize("groups", [(LONG,), (CODES,), (LONG, CODES, *PAIR_GROUPS), PAIR_GROUPS[2:]])
-def test_whatever_a_set_holds_is_drawn(groups: tuple[Group, ...], tmp_path: Path) -> None:
+def test_all_kinds_of_groups_are_drawn(groups: tuple[Group, ...], tmp_path: Path) -> None:
     shards = memory_shards(tmp_path / "shards", samples=3, groups=groups)
     draw_sample(shards, 0, tmp_path / "sample.png")
     draw_sheet(shards, range(3), tmp_path / "sheet.png")
@@ -151,7 +151,7 @@ def test_the_command_draws_and_needs_no_torch(shards: ShardSet, tmp_path: Path) 
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0
 
 
-def test_the_command_explains_bad_input(shards: ShardSet, tmp_path: Path) -> None:
+def test_the_command_explains_invalid_input(shards: ShardSet, tmp_path: Path) -> None:
     unknown = inspect(str(shards.path), "--sample", "nothing")
     nowhere = inspect(str(tmp_path))
     assert (unknown.returncode, nowhere.returncode) == (2, 2)
@@ -160,7 +160,7 @@ def test_the_command_explains_bad_input(shards: ShardSet, tmp_path: Path) -> Non
     assert "Traceback" not in unknown.stderr + nowhere.stderr
 
 
-def test_the_command_tells_and_draws_the_statistics(shards: ShardSet, tmp_path: Path) -> None:
+def test_the_command_prints_and_draws_the_statistics(shards: ShardSet, tmp_path: Path) -> None:
     png = tmp_path / "bands.png"
     done = inspect(str(shards.path), "--statistics", str(png))
     assert done.returncode == 0, done.stderr
@@ -181,12 +181,12 @@ def test_the_command_tells_and_draws_the_statistics(shards: ShardSet, tmp_path: 
         (["--rows", "0"], "--rows 0: expected at least 1 sample"),
     ],
 )
-def test_arguments_that_make_no_sense_are_told(shards: ShardSet, arguments: list[str], told: str) -> None:
+def test_invalid_arguments_are_explained(shards: ShardSet, arguments: list[str], told: str) -> None:
     done = inspect(str(shards.path), *arguments)
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
 
 
-def test_a_reader_who_has_enough_is_no_error(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(shards: ShardSet, tmp_path: Path) -> None:
     png = tmp_path / "sheet.png"
     command = [sys.executable, str(REPOSITORY / "shards/inspect.py"), str(shards.path), "--png", str(png)]
     reading, writing = os.pipe()

@@ -21,11 +21,11 @@ def change(path, place, data):
         file.write(data)
 
 
-def test_a_whole_set(shards):
+def test_an_intact_set_passes(shards):
     quick_check(shards, ALL)
 
 
-def test_only_shards_that_are_needed(shards):
+def test_only_needed_shards_are_checked(shards):
     (shards.path / "memory-000001.tar").unlink()
     quick_check(shards, np.array([0, 2, 3, 4]))
     with pytest.raises(
@@ -34,7 +34,7 @@ def test_only_shards_that_are_needed(shards):
         quick_check(shards, np.array([0, 1]))
 
 
-def test_quarantine_takes_damaged_shards_but_no_strange_index(shards):
+def test_quarantine_accepts_damaged_shards_but_no_foreign_index(shards):
     (shards.path / "memory-000001.tar").unlink()
     change(shards.path / "memory-000000.tar", 700, b"damage")
     quick_check(shards, ALL, index_only=True)
@@ -43,13 +43,13 @@ def test_quarantine_takes_damaged_shards_but_no_strange_index(shards):
         quick_check(shards, ALL, index_only=True)
 
 
-def test_a_first_record_that_is_not_the_indexs(shards):
+def test_a_first_record_that_does_not_match_the_index(shards):
     change(shards.path / "memory-000003.tar", 700, b"damage")
     with pytest.raises(ValueError, match=r"1 of 5 shards sampled in .* do not begin with .*: memory-000003.tar. They"):
         quick_check(shards, ALL)
 
 
-def test_of_many_shards_a_few_are_read(tmp_path, monkeypatch):
+def test_a_few_of_many_shards_are_read(tmp_path, monkeypatch):
     shards, read = memory_shards(tmp_path / "set", samples=40, samples_per_shard=1), []
     monkeypatch.setattr(type(shards), "read", lambda self, row: read.append(row))
     quick_check(shards, np.arange(40))

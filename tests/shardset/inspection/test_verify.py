@@ -16,19 +16,19 @@ def whole(tmp_path_factory):
     return folder
 
 
-def told(folder):
+def fault_lines(folder):
     return [f"{fault.name}: {fault.reason}" for fault in verify(folder)]
 
 
 def expect(folder, wanted):
-    found = told(folder)
+    found = fault_lines(folder)
     for text in wanted:
         assert any(text in line for line in found), f"{text!r} is not in {found}"
     return found
 
 
-def test_whole(whole):
-    assert told(whole) == []
+def test_an_intact_set_has_no_faults(whole):
+    assert fault_lines(whole) == []
     assert verify(whole, workers=3) == []
 
 
@@ -36,7 +36,7 @@ def test_scenes_and_sets_without_places(tmp_path):
     from fakes.memory import SCENE_GROUPS
 
     memory_shards(tmp_path, samples=9, groups=SCENE_GROUPS)
-    assert told(tmp_path) == []
+    assert fault_lines(tmp_path) == []
 
 
 @pytest.mark.parametrize("fault", list(faults.every_fault()), ids=lambda fault: fault.__name__)
@@ -47,7 +47,7 @@ def test_every_fault_is_named(whole, tmp_path, fault):
 
 
 @pytest.mark.parametrize("fault", faults.STRUCTURE, ids=lambda fault: fault.__name__)
-def test_a_wrong_structure_is_found_though_every_checksum_fits(whole, tmp_path, fault):
+def test_a_wrong_structure_is_found_although_all_checksums_match(whole, tmp_path, fault):
     shutil.copytree(whole, tmp_path / "set")
     wanted = fault(tmp_path / "set", np.random.default_rng(6))
     faults.reseal(tmp_path / "set")
@@ -79,7 +79,7 @@ def test_one_damaged_sample_is_one_line(whole, tmp_path):
         assert len([line for line in found if wanted[0] in line]) == 1
 
 
-def test_the_words(whole, tmp_path):
+def test_messages_of_faults(whole, tmp_path):
     rng = np.random.default_rng(1)
     for fault, words in {
         faults.flipped_pixels: "has changed bytes",
