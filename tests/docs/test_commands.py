@@ -1,59 +1,79 @@
-"""Every command in the documents is one that the scripts understand, and every run one that could start."""
+"""Every command in the documents parses, and every configuration with its overrides is valid."""
 
-import importlib.util
+import argparse
+import importlib
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from docs.pages import PAGES, ROOT, blocks
+from docs.pages import DOCUMENTS, ROOT, blocks, code_lines
 from rspretrain.archives import _value, parameters_of
+from rspretrain.cli.main import COMMANDS
 from rspretrain.config import load, load_active, load_finetune
+from rspretrain.shipped_configs import find_config
 from rspretrain.strategies import resolve_strategy
 from rspretrain.world import World
 
-
-def commands() -> list[tuple[str, str]]:
-    """(page, command) of every `python shards/…` in the documents, continued lines joined."""
-    found = []
-    for page, text in PAGES.items():
-        lines = re.findall(r"^(?: {4})?(python shards/.*)$", text.replace("\\\n", " "), re.MULTILINE)
-        found += [
-            (page, re.sub("  +", " ", line.partition(" #")[0].strip())) for line in lines if " ARCHIVE " not in line
-        ]
-    return found
+# A command line is what is installed (`rspretrain build`), a module under a launcher, or a script of the checkout.
+FORMS = re.compile(
+    r"(?:rspretrain (?P<command>[a-z-]+)"
+    r"|(?P<launcher>\w+ .*?)(?:rspretrain\.cli\.(?P<module>\w+)|(?:launchers|shards)/(?P<script>\w+)\.py))"
+    r"(?P<rest>(?: .*)?)"
+)
+STARTS = ("rspretrain ", "python ", "deepspeed ", "torchrun ", "srun ")
 
 
-def parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
-    """The script's name and its parsed command line, None for a script that is but its own; SystemExit where it does
-    not parse."""
-    _, script, *arguments = shlex.split(re.sub(r"\$SLURM_\w+", "8", command))
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])  # the scripts set their first entry
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    spec = importlib.util.spec_from_file_location(f"docs_{Path(script).stem}", ROOT / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if hasattr(module, "parse"):
-        return Path(script).stem, module.parse()
-    assert module.main() == 2  # it was understood, but there is no such shard set
-    return Path(script).stem, None
+class Typed(NamedTuple):
+    """A command line of the documents."""
+
+    page: str
+    launcher: str  # deepspeed, torchrun, python or nothing
+    command: str  # such as label-fractions
+    arguments: tuple[str, ...]
 
 
-@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda text: text[:60])
-def test_every_command_parses(page, command, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    if command.endswith("--help"):
+def typed(page: str, line: str) -> Typed | None:
+    """None for a line that starts no command, or has placeholders for all that matters."""
+    found = FORMS.fullmatch(line) if line.startswith(STARTS) else None
+    if found is None or found["rest"].strip() in ("…", "ARCHIVE …"):
+        return None
+    command = (found["command"] or found["module"] or found["script"]).replace("_", "-")
+    rest = re.sub(r"\$\{?(\w+)\}?", lambda name: {"query": "mge"}.get(name[1], "8"), found["rest"])
+    return Typed(page, (found["launcher"] or "").partition(" ")[0], command, tuple(shlex.split(rest)))
+
+
+COMMAND_LINES = sorted({
+    found for page, text in DOCUMENTS.items() for line in code_lines(text) if (found := typed(page, line)) is not None
+})  # fmt: skip
+
+
+def parsed(line: Typed) -> argparse.Namespace:
+    return importlib.import_module(f"rspretrain.cli.{line.command.replace('-', '_')}").parse(list(line.arguments))
+
+
+def is_template(line: Typed) -> bool:
+    """`rspretrain build ARCHIVE --source NAME=PATH …` shows the form only."""
+    return "ARCHIVE" in line.arguments or "--help" in line.arguments
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES, ids=lambda line: f"{line.page}: {line.command} {line.arguments}"[:90])
+def test_every_command_parses(line, capsys):
+    if "--help" in line.arguments:
         with pytest.raises(SystemExit, match="0"):
-            parsed(command, monkeypatch)
-        return
-    script, args = parsed(command, monkeypatch)
-    if script != "build":
-        return
+            parsed(line)
+        assert "usage:" in capsys.readouterr().out
+    else:
+        parsed(line)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.command == "build" and not is_template(line)])
+def test_every_build_has_sources_and_options_of_its_archive(line):
+    args = parsed(line)
     paths, choices = parameters_of(args.archive)
     assert all(given.partition("=")[0].lower() in paths for given in args.source if "=" in given)
     assert len(args.source) == 1 or all("=" in given for given in args.source)
@@ -62,56 +82,30 @@ def test_every_command_parses(page, command, monkeypatch, tmp_path):
         _value(args.archive, text, choices[name])
 
 
-def test_there_are_commands_of_every_script():
-    scripts = {command.split()[1] for _, command in commands()}
-    assert scripts == {f"shards/{name}.py" for name in ("build", "inspect", "merge", "upgrade", "verify")}
-
-
-@pytest.mark.parametrize("command", re.findall(r"^\w+ .*launchers/pretrain\.py .*$", PAGES["strategies"], re.MULTILINE))
-def test_every_run_could_start(command):
-    before, _, given = command.partition(" launchers/pretrain.py ")
-    launcher = before.split()[0]
-    path, *overrides = shlex.split(given.removeprefix("--config ").replace(" --resume", ""))
-    settings = load(ROOT / path, ["run.dir=unused", *overrides])
-    resolve_strategy(settings.strategy, World(0, 8, 0, torch.device("cpu")), settings.optim, launcher == "deepspeed")
-
-
-# Launcher -> how it reads a configuration, and one that stands for the … of the documents.
+# Command -> how it reads a configuration, the kind of configuration, and the one that stands for `--config …`.
 CONFIGURED = {
-    "pretrain": (load, "pretrain/dual_simclr_bigearthnet"),
-    "finetune": (load_finetune, "finetune/linear"),
-    "label_fractions": (load_finetune, "finetune/linear"),
-    "active_learning": (load_active, "active_learning/ucmerced_small"),
+    "pretrain": (load, "pretrain", "dual_simclr_bigearthnet"),
+    "finetune": (load_finetune, "finetune", "linear"),
+    "label-fractions": (load_finetune, "finetune", "linear"),
+    "active-learning": (load_active, "active_learning", "ucmerced_small"),
 }
 
 
-def launches() -> list[str]:
-    """What follows `launchers/` in every command line of the documents and the README."""
-    texts = [*PAGES.values(), (ROOT / "README.md").read_text()]
-    lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
-    found = [
-        re.search(r"^ *(?:(?:python|deepspeed|torchrun) .*)?\blaunchers/(\w+\.py +[^|`]*)$", line) for line in lines
-    ]
-    return [re.sub("  +", " ", one[1].partition(" #")[0].strip()) for one in found if one]
+@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.command in CONFIGURED])
+def test_every_run_could_start(line):
+    args = parsed(line)
+    read, kind, default = CONFIGURED[line.command]
+    if getattr(args, "explain", None):
+        return
+    given = Path(default) if str(args.config) in ("…", "RUN.yaml") else args.config
+    path = ROOT / given if given.parent != Path() else find_config(given, kind)
+    settings = read(path, ["run.dir=unused", *args.overrides])
+    world = World(0, 1 if line.launcher in ("", "python") else 8, 0, torch.device("cpu"))
+    resolve_strategy(settings.strategy, world, settings.optim, line.launcher == "deepspeed")
 
 
-@pytest.mark.parametrize("command", sorted(set(launches())), ids=lambda text: text[:60])
-def test_every_launch_is_understood(command):
-    script, *arguments = shlex.split(re.sub(r"\$\{?(\w+)\}?", lambda name: {"query": "mge"}.get(name[1], "1"), command))
-    launcher = Path(script).stem
-    code = "".join((ROOT / "launchers" / name).read_text() for name in (script, "common.py"))
-    assert [flag for flag in arguments if flag.startswith("--") and f'"{flag}"' not in code] == []
-    if launcher in CONFIGURED:
-        read, default = CONFIGURED[launcher]
-        path = arguments[arguments.index("--config") + 1]
-        known = f"configs/{default}.yaml" if path in ("…", "RUN.yaml") else path
-        given = [text for text in arguments if re.match(r"[a-z_]+(\.\w+)*=", text)]
-        assert read(ROOT / known, ["run.dir=unused", *given])
-
-
-def test_every_launcher_is_in_the_documents():
-    scripts = {path.name for path in (ROOT / "launchers").glob("*.py")} - {"common.py"}
-    assert {command.split()[0] for command in launches()} == scripts
+def test_every_command_is_in_the_documents():
+    assert {line.command for line in COMMAND_LINES} == set(COMMANDS)
 
 
 def test_the_job_array_is_bash():

@@ -1,4 +1,4 @@
-"""Query functions: they select the images to label next. One file per function; `base.Query` is the interface."""
+"""Which images to label next: one query function a file, pure functions of what the model sees and the seed."""
 
 from typing import Annotated
 
@@ -22,22 +22,22 @@ QUERIES = Registry(
         "kmeans": "rspretrain.active_learning.queries.kmeans:KMeansQuery",
     },
 )
-# The section `query` of a configuration: the settings of the query function `name`.
+# The section `query` of a configuration: the settings of the query function that `name` chooses.
 QuerySection = Annotated[QuerySettings, SettingsByName(QUERIES, default="mge")]
 
 
 def choose(settings: QuerySettings, candidates: Candidates, budget: int, seed: int) -> Rows:
-    """Rows of the `budget` images to label next, the most informative first; the same on all ranks.
+    """The rows of `budget` images to label next, those that tell most first; the same on all ranks.
 
-    All ranks pass the same candidates (`gather_candidates`). ValueError for fewer candidates than `budget`.
+    All ranks give the same candidates (`gather_candidates`). ValueError where there are fewer than `budget`.
     """
     if not 1 <= budget <= len(candidates):
         raise ValueError(
-            f"A query for {budget} images got {len(candidates)} images without labels; expected 1 to "
-            f"{len(candidates)} images. Lower budget.per_round, or end the loop."
+            f"A query for {budget} images got {len(candidates)} without labels; expected 1 to {len(candidates)}. Lower "
+            "the number of images a round, or end the loop."
         )
-    positions = QUERIES.find(settings.name)(settings)(candidates, budget, seed)
-    assert len(set(positions.tolist())) == budget, f"{settings.name} chose an image twice, or too few: {positions}"
-    # Different machines may differ in the last bits, so all ranks use the first rank's choice.
-    first: Rows = world.gather_stack(torch.from_numpy(candidates.rows[positions]))[0].numpy()
+    places = QUERIES.find(settings.name)(settings)(candidates, budget, seed)
+    assert len(set(places.tolist())) == budget, f"{settings.name} chose an image twice, or too few: {places}"
+    # Unlike machines differ in the last bits: the first rank's choice holds.
+    first: Rows = world.gather_stack(torch.from_numpy(candidates.rows[places]))[0].numpy()
     return first

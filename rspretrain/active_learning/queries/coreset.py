@@ -1,4 +1,4 @@
-"""Coreset: images that cover the candidates, by greedy k-centres (Sener & Savarese 2018, algorithm 1)."""
+"""Coreset: images that leave none far from a labelled one: greedy k-centres (Sener & Savarese 2018, algorithm 1)."""
 
 from typing import final
 
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from rspretrain.active_learning.queries.base import Query
-from rspretrain.active_learning.queries.candidates import Candidates, Positions
+from rspretrain.active_learning.queries.candidates import Candidates, Places
 from rspretrain.rng import mix
 
-_PURPOSE = 0x636F7265  # separates this draw from all others with the same seed
+_PURPOSE = 0x636F7265  # of the draw
 _CHUNK = 1024  # candidates at a time
 
 
@@ -18,10 +18,10 @@ _CHUNK = 1024  # candidates at a time
 class Coreset(Query):
     """Greedy k-centres on the features."""
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
-        """See Query. Each next image is farthest from its nearest labelled or chosen image; the first row of equals.
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """b times the image that is farthest from its nearest labelled or chosen one; the first row of equals.
 
-        Without labelled images, the seed draws the first one.
+        Where nothing is labelled yet, the seed draws the first.
         """
         x = candidates.features
         free = np.ones(len(x), dtype=np.bool_)
@@ -38,9 +38,9 @@ class Coreset(Query):
 
 
 def _from_labelled(x: Tensor, labelled: Tensor) -> Tensor:
-    """[N] squared distance of features [N D] from the nearest of [M D]; the largest float32 without labelled images."""
+    """[N] squared distance of features [N D] from the nearest of [M D]; the largest number where there is none."""
     if not len(labelled):
         return torch.full((len(x),), torch.finfo(torch.float32).max)
-    # Matrix products would lose small distances between large features to rounding.
+    # By differences: as a difference of products, small distances between large features would be noise.
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cat([torch.cdist(part, labelled, compute_mode=exact).amin(dim=1).square() for part in x.split(_CHUNK)])

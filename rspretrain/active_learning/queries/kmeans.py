@@ -1,4 +1,4 @@
-"""K-means: the images nearest to b cluster centres of all candidates. Diversity without uncertainty."""
+"""K-means alone: the image nearest to each of b centres of all candidates. Diversity without uncertainty."""
 
 import warnings
 from typing import final
@@ -9,15 +9,15 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from rspretrain.active_learning.queries.base import Query
-from rspretrain.active_learning.queries.candidates import Candidates, Positions
+from rspretrain.active_learning.queries.candidates import Candidates, Places
 
 
 @final
 class KMeansQuery(Query):
     """The image nearest to each cluster centre."""
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
-        """See Query. The image nearest to the mean of each cluster; for empty clusters, the nearest of the others."""
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """The image nearest to the mean of each cluster, then (where clusters are empty) the nearest of the others."""
         x = candidates.features.numpy()
         cluster = clusters(candidates.features, budget, seed)
         distance = np.empty(len(x), dtype=np.float32)
@@ -27,19 +27,19 @@ class KMeansQuery(Query):
         nearest = np.argsort(distance, kind="stable")
         _, best = np.unique(cluster[nearest], return_index=True)
         others = np.setdiff1d(np.arange(len(x)), best)
-        positions: Positions = nearest[np.concatenate([np.sort(best), others])[:budget]]
-        return positions
+        places: Places = nearest[np.concatenate([np.sort(best), others])[:budget]]
+        return places
 
 
 def clusters(features: Tensor, num: int, seed: int) -> NDArray[np.int32]:
-    """[N] cluster index of each image, in 0..num-1, by Lloyd's algorithm from one k-means++ initialisation.
+    """[N] the number of each image's cluster in 0..num-1: Lloyd's iterations from one k-means++ start.
 
-    Some indices do not occur if features [N D] have fewer than `num` distinct rows.
+    Some numbers do not occur where features [N D] have fewer different rows.
     """
-    from sklearn.cluster import KMeans  # imported here: takes 1.9 s
+    from sklearn.cluster import KMeans  # takes 1.9 s; other queries and pretraining need none of it
     from sklearn.exceptions import ConvergenceWarning
 
-    # Several threads sum the parts of a mean in varying order; one thread gives reproducible centres.
+    # Threads add up their parts of a mean in the order in which they end: one thread, the same centres every time.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
         kmeans = KMeans(num, init="k-means++", n_init=1, random_state=seed % 2**32)

@@ -1,8 +1,7 @@
-"""MGE + clustering: the image with the largest gradient at the last layer in each of b clusters.
+"""MGE + clustering: the images that would move the last layer most, one of each of b groups that look alike.
 
-Möllenbrok & Demir, "Active learning guided fine-tuning", eq. 3 and section 2.2; docs/methods.md, MGE + clustering. The
-paper does not state m (here 10 b), the bias (here excluded), and the choice for empty clusters (here the next largest
-gradients).
+Möllenbrok & Demir, "Active learning guided fine-tuning", eq. 3 and section 2.2; methods.md F.2. Not given there: m
+(10 b), the bias (left out), what fills b where clusters are empty (the next largest gradients).
 """
 
 from typing import final
@@ -12,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rspretrain.active_learning.queries.base import Query, QuerySettings
-from rspretrain.active_learning.queries.candidates import Candidates, Positions, largest_first
+from rspretrain.active_learning.queries.candidates import Candidates, Places, largest_first
 from rspretrain.active_learning.queries.kmeans import clusters
 
 
@@ -25,26 +24,26 @@ class MgeSettings(QuerySettings):
 
 @final
 class Mge(Query):
-    """The image with the largest gradient in each cluster."""
+    """The image of the largest gradient in each cluster."""
 
     Settings = MgeSettings
     settings: MgeSettings
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
-        """See Query. Clusters the m = `uncertain` * b images with the largest gradients; the largest are first."""
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """The image of the largest gradient in each of b clusters of the m = `uncertain` * b largest; largest first."""
         likely = largest_first(magnitudes(candidates))[: self.settings.uncertain * budget]
         cluster = clusters(candidates.features[likely], budget, seed)
-        _, best = np.unique(cluster, return_index=True)  # the first image of a cluster has its largest gradient
+        _, best = np.unique(cluster, return_index=True)  # the first of a cluster has its largest gradient
         others = np.setdiff1d(np.arange(len(likely)), best)
-        positions: Positions = likely[np.concatenate([np.sort(best), others])[:budget]]
-        return positions
+        places: Places = likely[np.concatenate([np.sort(best), others])[:budget]]
+        return places
 
 
 def magnitudes(candidates: Candidates) -> Tensor:
-    """[N] norm of the loss gradient at the last layer's weights, if the predictions were correct.
+    """[N] norm of the gradient of the mean loss over classes at the last layer's weights, had the model been right.
 
-    The gradient is the outer product (p - yhat) h / K, so its norm is a product of two norms without autograd. The
-    factor 1/K is from the mean over classes and applies to multi-label data only.
+    That gradient is the outer product (p - yhat) h / C, so its norm is the product of two: no autograd. One label an
+    image has one loss, not a mean over C, and no 1/C.
     """
     num_losses = candidates.probabilities.shape[1] if candidates.multi else 1
     size: Tensor = candidates.residuals().norm(dim=1) * candidates.features.norm(dim=1) / num_losses

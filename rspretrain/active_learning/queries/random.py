@@ -1,20 +1,20 @@
-"""Random images: the baseline of all query functions."""
+"""Uniformly random images: the baseline of every other query."""
 
 from typing import final
 
 import numpy as np
 
 from rspretrain.active_learning.queries.base import Query
-from rspretrain.active_learning.queries.candidates import Candidates, Positions
+from rspretrain.active_learning.queries.candidates import Candidates, Places
 from rspretrain.rng import mix, mix_array
 
-_PURPOSE = 0x72616E64  # separates these draws from all others with the same seed
+_PURPOSE = 0x72616E64  # of the draws
 
 
 @final
 class Random(Query):
-    """Uniformly random images."""
+    """Every image with the same chance."""
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
-        """See Query. Each row has its own random number, which does not depend on other rows."""
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+        """b of them. Every row has its own draw, whatever else is in the pool."""
         return np.argsort(mix_array(mix(seed, _PURPOSE), candidates.rows), kind="stable")[:budget]

@@ -32,11 +32,11 @@ def candidates(num: int = 60, *, labelled: int = LABELLED, multi: bool = True, s
 def table(
     num: int = 60, *, labelled: int = LABELLED, multi: bool = True, seed: int = 0
 ) -> tuple[NDArray[np.int64], Tensor, Tensor, NDArray[np.bool_]]:
-    """Rows with gaps, features in four clusters (positive, as after a ReLU), probabilities, and labelled flags."""
+    """Rows with gaps, features in four clumps (positive, as after a ReLU), probabilities, and which have labels."""
     generator = torch.Generator().manual_seed(seed)
     every = num + labelled
-    centres = torch.nn.functional.one_hot(torch.arange(every) % 4, 8)
-    x = 4 * centres + torch.rand(every, 8, generator=generator)
+    clumps = torch.nn.functional.one_hot(torch.arange(every) % 4, 8)
+    x = 4 * clumps + torch.rand(every, 8, generator=generator)
     logits = 2 * torch.randn(every, 5, generator=generator)
     p = logits.sigmoid() if multi else logits.softmax(dim=1)
     return 3 * np.arange(every), x, p, np.isin(np.arange(every), 5 * np.arange(labelled) + 3)

@@ -7,7 +7,7 @@ from rspretrain.active_learning.queries.candidates import Candidates
 
 
 def reference(pool: Candidates, budget: int) -> list[int]:
-    """Algorithm 1, with all distances computed in each step."""
+    """Algorithm 1, every distance anew."""
     x, centres = pool.features.double().numpy(), list(pool.labelled.double().numpy())
     chosen: list[int] = []
     while len(chosen) < budget:
@@ -17,19 +17,19 @@ def reference(pool: Candidates, budget: int) -> list[int]:
     return chosen
 
 
-def test_the_choice_equals_that_of_a_slow_reference() -> None:
+def test_a_choice_is_that_of_a_slow_reference() -> None:
     for seed in range(3):
         pool = candidates(seed=seed)
         assert query("coreset")(pool, 20, seed=0).tolist() == reference(pool, 20)
 
 
-def test_the_choice_does_not_depend_on_the_chunk_size(monkeypatch) -> None:
+def test_chunks_change_nothing(monkeypatch) -> None:
     whole = query("coreset")(candidates(), 20, seed=0)
     monkeypatch.setattr(coreset, "_CHUNK", 7)
     assert np.array_equal(query("coreset")(candidates(), 20, seed=0), whole)
 
 
-def test_without_labels_the_first_image_is_random_and_the_second_the_farthest() -> None:
+def test_without_labels_the_seed_draws_the_first_and_the_next_is_the_farthest() -> None:
     pool = candidates(labelled=0)
     firsts = set()
     for seed in range(30):
@@ -39,7 +39,7 @@ def test_without_labels_the_first_image_is_random_and_the_second_the_farthest() 
     assert len(firsts) > 15
 
 
-def test_equally_distant_images_are_in_the_order_of_rows() -> None:
+def test_equally_far_images_come_in_the_order_of_rows() -> None:
     x = torch.tensor([[0.0], [1.0], [1.0], [-1.0]])
     pool = Candidates(np.arange(4), x, torch.ones(4, 2), torch.zeros(1, 1))
     assert query("coreset")(pool, 4, seed=0).tolist() == [1, 3, 0, 2]

@@ -10,24 +10,24 @@ from rspretrain.active_learning.queries import kmeans
 from rspretrain.active_learning.queries.candidates import Candidates
 
 
-def test_the_image_nearest_to_each_centre_is_chosen() -> None:
+def test_one_image_of_every_clump_and_the_nearest_to_its_mean() -> None:
     pool = candidates()
-    positions = query("kmeans")(pool, 4, seed=0)
-    cluster = pool.features.argmax(1).numpy()
-    assert sorted(cluster[positions]) == [0, 1, 2, 3]
-    for position in positions:
-        inside = np.flatnonzero(cluster == cluster[position])
+    places = query("kmeans")(pool, 4, seed=0)
+    clump = pool.features.argmax(1).numpy()
+    assert sorted(clump[places]) == [0, 1, 2, 3]
+    for place in places:
+        inside = np.flatnonzero(clump == clump[place])
         distance = (pool.features[inside] - pool.features[inside].mean(0)).norm(dim=1)
-        assert inside[distance.argmin()] == position
+        assert inside[distance.argmin()] == place
 
 
-def test_clusters_equal_scikit_learns() -> None:
+def test_clusters_are_scikit_learns() -> None:
     x = candidates().features
     expected = KMeans(5, n_init=1, random_state=7).fit_predict(x.numpy())
     assert kmeans.clusters(x, 5, 7 + 2**40).tolist() == expected.tolist()  # seeds have 64 bits, scikit-learn's 32
 
 
-def test_clustering_uses_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
     class Watched(KMeans):
@@ -41,8 +41,8 @@ def test_clustering_uses_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(threads) == {1}
 
 
-def test_fewer_distinct_images_than_clusters() -> None:
+def test_fewer_different_images_than_clusters() -> None:
     x = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
-    positions = query("kmeans")(Candidates(np.arange(4), x, torch.ones(4, 2), x[:0]), 3, seed=0)
-    assert set(positions[:2]) == {0, 3}
-    assert positions[2] == 1
+    places = query("kmeans")(Candidates(np.arange(4), x, torch.ones(4, 2), x[:0]), 3, seed=0)
+    assert set(places[:2]) == {0, 3}
+    assert places[2] == 1

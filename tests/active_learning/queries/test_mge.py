@@ -10,7 +10,7 @@ from rspretrain.active_learning.queries.kmeans import clusters
 
 
 @pytest.mark.parametrize("multi", [True, False])
-def test_magnitudes_equal_autograds(multi: bool) -> None:
+def test_magnitudes_are_autograds(multi: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     h = torch.rand(20, 16, generator=generator)
     layer = torch.nn.Linear(16, 7)
@@ -28,31 +28,31 @@ def test_magnitudes_equal_autograds(multi: bool) -> None:
         assert ours[i].item() == pytest.approx(gradient.norm().item(), rel=1e-5)
 
 
-def test_certain_predictions_have_no_gradient() -> None:
-    certain = Candidates(np.arange(2), torch.ones(2, 3), torch.tensor([[0.0, 1.0], [0.5, 0.5]]), torch.ones(0, 3))
-    assert mge.magnitudes(certain).tolist() == [0.0, pytest.approx(np.sqrt(0.5 * 3) / 2)]
+def test_a_sure_model_has_no_gradient() -> None:
+    sure = Candidates(np.arange(2), torch.ones(2, 3), torch.tensor([[0.0, 1.0], [0.5, 0.5]]), torch.ones(0, 3))
+    assert mge.magnitudes(sure).tolist() == [0.0, pytest.approx(np.sqrt(0.5 * 3) / 2)]
 
 
-def test_uncertain_1_chooses_the_largest_gradients() -> None:
+def test_as_many_candidates_as_picks_are_the_largest_gradients() -> None:
     pool = candidates()
     top = largest_first(mge.magnitudes(pool))
     assert query("mge", uncertain=1)(pool, 12, seed=0).tolist() == top[:12].tolist()
     assert query("mge")(pool, 1, seed=0).tolist() == top[:1].tolist()
 
 
-def test_the_largest_gradient_of_each_cluster_is_chosen() -> None:
+def test_every_cluster_gives_its_largest_gradient() -> None:
     pool, size = candidates(), mge.magnitudes(candidates())
     likely = largest_first(size)[:40]
     cluster = clusters(pool.features[likely], 4, seed=5)
-    expected = {max(likely[cluster == c], key=lambda position: size[position].item()) for c in range(4)}
-    positions = query("mge")(pool, 4, seed=5)
-    assert set(positions) == expected
-    assert size[positions].tolist() == sorted(size[positions].tolist(), reverse=True)
+    expected = {max(likely[cluster == c], key=lambda place: size[place].item()) for c in range(4)}
+    places = query("mge")(pool, 4, seed=5)
+    assert set(places) == expected
+    assert size[places].tolist() == sorted(size[places].tolist(), reverse=True)
 
 
-def test_empty_clusters_are_replaced_by_the_next_largest_gradients() -> None:
+def test_where_clusters_are_empty_the_next_largest_gradients_follow() -> None:
     h = torch.tensor([[1.0, 0.0]] * 5 + [[0.0, 2.0]] * 5)
     p = torch.linspace(0.1, 0.4, 10)[:, None].expand(10, 2)
-    positions = query("mge")(Candidates(np.arange(10), h, p, h[:0]), 4, seed=0)
-    assert set(positions[:2]) == {9, 4}  # the two clusters
-    assert positions[2:].tolist() == [8, 7]
+    places = query("mge")(Candidates(np.arange(10), h, p, h[:0]), 4, seed=0)
+    assert set(places[:2]) == {9, 4}  # the two clusters
+    assert places[2:].tolist() == [8, 7]

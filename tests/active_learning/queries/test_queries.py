@@ -1,4 +1,4 @@
-"""Properties of all query functions."""
+"""What every query function owes (methods.md F.7)."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ NAMES = list(QUERIES)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("multi", [True, False])
 @pytest.mark.parametrize("budget", [1, 7, 60])
-def test_the_choice_has_the_requested_number_of_distinct_rows(name: str, multi: bool, budget: int) -> None:
+def test_so_many_different_rows_of_the_pool(name: str, multi: bool, budget: int) -> None:
     pool = candidates(multi=multi)
     rows = choose(settings(name), pool, budget, seed=3)
     assert rows.shape == (budget,)
@@ -25,7 +25,7 @@ def test_the_choice_has_the_requested_number_of_distinct_rows(name: str, multi: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_choice_depends_on_candidates_and_seed_only(name: str) -> None:
+def test_a_choice_follows_candidates_and_seed_alone(name: str) -> None:
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 (scikit-learn's default)
     first = choose(settings(name), candidates(), 9, seed=3).tolist()
@@ -35,7 +35,7 @@ def test_the_choice_depends_on_candidates_and_seed_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_identical_images_are_chosen_once_each(name: str) -> None:
+def test_images_that_are_all_alike_are_taken_once_each(name: str) -> None:
     alike = Candidates(np.arange(5, 12), torch.ones(7, 3), torch.full((7, 2), 0.5), torch.ones(2, 3))
     assert sorted(choose(settings(name), alike, 7, seed=0)) == list(range(5, 12))
 
@@ -43,29 +43,28 @@ def test_identical_images_are_chosen_once_each(name: str) -> None:
 def chosen_of_rank() -> dict[str, list[int]]:
     rows, x, p, labelled = table()
     order = np.random.default_rng(0).permutation(len(rows))
-    mine = order[41:] if world.rank() else order[:41]  # different numbers, unsorted, labelled images on both ranks
+    mine = order[41:] if world.rank() else order[:41]  # unequal shares in disorder, labelled images in both
     pool = gather_candidates(rows[mine], x[mine], p[mine], labelled[mine])
     chosen = {name: choose(settings(name), pool, 9, seed=3).tolist() for name in NAMES}
     return chosen | {"of the first rank": choose(settings("random"), pool, 9, seed=world.rank()).tolist()}
 
 
-def test_two_ranks_choose_the_same_images_as_one_process() -> None:
+def test_two_ranks_choose_what_one_process_does() -> None:
     alone = {name: choose(settings(name), candidates(), 9, seed=3).tolist() for name in NAMES}
     alone["of the first rank"] = choose(settings("random"), candidates(), 9, seed=0).tolist()
     assert run_ranks(2, chosen_of_rank) == [alone, alone]
 
 
-def test_mge_uses_its_setting_uncertain() -> None:
+def test_how_many_uncertain_images_are_clustered_is_a_setting() -> None:
     pool = candidates()
     rows = choose(settings("mge", uncertain=1), pool, 12, seed=3)
     assert rows.tolist() == pool.rows[query("mge", uncertain=1)(pool, 12, seed=3)].tolist()
     assert rows.tolist() != choose(settings("mge"), pool, 12, seed=3).tolist()
 
 
-def test_a_budget_outside_1_to_n_is_refused() -> None:
+def test_a_budget_that_cannot_be_met_is_refused() -> None:
     for budget in (0, 61):
         with pytest.raises(
-            ValueError,
-            match=rf"query for {budget} images got 60 images without labels; expected 1 to 60 images\. Lower",
+            ValueError, match=rf"query for {budget} images got 60 without labels; expected 1 to 60\. Lower"
         ):
             choose(settings("mge"), candidates(), budget, seed=0)
