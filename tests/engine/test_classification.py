@@ -8,7 +8,7 @@ from gloo import run_ranks
 from engine.finetunes import finetune, job, on_this_rank, results, write_config
 from engine.runs import whole_lines
 from rspretrain import config
-from rspretrain.engine.checkpoint import Checkpoints, read
+from rspretrain.engine.checkpoint import Checkpoints, read_checkpoint
 from rspretrain.engine.finetune import prepare_finetune
 from rspretrain.engine.trainer import train
 from rspretrain.world import World
@@ -113,7 +113,7 @@ def test_invalid_validation_settings_are_refused(tmp_path):
 def test_initial_weights_are_loaded(run, tmp_path):
     path, _ = run
     folder = path.parent / "run/checkpoints/step_00000024"
-    weights = read(folder)[1]
+    weights = read_checkpoint(folder)[1]
     settings = config.load_finetune(path, [f"run.dir={tmp_path}/next", "train.steps=1", "optim.lr=1e-12"])
     warm = prepare_finetune(settings, World(0, 1, 0, torch.device("cpu")), False, initial=weights)
     train(warm, resume=False, log=lambda line: None)
