@@ -64,6 +64,7 @@ def parse(tree: Tree, overrides: Sequence[str] = (), source: str = "the configur
 
 def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> Kind:
     """As `parse`, of a run of any kind."""
+    _check_kind(kind, tree, source)
     for override in overrides:
         _override(tree, override)
     try:
@@ -71,6 +72,18 @@ def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source
     except ValidationError as error:
         told = " ".join(explain(item, tree, kind) for item in error.errors())
         raise ConfigError(f"{source}: {told}") from None
+
+
+def _check_kind(kind: type[Settings], tree: Tree, source: str) -> None:
+    """ConfigError if the sections are those of another kind of run."""
+    foreign = [section for section in tree if section not in kind.model_fields]
+    kinds = (RunSettings, FinetuneSettings, ActiveSettings)
+    other = next((one for one in kinds if all(section in one.model_fields for section in tree)), None)
+    if foreign and other is not None and issubclass(kind, CommonSettings):
+        raise ConfigError(
+            f"{source} is a configuration of {other.title}, expected one of {kind.title}, which has no "
+            f"{', '.join(foreign)}. Run it with `rspretrain {other.command}`."
+        )
 
 
 def dump(settings: Settings) -> str:

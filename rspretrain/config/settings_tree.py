@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -73,6 +73,9 @@ class TrainSection(Settings):
 class CommonSettings(Settings):
     """What every run has, whatever it trains."""
 
+    title: ClassVar[str] = "a run"
+    command: ClassVar[str] = ""  # of rspretrain
+
     run: RunSection = Field(description="Name, folder and seed of the run.")
     data: DataSettings = Field(description="Samples and their loading.")
     strategy: StrategySection = Field(default=StrategySettings(), description="Parallelism, precision and memory.")
@@ -86,6 +89,9 @@ class CommonSettings(Settings):
 class RunSettings(CommonSettings):
     """Everything that decides a pretraining run."""
 
+    title = "pretraining"
+    command = "pretrain"
+
     backbone: BackboneSettings = Field(
         default=BackboneSettings(),
         description="Architecture of the networks, one per sensor (or one in all with objective.fusion: early).",
@@ -95,6 +101,9 @@ class RunSettings(CommonSettings):
 
 class FinetuneSettings(CommonSettings):
     """Everything that decides a fine-tuning run: labels, networks that may be pretrained, and what of them trains."""
+
+    title = "fine-tuning"
+    command = "finetune"
 
     sensors: dict[str, SensorSettings] = Field(
         default_factory=dict,
@@ -123,6 +132,9 @@ class FinetuneSettings(CommonSettings):
 
 class ActiveSettings(FinetuneSettings):
     """Everything that decides a label-budget loop: a fine-tuning run a round, and which images get labels between."""
+
+    title = "active learning"
+    command = "active-learning"
 
     budget: BudgetSettings = Field(default=BudgetSettings(), description="Numbers of labelled images, and the splits.")
     query: QuerySection = Field(default=MgeSettings(), description="Query function that selects the images to label.")

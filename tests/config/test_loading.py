@@ -66,6 +66,38 @@ def test_resume_compares_what_would_change_the_mathematics(tmp_path):
         config.check_same(saved, load(tmp_path, "run.seed=1", "data.window=4"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "sections", "told"),
+    [
+        (
+            config.RunSettings,
+            {"labels": {}, "tune": {}},
+            "fine-tuning, expected one of pretraining, which has no labels",
+        ),
+        (
+            config.RunSettings,
+            {"budget": {}},
+            "active learning, expected one of pretraining, which has no budget",
+        ),
+        (config.FinetuneSettings, {"query": {}}, r".*which has no query. Run it with `rspretrain active-learning`\.$"),
+        (
+            config.FinetuneSettings,
+            {"objective": {}},
+            r"pretraining, .* no objective. .* `rspretrain pretrain`",
+        ),
+        (
+            config.ActiveSettings,
+            {"objective": {}},
+            "pretraining, expected one of active learning, which",
+        ),
+    ],
+)
+def test_a_configuration_of_another_kind_of_run_is_one_sentence(kind, sections, told):
+    common = {name: section for name, section in SMALL.items() if name != "objective"}
+    with pytest.raises(ConfigError, match=f"^x.yaml is a configuration of {told}"):
+        config.parse_as(kind, common | sections, (), "x.yaml")
+
+
 def test_texts_with_quotes_of_their_own_are_taken_as_they_are(tmp_path):
     settings = config.load(write(tmp_path), ["data.filter='Pastures' in labels_19 and lat > 50"])
     assert settings.data.filter == "'Pastures' in labels_19 and lat > 50"
