@@ -133,9 +133,7 @@ class CsvOracle(Oracle):
         for key, row in zip(keys, rows.tolist(), strict=True):
             picture = f"pictures/{key}.png"
             if not (path.parent / picture).exists():
-                unfinished = path.parent / f"{picture}.part"
-                draw_sample(self.shards, row, unfinished, labels=False)
-                unfinished.rename(path.parent / picture)
+                draw_sample(self.shards, row, path.parent / picture, labels=False)
             table.writerow((key, picture, ""))
         write_atomically(path.parent / "README.txt", self._explanation().encode())
         write_atomically(path, text.getvalue().encode("utf-8-sig"))  # Excel detects UTF-8 only by this byte order mark

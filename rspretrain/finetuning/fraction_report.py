@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import NullLocator
 
+from rspretrain.files import atomic
+
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 # Okabe and Ito 2008: eight colours for readers with colour blindness, without the yellow, which is too faint for lines.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -120,7 +122,8 @@ def draw(points: Sequence[Point], metric: str, path: Path, title: str = "") -> F
     axes.legend(frameon=False, fontsize=7, labelcolor=_INK)
     if title:
         axes.set_title(title, fontsize=9, color=_INK, loc="left")
-    figure.savefig(path, format="png")
+    with atomic(path) as file:
+        figure.savefig(file, format="png")
     return figure
 
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch as Swatch
 from numpy.typing import NDArray
 
+from rspretrain.files import atomic
 from rspretrain.sensors import ANY_SENSOR, Group
 from rspretrain.shardset.inspection.pictures import code_colour, code_name
 from rspretrain.shardset.statistics import BandStatistics
@@ -91,7 +92,8 @@ def draw_statistics(groups: Sequence[Group], statistics: Statistics, path: Path,
     if title:
         figure.suptitle(title, fontsize=10, color=_INK, x=0.01, ha="left")
     _add_legend(figure)
-    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.12)
+    with atomic(path) as file:
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
 
 
 def _draw_band(axis: Axes, group: Group, name: str, found: BandStatistics) -> None:

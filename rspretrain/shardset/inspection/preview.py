@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch as Swatch
 
 from rspretrain.archives.raster import to_degrees
+from rspretrain.files import atomic
 from rspretrain.sensors import Group
 from rspretrain.shardset.index import ShardSet
 from rspretrain.shardset.inspection.pictures import (
@@ -201,7 +202,8 @@ def _first_of_maps(pictures: list[Picture]) -> list[Picture]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.12)
+    with atomic(path) as file:
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
 
 
 def _show(axis: Axes, picture: Picture, codes: int) -> None:
