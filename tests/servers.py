@@ -1,4 +1,4 @@
-"""Real servers for tests: files over HTTP, an S3-compatible and a GCS-compatible store; each with faults on request."""
+"""Real servers for tests: files over HTTP, an S3-compatible store and a GCS-compatible store, with optional faults."""
 
 import http.client
 import itertools
@@ -15,16 +15,15 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-# What a request meets: "500", "403", "stall" (half of the body, then nothing), "cut" (half, then the end), "wrong"
-# (a flipped bit), "long" (a megabyte too much), "silent" (never an answer), "slow" (10 ms after every 8 KB).
+# Faults: "500", "403", "stall" (half of the body, then nothing), "cut" (half of the body, then the connection closes),
+# "wrong" (a flipped bit), "long" (an additional megabyte), "silent" (no response), "slow" (10 ms after every 8 KB).
 CHUNK = 1 << 13
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
 Answer = tuple[int, dict[str, str], bytes]
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves a folder. `faults[name]` are met by the GETs of that file, one each; the last stays where it ends with
-    "forever"."""
+    """Serves a folder. Each GET of a file takes one of `faults[name]`; a fault that ends with "forever" is repeated."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -50,7 +49,7 @@ class FileServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.port}"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> Answer:
-        """Status, headers and body of a request, as if there were no faults."""
+        """Status, headers and body of a response without faults."""
         path = self.folder / urlsplit(handler.path).path.lstrip("/")
         if not path.is_file():
             return 404, {}, b""
@@ -75,10 +74,10 @@ class FileServer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # clients that give up are the point of some tests
+        pass  # some tests need clients that disconnect
 
     def kill(self) -> None:
-        """Be gone, with all connections: from now on they are refused."""
+        """Stop the server and close all connections; new ones are refused."""
         self.shutdown()
         self.server_close()
         self.thread.join()
@@ -88,7 +87,7 @@ class FileServer(ThreadingHTTPServer):
 
 
 class Front(FileServer):
-    """Stands before another server and brings the faults that that one does not have."""
+    """A proxy in front of another server that adds faults."""
 
     def __init__(self, upstream: str, port: int = 0) -> None:
         self.upstream = urlsplit(upstream).netloc
@@ -178,13 +177,13 @@ def running(server: FileServer) -> Iterator[FileServer]:
 
 
 def serving(folder: Path, port: int = 0) -> AbstractContextManager[FileServer]:
-    """Files of a folder over HTTP, while the block runs."""
+    """Serve the files of a folder over HTTP while the block runs."""
     return running(FileServer(folder, port))
 
 
 @contextmanager
 def object_store(folder: Path, bucket: str, name: str = "set") -> Iterator[str]:
-    """An S3-compatible server that holds the files of a folder as s3://bucket/name/…; its endpoint."""
+    """An S3-compatible server with the files of a folder as s3://bucket/name/…; yields its endpoint."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -203,7 +202,7 @@ def object_store(folder: Path, bucket: str, name: str = "set") -> Iterator[str]:
 
 @contextmanager
 def google_store(folder: Path, bucket: str) -> Iterator[str]:
-    """A GCS-compatible server that holds the files of a folder as gs://bucket/set/…; its endpoint."""
+    """A GCS-compatible server with the files of a folder as gs://bucket/set/…; yields its endpoint."""
     from gcp_storage_emulator.server import create_server
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
@@ -224,7 +223,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def total_bytes(folder: Path) -> int:
-    """Of all files on the disk, claims' reservations left out, while others come and go."""
+    """The size of all files, without reservations of claims, while files are created and deleted."""
     total = 0
     for path in itertools.chain(folder.rglob("*.tar"), folder.rglob("*.part"), folder.rglob("*.parquet")):
         with suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
-"""Precision of forward and backward: bf16 where the device computes in it, else fp32.
+"""Precision of the forward and backward pass: bf16 on devices with bf16 hardware, else fp32.
 
-A CPU without such instructions emulates bf16, many times slower than fp32 (docs/strategies.md has the figures).
+A CPU without bf16 instructions emulates it, which is many times slower than fp32 (figures in docs/strategies.md).
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def bf16_hardware(device: torch.device) -> str:
-    """The unit of this device that computes in bf16, such as "AVX512-BF16"; empty if there is none."""
+    """The bf16 hardware of a device, such as "AVX512-BF16"; empty if there is none."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device) if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     # torch has no public function for these two.
@@ -22,16 +22,16 @@ def bf16_hardware(device: torch.device) -> str:
     return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else ""
 
 
-def resolve_precision(asked: Precision, device: torch.device) -> Precision:
-    """`asked`, with `auto` replaced by bf16 if the devices of all ranks compute in it, else by fp32. Collective."""
-    if asked != "auto":
-        return asked
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """`precision`, with `auto` replaced by bf16 if all ranks have bf16 hardware, else by fp32. Collective."""
+    if precision != "auto":
+        return precision
     without = world.sum_over_ranks(torch.tensor(int(not bf16_hardware(device))))
     return "fp32" if without.item() else "bf16"
 
 
 def precision_text(precision: Precision, device: torch.device) -> str:
-    """A line for the start of a run; with a warning if bf16 is emulated on this device."""
+    """The precision as a log line, with a warning if bf16 is emulated on this device."""
     unit = bf16_hardware(device)
     if precision == "bf16" and not unit:
         missing = "a CPU without AMX or AVX512-BF16" if device.type == "cpu" else "a GPU without bf16 units"

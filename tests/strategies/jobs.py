@@ -60,7 +60,7 @@ NORMED = {"lr": 3e-4, "eps": 1e-3}
 @dataclass(frozen=True)
 class Case:
     objective: dict[str, Any]
-    # Of every loss, and of every tensor's norm after 20 steps: three to five times what test_law_5.py measured.
+    # Relative to every loss, and to every tensor's norm after 20 steps: 3 to 5 times the errors in test_objectives.py.
     tolerance: float
     backbone: dict[str, Any] = field(default_factory=vit)
     optim: dict[str, Any] = field(default_factory=lambda: {"lr": 1e-3, "eps": 1e-4})

@@ -29,7 +29,7 @@ def mixture(sizes, weights, streams=1, window=2, seed=0, global_batch=8):
     steps=st.integers(1, 12),
     restart=st.integers(0, 12),
 )
-def test_law_3(sizes, weights, seed, streams, window, world, per_rank, steps, restart):
+def test_every_sample_once_for_any_world_size(sizes, weights, seed, streams, window, world, per_rank, steps, restart):
     made = mixture(sizes, weights[: len(sizes)], streams, window, seed, world * per_rank)
     check_mixture(made, world * per_rank, world, steps, restart)
 

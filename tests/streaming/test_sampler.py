@@ -22,7 +22,7 @@ from rspretrain.streaming.sampler import EpochSampler, positions_by_stream, rank
     per_rank=st.integers(1, 5),
     epoch=st.integers(0, 3),
 )
-def test_law_3(sizes, seed, streams, window, world, accumulation, per_rank, epoch):
+def test_every_sample_once_for_any_world_size(sizes, seed, streams, window, world, accumulation, per_rank, epoch):
     streams = min(streams, sum(size > 0 for size in sizes))
     if streams:
         sampler = EpochSampler(np.array(sizes), seed=seed, streams=streams, window=window)
