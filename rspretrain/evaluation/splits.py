@@ -76,7 +76,7 @@ def default_nomenclature(shards: ShardSet) -> str:
 def holdout_mask(targets: Tensor, multi: bool) -> Tensor:
     """[N] bool: every fifth sample in order, counted per class if samples have one label. targets: multi-hot [N K]."""
     class_of = torch.zeros(len(targets), dtype=torch.long) if multi else targets.long().argmax(dim=1)
-    return torch.from_numpy(index.every_fifth(class_of.numpy()))
+    return torch.from_numpy(index.holdout_mask(class_of.numpy()))
 
 
 def _labelled_rows(shards: ShardSet, labelled: NDArray[np.bool_], split: str) -> Rows:

@@ -184,7 +184,7 @@ class ShardSet:
         single = next((name for name, nomenclature in self.nomenclatures.items() if not nomenclature.multi), None)
         class_of = self.labels(single).argmax(1)[by_key] if single else np.zeros(len(self), dtype=np.int64)
         held_out = np.zeros(len(self), dtype=np.bool_)
-        held_out[by_key] = every_fifth(class_of)
+        held_out[by_key] = holdout_mask(class_of)
         return held_out
 
     def labels(self, nomenclature: str) -> NDArray[np.bool_]:
@@ -233,7 +233,7 @@ class ShardSet:
         return (self.path / self.manifest.shards[number].name).open("rb")
 
 
-def every_fifth(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
+def holdout_mask(class_of: NDArray[np.int64]) -> NDArray[np.bool_]:
     """[N] bool: every fifth sample of each class, in the given order. `class_of` [N]: class of each sample."""
     chosen = np.zeros(len(class_of), dtype=np.bool_)
     for each in np.unique(class_of):

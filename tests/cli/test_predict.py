@@ -152,7 +152,14 @@ def test_what_does_not_fit_is_one_paragraph(predict, tmp_path: Path, capsys) -> 
             "pictures",
         ): "pictures has the sensors ['rgb'], the classifier expects",
         ("--classifier", "rgb", "--shards", "shards"): "the classifier expects at least one of ['rgb']. Use images",
-        ("--classifier", "pair", "--shards", "shards", "--split", "val"): "has no split 'val'; it has {'test': 6",
+        (
+            "--classifier",
+            "pair",
+            "--shards",
+            "shards",
+            "--split",
+            "val",
+        ): "has no split 'val'; its splits are {'test': 6",
         ("--classifier", "pair", "--images", tmp_path): "but the classifier takes the sensors ['s1', 's2']; expected",
         ("--classifier", "rgb", "--images", tmp_path / "empty"): "empty holds no image of rgb, expected .jpg",
     }.items():

@@ -53,7 +53,7 @@ def test_a_table_and_a_file(folder: Path, launch) -> None:
 def test_what_does_not_fit_is_one_paragraph(launch) -> None:
     for args, message in {
         ("--shards", "pictures"): "Sensor 's2' is not in the shard set, which has ['rgb']",
-        ("--shards", "shards", "--test-split", "val"): "has no split 'val'; it has {'test': 8, 'train': 32}",
+        ("--shards", "shards", "--test-split", "val"): "has no split 'val'; its splits are {'test': 8, 'train': 32}",
     }.items():
         done = launch(*args)
         assert done.returncode == 2

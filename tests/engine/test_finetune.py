@@ -79,7 +79,7 @@ def test_linear_mode_trains_the_head_only(path, tmp_path):
         (("data={sources: [{shards: x}, {shards: y}]}",), r"data.sources: got 2 shard sets, expected one for fine-t"),
         (("sensors={}",), r"backbone and sensors are both empty, expected at least one network. Set backbone.SENSOR"),
         (("sensors.s3={bands: [A]}",), r"Sensor 's3' is not in the shard set, which has \['s1', 's2'\]"),
-        (("labels.nomenclature=other",), r"has no nomenclature 'other'; it has \['all', 'class'\]"),
+        (("labels.nomenclature=other",), r"has no nomenclature 'other'; its nomenclatures are \['all', 'class'\]"),
     ],
 )  # fmt: skip
 def test_invalid_settings_are_refused(path, overrides, message):

@@ -80,7 +80,7 @@ def test_batches_larger_than_the_set(tmp_path):
 
 
 def test_unknown_split(tmp_path):
-    with pytest.raises(ValueError, match=r"has no split 'val'; it has \{'test': 2, 'train': 8\} of its own. Name one"):
+    with pytest.raises(ValueError, match=r"has no split 'val'; its splits are \{'test': 2, 'train': 8\}. Name one"):
         loader(memory_shards(tmp_path, samples=10), split="val")
 
 
