@@ -183,7 +183,7 @@ class Run:
         lr = self.job.lr(self.step)
         seed_torch(0, self.step, 0)
         self.job.objective.prepare(self.job.progress(self.step))
-        self.job.objective.is_watched = watched
+        self.job.objective.compute_health = watched
         report = self.strategy.train_step(batch, lr, self.job.objective.momentum)
         self.step += 1
         self.setting.wait()
@@ -206,9 +206,10 @@ class Run:
 PARTS = ("views", "loss", "health", "buffers", "clipping", "optimizer", "ema")
 # Losses count with their forward only: their backward is part of that of the networks.
 _LOSSES = (
-    "nt_xent", "distance", "contrast", "distil", "cross_entropy", "masked_mse", "standardise", "patchify", "directions"
+    "nt_xent", "cosine_distance", "info_nce", "dino_loss", "cross_entropy", "masked_mse", "standardise", "patchify",
+    "directions",
 )  # fmt: skip
-_HEALTH = ("view_health", "teacher_student_health", "teacher_health", "feature_std", "effective_rank", "worst")
+_HEALTH = ("view_health", "teacher_student_health", "teacher_health", "feature_std", "effective_rank", "worst_values")
 
 
 class Parts:

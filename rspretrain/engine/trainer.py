@@ -175,7 +175,7 @@ class Trainer:
         seed_torch(self.settings.run.seed, step, self.job.world.rank)
         self.job.objective.prepare(self.job.progress(step))
         evaluate = self.job.evaluator.is_due(step + 1)
-        self.job.objective.is_watched = self.metric_logger.is_due(step + 1) or evaluate
+        self.job.objective.compute_health = self.metric_logger.is_due(step + 1) or evaluate
         report = self.strategy.train_step(batch, lr, self.job.objective.momentum, self.job.weight_decay(step))
         if self.settings.data.ledger:
             keys = batch_keys(batch, self.job.sources)

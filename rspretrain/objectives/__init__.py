@@ -1,4 +1,4 @@
-"""Self-supervised methods: one file, one forward each."""
+"""Self-supervised objectives, one per file. Each is a module whose forward maps a batch to a loss and metrics."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -23,7 +23,7 @@ OBJECTIVES = Registry(
         "simclr": "rspretrain.objectives.simclr:Simclr",
     },
 )
-# The section `objective` of a configuration: the settings of the objective that `name` chooses.
+# The section `objective` of a configuration: the settings of the objective with this `name`.
 ObjectiveSection = Annotated[ObjectiveSettings, SettingsByName(OBJECTIVES)]
 
 
@@ -33,5 +33,5 @@ def build_objective(
     backbone: BackboneSettings,
     groups: Sequence[Group],
 ) -> Objective:
-    """The objective that `settings.name` chooses, for a shard set with these groups. ValueError as its class says."""
+    """Build the objective `settings.name` for a shard set with these groups. ValueError as in its class."""
     return OBJECTIVES.find(settings.name)(settings, sensors, backbone, groups)

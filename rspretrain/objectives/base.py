@@ -1,10 +1,11 @@
-"""What an objective is: one module, one forward, from a batch to a loss and the numbers that a person watches."""
+"""Base class of objectives, their losses and metrics, and how losses of several networks are combined."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
@@ -13,22 +14,23 @@ from rspretrain.nn.ema import TeacherPair
 from rspretrain.registry import NamedSettings
 from rspretrain.transforms.inputs import NetworkInput
 
-CHANCE_RATIO = "health/chance_ratio"  # the loss as a share of what guessing scores: 1 has learnt nothing yet
+CHANCE_RATIO = "health/chance_ratio"  # the loss divided by the loss of guessing: 1 before anything is learned
+_HIGHER_IS_WORSE = {"health/mean_cosine", "health/uniformity"}  # for all other health metrics lower is worse
 
 
 @dataclass(frozen=True)
 class Losses:
-    """`loss` is what is minimised (a float32 scalar, the mean over this rank's samples); `metrics` are detached."""
+    """`loss`: float32 scalar to minimise, the mean over this rank's samples. `metrics`: detached scalars."""
 
     loss: Tensor
-    metrics: dict[str, Tensor]  # "loss/…" or "health/…", every name declared in Objective.metric_names
+    metrics: dict[str, Tensor]  # "loss/…" or "health/…"; names are declared in Objective.metric_names
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands before a step: all that a schedule may depend on."""
+    """Position of a run before a step, the only input of schedules."""
 
-    step: int  # finished steps, 0 before the first
+    step: int  # finished steps
     total_steps: int
     steps_per_epoch: int
 
@@ -43,50 +45,81 @@ class ObjectiveSettings(NamedSettings):
 
 
 class Objective(nn.Module, ABC):
-    """One self-supervised method. Knows nothing of ranks, precision, optimizers or logging.
+    """One self-supervised method, independent of ranks, precision, optimizers and logging.
 
-    The constructor's arguments are `(settings, sensors, backbone, groups)`, as `build_objective` passes them.
+    Subclasses take `(settings, sensors, backbone, groups)`, as `build_objective` passes them.
     """
 
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
-    metric_names: tuple[str, ...]  # a collapse measure ("health/…") is always among them
-    groups: tuple[str, ...]  # the groups that forward reads from a batch; nothing else is fetched from the shards
-    # A step is more than the sum of its samples: losses that compare them, centers. Batch norms count by themselves.
+    metric_names: tuple[str, ...]  # includes at least one collapse measure ("health/…")
+    groups: tuple[str, ...]  # groups that forward reads from a batch; only these are fetched from the shards
+    # The loss is not a mean over independent samples: it compares samples or uses centers. BatchNorm is not counted.
     couples_samples: bool
-    # Whether somebody looks at the next forward's health, which waits for the device; losses are told always.
-    is_watched: bool = True
-    # Of the teachers' coming update, teacher <- momentum * teacher + (1 - momentum) * student; set by `prepare`.
-    momentum: float | None = None  # None: there are no teachers
+    # Compute health metrics in the next forward. They synchronise host and device; losses are always reported.
+    compute_health: bool = True
+    # EMA momentum of the next update, teacher <- momentum * teacher + (1 - momentum) * student; set by `prepare`.
+    momentum: float | None = None  # None: no teachers
 
     @abstractmethod
     def prepare(self, progress: Progress) -> None:
-        """Set what depends on the step, by `progress` alone, so that it need not be saved; before every forward."""
+        """Set everything that depends on the step, from `progress` only, so that checkpoints do not need it.
+
+        Called before every forward.
+        """
 
     @abstractmethod
     def teachers(self) -> Sequence[TeacherPair]:
-        """Every teacher with the student that it follows; the strategy moves it after each step that moved weights."""
+        """Pairs of student and EMA teacher; the strategy updates teachers after every step that updates weights."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
-        """One step's loss on the samples of this rank."""
+        """The loss on this rank's samples."""
 
     @abstractmethod
     def backbones(self) -> dict[str, Backbone]:
-        """What the run exists for: the networks to export by name, which is the sensor's, or "s1+s2" for several."""
+        """Network name -> backbone to export. The name is the sensor, or "s1+s2" for several sensors."""
 
     @abstractmethod
     def inputs(self) -> dict[str, NetworkInput]:
-        """By the same names, how pixels become a network's input: for evaluation, probes and an export's contract."""
+        """Network name -> its input transform, for evaluation, probes and the contract of an export."""
 
 
 class StaticObjective(Objective):
-    """An objective that is the same at every step and has no teacher."""
+    """An objective without teachers and schedules."""
 
     @final
     def prepare(self, progress: Progress) -> None:
-        """Nothing depends on the step."""
+        """No effect."""
 
     @final
     def teachers(self) -> Sequence[TeacherPair]:
-        """None."""
+        """Empty."""
         return ()
+
+
+def worst_values(measures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The worst value of each metric over several measurements with the same names; empty for none."""
+    names = measures[0] if measures else ()
+    return {
+        name: (torch.amax if name in _HIGHER_IS_WORSE else torch.amin)(torch.stack([each[name] for each in measures]))
+        for name in names
+    }
+
+
+def loss_names(method: str, networks: Iterable[str]) -> tuple[str, ...]:
+    """Metric names of the mean loss, of each network's loss if there are several, and of the chance ratio."""
+    names = list(networks)
+    return (f"loss/{method}", *(f"loss/{method}_{name}" for name in names if len(names) > 1), CHANCE_RATIO)
+
+
+def mean_loss(
+    method: str, losses: Mapping[str, Tensor], health: Sequence[Mapping[str, Tensor]], chance: float | Tensor
+) -> Losses:
+    """The mean over networks of `losses` (scalars by network), with the worst value of each `health` metric.
+
+    `chance`: the mean loss of guessing.
+    """
+    loss = torch.stack(list(losses.values())).mean()
+    own = losses.values() if len(losses) > 1 else ()
+    metrics = dict(zip(loss_names(method, losses), (loss, *own, loss / chance), strict=True))
+    return Losses(loss, {name: value.detach() for name, value in metrics.items()} | worst_values(health))

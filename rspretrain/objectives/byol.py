@@ -1,8 +1,8 @@
-"""BYOL: the student predicts what its teacher sees in another view. No negatives: ranks share norm statistics only.
+"""BYOL: the student predicts the teacher's projection of another view. No negatives; ranks share only norm statistics.
 
-Grill et al. 2020, eq. 2, and DeepMind's reference; methods.md B. One student a sensor, or one for the stacked bands of
-all (`fusion`); several students share the places of their views and nothing else. Deviations: the teacher starts as a
-copy; the first layer of each head has no bias, because a norm follows that would remove it.
+Grill et al. 2020, eq. 2, and DeepMind's reference; docs/methods.md, BYOL. One student per sensor, or one for the
+stacked bands of all (`fusion`); several students share only the crops of their views. Deviations: the teacher starts as
+a copy of the student; the first layer of each head has no bias, because the norm after it would remove it.
 """
 
 from collections import OrderedDict
@@ -19,8 +19,7 @@ from rspretrain.nn.backbones import BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress
-from rspretrain.objectives.per_network import loss_names, mean_loss
+from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress, loss_names, mean_loss
 from rspretrain.objectives.teacher_student import (
     TEACHER_STUDENT_HEALTH,
     TeacherStudent,
@@ -33,11 +32,11 @@ from rspretrain.transforms.colour import FirstColour, SecondColour
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.views import SensorViews
 
-CHANCE = 4.0  # the loss of directions that know nothing of each other, both ways
+CHANCE = 4.0  # the loss of independent directions, 2 in each direction
 
 
 class ByolSettings(ObjectiveSettings, TeacherStudentSettings):
-    """Any sensors, two random views, a teacher."""
+    """BYOL on any sensors: two random views and an EMA teacher."""
 
     name: str = Field(default="byol", description="BYOL: predict the teacher's output for another view.")
     scale: AreaRange = Field(
@@ -51,10 +50,10 @@ class ByolSettings(ObjectiveSettings, TeacherStudentSettings):
 
 @final
 class Byol(TeacherStudent[ByolSettings]):
-    """Two views, each predicted from the other. ValueError where the shard set lacks a sensor or a band."""
+    """Two views, each predicted from the other. ValueError if the shard set lacks a sensor or a band."""
 
     Settings = ByolSettings
-    couples_samples = False  # but BatchNorm does
+    couples_samples = False  # except through BatchNorm
 
     def __init__(
         self,
@@ -83,29 +82,29 @@ class Byol(TeacherStudent[ByolSettings]):
         return projection_mlp((width, self.settings.hidden, self.settings.projection), norm=True, last_bias=False)
 
     def prepare(self, progress: Progress) -> None:
-        """The teacher follows ever more slowly; see Objective."""
+        """Set the EMA momentum."""
         self._set_momentum(progress)
 
     def forward(self, batch: Batch) -> Losses:
-        """Each view of B samples by itself, so that norms see one distribution of colours; see Objective."""
+        """See Objective. Each view is a separate forward, so norms see one distribution of colours."""
         losses, health = {}, []
         for name, views in self.views(batch).items():
             with torch.no_grad():
                 target_a, target_b = (self.teacher[name](view) for view in views)  # [B 256]
             projected = [self.student[name](view) for view in views]
             a, b = (self.predictor[name](z) for z in projected)
-            losses[name] = distance(a, target_b) + distance(b, target_a)
-            if self.is_watched:
+            losses[name] = cosine_distance(a, target_b) + cosine_distance(b, target_a)
+            if self.compute_health:
                 health.append(teacher_student_health((target_a, target_b), projected))
         return mean_loss("byol", losses, health, CHANCE)
 
 
-def distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean over samples of |p/|p| - z/|z||^2 = 2 - 2 cos(p, z), 0 to 4, in float32 or better; p, z [B D] of any length.
+def cosine_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over samples of |p/|p| - z/|z||^2 = 2 - 2 cos(p, z), in [0, 4], float32 or better; p, z [B D] of any norm.
 
-    Both directions make a loss of 0 to 8, 4 at random. Near 0 with health/feature_std near 0 is collapse, not success.
+    The loss, over both directions, is in [0, 8] and 4 at random. Near 0 with health/feature_std near 0 is collapse.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         dtype = torch.promote_types(prediction.dtype, torch.float32)  # float64 stays, for tests
-        apart = F.normalize(prediction.to(dtype), dim=1) - F.normalize(target.to(dtype), dim=1)
-        return apart.square().sum(dim=1).mean()
+        difference = F.normalize(prediction.to(dtype), dim=1) - F.normalize(target.to(dtype), dim=1)
+        return difference.square().sum(dim=1).mean()

@@ -1,9 +1,9 @@
-"""DINO: the student's answer to every view of a scene is the teacher's, centred and sharpened, to another whole view.
+"""DINO: the student's output for every view matches the teacher's centred and sharpened output for a global view.
 
-Caron et al. 2021, algorithm 1, and its code; no negatives and no predictor. Two global views, and as many small local
-ones as `local_crops` says, which only the student sees. One student a sensor, or one for the stacked bands of all.
-Deviations: views are BYOL's, resampled bilinearly; the last layer is frozen by gradients of 0 (PrototypeHead);
-heads have no BatchNorm with CNNs either.
+Caron et al. 2021, algorithm 1, and its code; docs/methods.md, DINO. No negatives and no predictor. Two global views,
+and `local_crops` small local views that only the student sees. One student per sensor, or one for the stacked bands of
+all. Deviations: views are BYOL's, resampled bilinearly; the last layer is frozen by zero gradients (PrototypeHead);
+heads have no BatchNorm, also with CNNs.
 """
 
 import math
@@ -20,16 +20,15 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone,
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress
-from rspretrain.objectives.per_network import loss_names, mean_loss
+from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress, loss_names, mean_loss
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
     Center,
     cross_entropy,
-    means_over_ranks,
-    soften,
+    global_means,
     teacher_health,
-    warm_temperature,
+    teacher_probabilities,
+    warmup_temperature,
 )
 from rspretrain.objectives.teacher_student import (
     TEACHER_STUDENT_HEALTH,
@@ -43,18 +42,18 @@ from rspretrain.transforms.colour import FirstColour, SecondColour
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.views import CropSettings, SensorViews
 
-# Of the features of both and of the teacher's answers, worst of any sensor.
+# Features of student and teacher, and the teacher's targets; the worst value over sensors.
 HEALTH = (*TEACHER_STUDENT_HEALTH, *TEACHER_HEALTH)
 
 
 class LocalColour(FirstColour):
-    """The paper's colours of local views: as the first, but blurred in half the cases."""
+    """Local views, as in the paper: like the first global view, but blurred with probability 0.5."""
 
     blur: float = Field(default=0.5, ge=0.0, le=1.0, description="Probability of Gaussian blur; not for SAR.")
 
 
 class DinoSettings(ObjectiveSettings, TeacherStudentSettings):
-    """Any sensors, two global views and perhaps local ones, a teacher."""
+    """DINO on any sensors: two global views, optional local views and an EMA teacher."""
 
     name: str = Field(default="dino", description="DINO: self-distillation with global and local views.")
     scale: AreaRange = Field(
@@ -95,10 +94,10 @@ class DinoSettings(ObjectiveSettings, TeacherStudentSettings):
 
 @final
 class Dino(TeacherStudent[DinoSettings]):
-    """Views, a teacher, a center. ValueError where a sensor or band is missing, or local views do not suit the ViT."""
+    """ValueError if the shard set lacks a sensor or band, or the backbone does not support the size of local views."""
 
     Settings = DinoSettings
-    couples_samples = True  # by the center, which moves once a forward
+    couples_samples = True  # through the center, which is updated once per forward
 
     def __init__(
         self,
@@ -125,54 +124,57 @@ class Dino(TeacherStudent[DinoSettings]):
         settings = self.settings
         encoder = create_backbone(backbone, network_input.name, network_input.bands, settings.px)
         if settings.local_crops:
-            check_local(encoder, settings.local_px)
+            check_local_views(encoder, settings.local_px)
         learned = not settings.norm_last_layer
         head = PrototypeHead(encoder.num_features, settings.hidden, settings.bottleneck, settings.outputs, learned)
         return nn.Sequential(OrderedDict(encoder=encoder, head=head))
 
     def prepare(self, progress: Progress) -> None:
-        """The teacher follows more slowly and gets less sure, and prototypes begin to move; see Objective."""
+        """Set EMA momentum, teacher temperature, and whether the prototypes are frozen."""
         settings = self.settings
         self._set_momentum(progress)
         first, last = settings.teacher_temperature
-        self.teacher_temperature = warm_temperature(progress.epoch, settings.temperature_epochs, first, last)
+        self.teacher_temperature = warmup_temperature(progress.epoch, settings.temperature_epochs, first, last)
         for network in self.student.values():
             cast(Any, network).head.frozen = progress.epoch < settings.frozen_epochs
 
     def forward(self, batch: Batch) -> Losses:
-        """Views of one size together, as in the reference; see Objective."""
+        """See Objective. Views of the same size share a forward, as in the reference."""
         losses, health = {}, []
         for name, views in self.views(batch).items():
-            features, targets = self._teach(name, torch.cat(views[:2]))  # [2B D], [2B K]
+            features, targets = self._teacher_targets(name, torch.cat(views[:2]))  # [2B D], [2B K]
             student: Any = self.student[name]
-            seen = [student.encoder(torch.cat(some)) for some in (views[:2], views[2:]) if some]
-            outputs = student.head(torch.cat(seen))  # [VB K]
+            encoded = [student.encoder(torch.cat(group)) for group in (views[:2], views[2:]) if group]
+            outputs = student.head(torch.cat(encoded))  # [VB K]
             shape = (-1, len(batch))
-            losses[name] = distil(targets.unflatten(0, shape), outputs.unflatten(0, shape), self.settings.temperature)
-            if self.is_watched:
-                answers = teacher_health(targets, cast(Center, self.centers[name]), self.teacher_temperature)
-                health.append(teacher_student_health(features.chunk(2), seen[0].chunk(2)) | answers)
+            losses[name] = dino_loss(
+                targets.unflatten(0, shape), outputs.unflatten(0, shape), self.settings.temperature
+            )
+            if self.compute_health:
+                of_targets = teacher_health(targets, cast(Center, self.centers[name]), self.teacher_temperature)
+                health.append(teacher_student_health(features.chunk(2), encoded[0].chunk(2)) | of_targets)
         return mean_loss("dino", losses, health, math.log(self.settings.outputs))
 
     @torch.no_grad()
-    def _teach(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's features and answers to global views [2B C px px]. Then the center moves, over all ranks.
+    def _teacher_targets(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's features and targets for global views [2B C px px]. Then the center is updated, over all ranks.
 
-        By the mean of directions: the last layer is linear, and 256 numbers cross ranks instead of 65,536.
+        From the mean direction: the last layer is linear, so ranks exchange 256 numbers instead of 65,536.
         """
         teacher, center = cast(Any, self.teacher[name]), cast(Center, self.centers[name])
         features = teacher.encoder(x)
         directions = teacher.head.directions(features)
-        targets = soften(teacher.head.outputs(directions), center.value, self.teacher_temperature)
+        targets = teacher_probabilities(teacher.head.outputs(directions), center.value, self.teacher_temperature)
         with torch.autocast(x.device.type, enabled=False):
-            center.update_(teacher.head.outputs(means_over_ranks([directions]))[0])
+            center.update_(teacher.head.outputs(global_means([directions]))[0])
         return features, targets
 
 
-def distil(targets: Tensor, outputs: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy of all pairs of two different views: targets [2 B K] of the first two, outputs [V B K] of all.
+def dino_loss(targets: Tensor, outputs: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy over pairs of different views: targets [2 B K] of the global views, outputs [V B K] of all.
 
-    Cross-entropy is linear in its target, so a view has one: the other global view's, or the sum of both for a local.
+    Cross-entropy is linear in the target, so each view needs one target: that of the other global view, or the sum of
+    both for a local view.
     """
     both = targets.sum(dim=0, keepdim=True)
     others = torch.cat([targets.flip(0), both.expand(len(outputs) - 2, -1, -1)])  # [V B K]
@@ -180,17 +182,17 @@ def distil(targets: Tensor, outputs: Tensor, temperature: float) -> Tensor:
     return rows.mean() * len(outputs) / (2 * len(outputs) - 2)
 
 
-def check_local(encoder: Backbone, px: int) -> None:
-    """ValueError where the network does not take a second size of `px` pixels."""
+def check_local_views(encoder: Backbone, px: int) -> None:
+    """Raise ValueError if the backbone does not support a second input size of `px` pixels."""
     if not (encoder.is_convolutional or encoder.model_args.get("dynamic_img_size")):
         raise ValueError(
-            f"Local views of {px} pixels beside global ones of {encoder.px}: got backbone {encoder.architecture!r}, "
-            "built for one size, expected one for several. Set backbone.args.dynamic_img_size=true (ViTs), or "
+            f"Local views of {px} pixels and global views of {encoder.px}: backbone {encoder.architecture!r} has a "
+            "fixed input size, expected one for several sizes. Set backbone.args.dynamic_img_size=true (ViTs), or "
             "objective.local_crops=0."
         )
     patch = patch_size(encoder.architecture, encoder.model_args)
     if patch and px % patch:
         raise ValueError(
-            f"Backbone {encoder.architecture!r} cuts its input into patches of {patch} pixels, and local_px={px} is no "
-            f"multiple of {patch}. Set objective.local_px to {max(px // patch, 1) * patch}."
+            f"Backbone {encoder.architecture!r} has patches of {patch} pixels, but local_px={px} is not a multiple of "
+            f"{patch}. Set objective.local_px to {max(px // patch, 1) * patch}."
         )

@@ -1,7 +1,7 @@
-"""Dual-SimCLR: two sensors over one place are the two views; one backbone and one head a sensor, NT-Xent between them.
+"""Dual-SimCLR: the images of two sensors are the two views of a location; one backbone and head per sensor, NT-Xent.
 
-Scheibenreif et al. 2022, methods.md A. The same random window of both sensors is the only augmentation (A.2), beside
-symmetries of the plane, which are off as in the released code. Deviation: `fixed` scaling by default, `hsg` on request.
+Scheibenreif et al. 2022; docs/methods.md, Dual-SimCLR. A shared random window is the only augmentation; random flips
+are off, as in the released code. Deviation: `fixed` scaling by default, the released code's is `hsg`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 
 
 class DualSimclrSettings(ObjectiveSettings, WindowSettings):
-    """Two sensors, aligned."""
+    """Dual-SimCLR on two aligned sensors."""
 
     name: str = Field(default="dual_simclr", description="Dual-SimCLR: contrast two sensors.")
     temperature: float | None = Field(
@@ -42,7 +42,7 @@ class DualSimclrSettings(ObjectiveSettings, WindowSettings):
 
 @final
 class DualSimclr(StaticObjective, TwoStageLoss):
-    """NT-Xent over the pairs of all ranks. ValueError unless exactly two sensors are configured."""
+    """NT-Xent between two sensors, over all ranks. ValueError unless exactly two sensors are configured."""
 
     Settings = DualSimclrSettings
     metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
@@ -71,11 +71,11 @@ class DualSimclr(StaticObjective, TwoStageLoss):
         return nn.Identity() if self.settings.head == "none" else projection_mlp((width, width, 128), norm=False)
 
     def forward(self, batch: Batch) -> Losses:
-        """One window of B places in both sensors; see Objective."""
+        """See Objective."""
         return self.compute_loss(self.embed(batch))
 
     def embed(self, batch: Batch) -> Tensor:
-        """[2 B D], one view a sensor."""
+        """Embeddings [2 B D], one view per sensor."""
         return torch.stack([self.heads[name](self.encoders[name](view)) for name, view in self.views(batch).items()])
 
     def compute_loss(self, embeddings: Tensor) -> Losses:
@@ -86,7 +86,7 @@ class DualSimclr(StaticObjective, TwoStageLoss):
             "loss/nt_xent": loss.detach(),
             CHANCE_RATIO: loss.detach() / chance_level(len(z1), self.settings.negatives),
         }
-        return Losses(loss, metrics | (view_health(z1, z2) if self.is_watched else {}))
+        return Losses(loss, metrics | (view_health(z1, z2) if self.compute_health else {}))
 
     def inputs(self) -> dict[str, NetworkInput]:
         """See Objective."""

@@ -1,9 +1,9 @@
-"""GSC-MIM: a student sees two views with complementary parts hidden, and learns what its teacher sees in whole ones.
+"""GSC-MIM: the student sees two views with complementary masks and predicts the teacher's tokens of the whole views.
 
-Patch tokens learn the hidden patches of their own view, the class token the scene of the other view; the paper's text
-(doi 10.3389/fevo.2022.1083801) with iBOT's code where it is silent (methods.md C). Masks are drawn per image, and an
-image that draws r = 0 hides nothing in either view. Deviations: views are resampled bilinearly; the last layer is
-frozen by gradients of 0 (PrototypeHead); drop path is drawn per rank.
+Patch tokens predict the masked patches of their own view, the class token predicts that of the other view. From the
+paper (doi 10.3389/fevo.2022.1083801), and from iBOT's code where it is silent; docs/methods.md, GSC-MIM. Masks are
+drawn per image; an image with r = 0 has no mask in either view. Deviations: views are resampled bilinearly; the last
+layer is frozen by zero gradients (PrototypeHead).
 """
 
 import math
@@ -19,16 +19,15 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import PrototypeHead
 from rspretrain.nn.tokens import MaskedViT
-from rspretrain.objectives.base import CHANCE_RATIO, Losses, ObjectiveSettings, Progress
-from rspretrain.objectives.contrastive import worst
+from rspretrain.objectives.base import CHANCE_RATIO, Losses, ObjectiveSettings, Progress, worst_values
 from rspretrain.objectives.self_distillation import (
     TEACHER_HEALTH,
     Center,
     cross_entropy,
-    means_over_ranks,
-    soften,
+    global_means,
     teacher_health,
-    warm_temperature,
+    teacher_probabilities,
+    warmup_temperature,
 )
 from rspretrain.objectives.teacher_student import (
     TEACHER_STUDENT_HEALTH,
@@ -43,12 +42,12 @@ from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.masking import MaskShape, complementary_masks, draw_masks
 from rspretrain.transforms.views import SensorViews
 
-# Of the class tokens of both, and of the teacher's answers to its own; the worst of any network.
+# Class tokens of student and teacher, and the teacher's targets; the worst value over networks.
 HEALTH = (*TEACHER_STUDENT_HEALTH, *TEACHER_HEALTH)
 
 
 class GscMimSettings(ObjectiveSettings, TeacherStudentSettings):
-    """Any sensors, two views with complementary masks, a teacher; the backbone is a ViT."""
+    """GSC-MIM on any sensors: two views with complementary masks and an EMA teacher; requires a ViT."""
 
     name: str = Field(
         default="gsc_mim",
@@ -105,25 +104,25 @@ class GscMimSettings(ObjectiveSettings, TeacherStudentSettings):
     def _views_differ(self) -> Self:
         if self.masking == "shared_geometry" and self.photometric == "none":
             raise ValueError(
-                "objective.masking: got shared_geometry with photometric none, which makes both views one picture; "
-                "expected views that differ. Set objective.photometric=ibot, or objective.masking=paired."
+                "objective.masking: got shared_geometry with photometric none, which makes both views equal, expected "
+                "different views. Set objective.photometric=ibot, or objective.masking=paired."
             )
         if not 0.0 <= self.mask_ratio[0] <= self.mask_ratio[1] <= 1.0:
             raise ValueError(
-                f"objective.mask_ratio: got {list(self.mask_ratio)}, expected two shares, 0 <= least <= greatest <= 1. "
-                "The paper has [0.1, 0.5]."
+                f"objective.mask_ratio: got {list(self.mask_ratio)}, expected 0 <= min <= max <= 1. "
+                "Set it to the paper's [0.1, 0.5], for example."
             )
         return self
 
     def colours(self) -> dict[str, ColourSettings | None]:
-        """Name of each view -> its colours."""
+        """View name -> its photometric augmentation."""
         if self.photometric == "none":
             return {"view0": None, "view1": None}
-        return {"view0": FirstColour(), "view1": SecondColour()}  # iBOT's are BYOL's, number for number
+        return {"view0": FirstColour(), "view1": SecondColour()}  # iBOT uses BYOL's values
 
 
 class Network(nn.Module):
-    """A student or a teacher: tokens, and one head for class and patch tokens alike."""
+    """A student or a teacher: a ViT and one head for class and patch tokens."""
 
     def __init__(self, backbone: Backbone, head: PrototypeHead) -> None:
         super().__init__()
@@ -131,32 +130,32 @@ class Network(nn.Module):
 
     @property
     def encoder(self) -> Backbone:
-        """The network that is exported."""
+        """The backbone to export."""
         return self.vit.backbone
 
 
 class Centers(nn.Module):
-    """Of a teacher's outputs for class tokens, and of those for patches."""
+    """Centers of a teacher's outputs for class tokens and for patch tokens."""
 
     def __init__(self, outputs: int, momentum: float) -> None:
         super().__init__()
         self.cls, self.patch = Center(outputs, momentum), Center(outputs, momentum)
 
 
-class Lesson(NamedTuple):
-    """What a teacher says of V views of B images: probabilities, and the class tokens that they come from."""
+class TeacherTargets(NamedTuple):
+    """A teacher's targets for V views of B images, as probabilities, and its class tokens."""
 
-    tokens: Tensor  # [VB D]
+    tokens: Tensor  # [VB D], class tokens
     cls: Tensor  # [VB K]
-    patches: Tensor  # [n K], of the patches asked for
+    patches: Tensor  # [n K], for the masked patches
 
 
 @final
 class GscMim(TeacherStudent[GscMimSettings]):
-    """Two views, masks, one teacher a student. ValueError where a sensor or band is missing, or the network no ViT."""
+    """ValueError if the shard set lacks a sensor or band, or the backbone is not a plain ViT."""
 
     Settings = GscMimSettings
-    couples_samples = True  # by the centers, which move once a forward
+    couples_samples = True  # through the centers, which are updated once per forward
 
     def __init__(
         self,
@@ -173,7 +172,7 @@ class GscMim(TeacherStudent[GscMimSettings]):
         self.student = nn.ModuleDict({name: self._student(one, backbone) for name, one in inputs.items()})
         self.teacher = make_teacher(self.student)
         for name in inputs:
-            self._networks(name)[1].vit.mask_token = None  # a teacher sees everything
+            self._networks(name)[1].vit.mask_token = None  # teachers see whole views
         self.centers = nn.ModuleDict({name: Centers(settings.outputs, settings.center_momentum) for name in inputs})
         self.own_losses = {name: f"loss/gsc_mim_{name}" for name in inputs} if len(inputs) > 1 else {}
         self.metric_names = ("loss/gsc_mim", "loss/cls", "loss/patch", *self.own_losses.values(), CHANCE_RATIO, *HEALTH)
@@ -187,15 +186,15 @@ class GscMim(TeacherStudent[GscMimSettings]):
         return Network(encoder, head)
 
     def _networks(self, name: str) -> tuple[Network, Network]:
-        """Student and teacher."""
+        """Student and teacher of a network."""
         return cast(Network, self.student[name]), cast(Network, self.teacher[name])
 
     def prepare(self, progress: Progress) -> None:
-        """The teacher follows more slowly and gets less sure, and prototypes begin to move; see Objective."""
+        """Set EMA momentum, teacher temperatures, and whether the prototypes are frozen."""
         settings, epochs = self.settings, self.settings.temperature_epochs
         self._set_momentum(progress)
-        self.cls_temperature = warm_temperature(progress.epoch, epochs, *settings.cls_temperature)
-        self.patch_temperature = warm_temperature(progress.epoch, epochs, *settings.patch_temperature)
+        self.cls_temperature = warmup_temperature(progress.epoch, epochs, *settings.cls_temperature)
+        self.patch_temperature = warmup_temperature(progress.epoch, epochs, *settings.patch_temperature)
         for name in self.student:
             self._networks(name)[0].head.frozen = progress.epoch < settings.frozen_epochs
 
@@ -204,27 +203,27 @@ class GscMim(TeacherStudent[GscMimSettings]):
         terms, health = [], []
         masks = self.masks(batch.seeds)
         for name, views in self.views(batch).items():
-            x = torch.cat(views)  # [VB C px px], the V = 2 views one behind the other
-            cls, patch, seen, lesson = self._distil(name, x, masks)
+            x = torch.cat(views)  # [VB C px px], V = 2
+            cls, patch, tokens, targets = self._network_losses(name, x, masks)
             terms.append(torch.stack([cls, patch]))
-            if self.is_watched:
-                answers = teacher_health(lesson.cls, cast(Center, self.centers[name].cls), self.cls_temperature)
-                health.append(teacher_student_health(lesson.tokens.chunk(2), seen.split(len(batch))) | answers)
+            if self.compute_health:
+                of_targets = teacher_health(targets.cls, cast(Center, self.centers[name].cls), self.cls_temperature)
+                health.append(teacher_student_health(targets.tokens.chunk(2), tokens.split(len(batch))) | of_targets)
         cls_loss, patch_loss = torch.stack(terms).unbind(dim=1)  # [networks] each
         losses = self.settings.cls_weight * cls_loss + self.settings.patch_weight * patch_loss
         metrics = {"loss/gsc_mim": losses.detach().mean()}
         metrics |= {"loss/cls": cls_loss.detach().mean(), "loss/patch": patch_loss.detach().mean()}
         metrics |= dict(zip(self.own_losses.values(), losses.detach(), strict=False))
-        metrics[CHANCE_RATIO] = losses.detach().mean() / self._chance(masks)
-        return Losses(losses.mean(), metrics | worst(health))
+        metrics[CHANCE_RATIO] = losses.detach().mean() / self._chance_level(masks)
+        return Losses(losses.mean(), metrics | worst_values(health))
 
-    def _chance(self, masks: Tensor) -> Tensor:
-        """The loss of guessing: log K for every class token, and for the patches of every view that hides some."""
-        hides = masks.any(dim=2).float().mean()
-        return (self.settings.cls_weight + self.settings.patch_weight * hides) * math.log(self.settings.outputs)
+    def _chance_level(self, masks: Tensor) -> Tensor:
+        """The loss of guessing: log K for every class token, and for the patches of every masked view."""
+        masked_views = masks.any(dim=2).float().mean()
+        return (self.settings.cls_weight + self.settings.patch_weight * masked_views) * math.log(self.settings.outputs)
 
     def masks(self, seeds: Tensor) -> Tensor:
-        """[M VB N] bool, the same for all sensors: what is hidden of V views in each of the student's M passes."""
+        """Masks [M VB N] bool of V views in each of the student's M passes, the same for all sensors."""
         settings = self.settings
         grid = self._networks(next(iter(self.student)))[0].vit.grid
         mask = draw_masks(
@@ -234,39 +233,42 @@ class GscMim(TeacherStudent[GscMimSettings]):
         passes = torch.stack([pair, pair.flip(0)]) if settings.masking == "double" else pair[None]
         return passes.flatten(1, 2)
 
-    def _distil(self, name: str, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor, Lesson]:
-        """Of views [VB C px px] and masks [M VB N]: both losses, the student's class tokens, and the teacher's word."""
+    def _network_losses(self, name: str, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor, TeacherTargets]:
+        """Class and patch loss for views [VB C px px] and masks [M VB N], student class tokens, teacher targets."""
         student, _ = self._networks(name)
         passes, num = masks.shape[:2]
-        places = masks.flatten().nonzero()[:, 0]  # [n] in [M VB N]: only hidden patches go through the last layer
-        lesson = self._teach(name, x, places % masks[0].numel())
+        masked = masks.flatten().nonzero()[:, 0]  # [n] indices into [M VB N]: the head only gets masked patches
+        targets = self._teacher_targets(name, x, masked % masks[0].numel())
         cls, patches = student.vit(
             x.expand(passes, *x.shape).flatten(0, 1), masks.flatten(0, 1)
         )  # [M VB D], [M VB N D]
-        outputs = student.head(torch.cat([cls, patches.flatten(0, 1)[places]]))  # [M VB + n, K], in one pass
-        cls_outputs, patch_outputs = outputs.split([passes * num, len(places)])
-        other_view = torch.cat(lesson.cls.chunk(2)[::-1]).repeat(passes, 1)
+        outputs = student.head(torch.cat([cls, patches.flatten(0, 1)[masked]]))  # [M VB + n, K], in one pass
+        cls_outputs, patch_outputs = outputs.split([passes * num, len(masked)])
+        other_view = torch.cat(targets.cls.chunk(2)[::-1]).repeat(passes, 1)
         cls_loss = cross_entropy(other_view, cls_outputs, self.settings.temperature).mean()
-        own = cross_entropy(lesson.patches, patch_outputs, self.settings.temperature)  # [n]
-        share = masks / masks.sum(dim=2, keepdim=True, dtype=own.dtype).clamp(min=1.0) / (passes * num)  # in the loss
-        return cls_loss, (own * share.flatten()[places]).sum(), cls, lesson  # `@` would be bf16 under autocast
+        patch_losses = cross_entropy(targets.patches, patch_outputs, self.settings.temperature)  # [n]
+        per_view = masks.sum(dim=2, keepdim=True, dtype=patch_losses.dtype).clamp(min=1.0)  # number of masked patches
+        weights = masks / per_view / (passes * num)
+        patch_loss = (patch_losses * weights.flatten()[masked]).sum()  # not `@`, which is bf16 under autocast
+        return cls_loss, patch_loss, cls, targets
 
     @torch.no_grad()
-    def _teach(self, name: str, x: Tensor, places: Tensor) -> Lesson:
-        """The teacher's answers to whole views; places [n] are of patches in [VB N]. Then the centers move.
+    def _teacher_targets(self, name: str, x: Tensor, masked: Tensor) -> TeacherTargets:
+        """The teacher's targets for whole views; `masked` [n]: indices of patches in [VB N]. Then centers are updated.
 
-        They follow the outputs of all patches, by the mean of their directions: the last layer is linear.
+        Centers use the outputs of all patches, from the mean direction, because the last layer is linear.
         """
         teacher, centers = self._networks(name)[1], cast(Centers, self.centers[name])
         tokens, patches = teacher.vit(x)
         cls, all_patches = teacher.head.directions(tokens), teacher.head.directions(patches.flatten(0, 1))
-        lesson = Lesson(
+        cls_outputs, patch_outputs = teacher.head.outputs(cls), teacher.head.outputs(all_patches[masked])
+        targets = TeacherTargets(
             tokens,
-            soften(teacher.head.outputs(cls), centers.cls.value, self.cls_temperature),
-            soften(teacher.head.outputs(all_patches[places]), centers.patch.value, self.patch_temperature),
+            teacher_probabilities(cls_outputs, centers.cls.value, self.cls_temperature),
+            teacher_probabilities(patch_outputs, centers.patch.value, self.patch_temperature),
         )
         with torch.autocast(x.device.type, enabled=False):
-            mean_cls, mean_patch = teacher.head.outputs(means_over_ranks([cls, all_patches]))
+            mean_cls, mean_patch = teacher.head.outputs(global_means([cls, all_patches]))
         centers.cls.update_(mean_cls)
         centers.patch.update_(mean_patch)
-        return lesson
+        return targets

@@ -1,8 +1,8 @@
-"""MAE: from the quarter of an image's patches that the encoder sees, a small decoder paints the rest.
+"""MAE: the encoder sees a quarter of the patches, and a small decoder predicts the pixels of the others.
 
-He et al. 2022 and its code. One network a sensor, or one for the stacked bands of all (`fusion`); views and masks of a
-sample are the same for all. A patch is normalised over its pixels and bands together, as over colours in the paper.
-Deviations: the encoder's layers start as timm has them; symmetries of views are of the plane, as everywhere here.
+He et al. 2022 and its code; docs/methods.md, MAE. One network per sensor, or one for the stacked bands of all
+(`fusion`); views and masks of a sample are shared. A patch is normalised over all its pixels and bands, as over colours
+in the paper. Deviations: the encoder has timm's initialisation; views have vertical flips and rotations too.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,18 @@ from rspretrain.batch import Batch
 from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.decoder import PatchDecoder, fix_positions_, patchify
 from rspretrain.nn.tokens import MaskedViT
-from rspretrain.objectives.base import Losses, ObjectiveSettings, StaticObjective
-from rspretrain.objectives.per_network import loss_names, mean_loss
+from rspretrain.objectives.base import Losses, ObjectiveSettings, StaticObjective, loss_names, mean_loss
 from rspretrain.observe.health import effective_rank, feature_std
 from rspretrain.sensors import Group
 from rspretrain.transforms.inputs import NetworkInput, SensorSettings
 from rspretrain.transforms.masking import draw_masks
 from rspretrain.transforms.views import CropSettings, Fusion, SensorViews
 
-HEALTH = ("health/feature_std", "health/effective_rank")  # of class tokens of what is visible, least of any sensor
+HEALTH = ("health/feature_std", "health/effective_rank")  # class tokens of visible patches; the worst over sensors
 
 
 class MaeSettings(ObjectiveSettings, CropSettings):
-    """Any sensors, one view, most of it hidden; the backbone is a ViT."""
+    """MAE on any sensors: one masked view; requires a ViT."""
 
     name: str = Field(default="mae", description="MAE: reconstruct masked patches; the backbone is a ViT.")
     fusion: Fusion = Field(
@@ -49,15 +48,15 @@ class MaeSettings(ObjectiveSettings, CropSettings):
     def _heads_share_the_width(self) -> Self:
         if self.decoder_width % self.decoder_heads:
             raise ValueError(
-                f"decoder_width {self.decoder_width} is no multiple of decoder_heads {self.decoder_heads}, which share "
-                "it equally. Change one of them."
+                f"decoder_width {self.decoder_width} is not a multiple of decoder_heads {self.decoder_heads}, expected "
+                "the same width for every head. Change one of them."
             )
         return self
 
 
 @final
 class Mae(StaticObjective):
-    """One view, masked. ValueError where a sensor or band is missing, the network is no ViT or the mask is trivial."""
+    """ValueError if the shard set lacks a sensor or band, the backbone is not a plain ViT, or the mask is empty."""
 
     Settings = MaeSettings
     couples_samples = False
@@ -81,7 +80,7 @@ class Mae(StaticObjective):
 
     def _encoder(self, network_input: NetworkInput, backbone: BackboneSettings) -> MaskedViT:
         vit = MaskedViT(create_backbone(backbone, network_input.name, network_input.bands, self.settings.px))
-        vit.mask_token = None  # hidden patches are left out, not replaced
+        vit.mask_token = None  # masked patches are removed, not replaced
         fix_positions_(vit)
         return vit
 
@@ -95,25 +94,25 @@ class Mae(StaticObjective):
         return cast(MaskedViT, self.encoders[name])
 
     def forward(self, batch: Batch) -> Losses:
-        """One view of B samples; see Objective."""
-        losses, health, nothing = {}, [], []
-        hidden = self.mask(batch.seeds)
-        # Visible places come first, in order. Their number is known, so no device waits to count them.
-        kept = hidden.byte().argsort(dim=1, stable=True)[:, : num_visible(self.settings.mask_ratio, self.grid)]
+        """See Objective."""
+        losses, health, blank = {}, [], []
+        mask = self.mask(batch.seeds)
+        # Visible patches first, in order. Their number is known, so host and device are not synchronised.
+        kept = mask.byte().argsort(dim=1, stable=True)[:, : num_visible(self.settings.mask_ratio, self.grid)]
         for name, (view,) in self.views(batch).items():
             cls, patches = self.encoders[name](view, kept=kept)
-            painted = self.decoders[name](cls, patches, kept)  # [B N p*p*C]
+            predicted = self.decoders[name](cls, patches, kept)  # [B N p*p*C]
             target = patchify(view, self.grid)
             if self.settings.normalise_patches:
                 target = standardise(target)
-            losses[name] = masked_mse(painted, target, hidden)
-            nothing.append(masked_mse(torch.zeros_like(painted[:, :1]), target, hidden))  # blank patches
-            if self.is_watched:
+            losses[name] = masked_mse(predicted, target, mask)
+            blank.append(masked_mse(torch.zeros_like(predicted[:, :1]), target, mask))  # loss of predicting zero
+            if self.compute_health:
                 health.append({"health/feature_std": feature_std(cls), "health/effective_rank": effective_rank(cls)})
-        return mean_loss("mae", losses, health, torch.stack(nothing).mean())
+        return mean_loss("mae", losses, health, torch.stack(blank).mean())
 
     def mask(self, seeds: Tensor) -> Tensor:
-        """[B N] bool, True: hidden; the same number in every sample."""
+        """[B N] bool, True: masked; the same number in every sample."""
         return draw_masks(seeds, "mask", self.grid, 1.0, (self.settings.mask_ratio, self.settings.mask_ratio))
 
     def inputs(self) -> dict[str, NetworkInput]:
@@ -126,9 +125,9 @@ class Mae(StaticObjective):
 
 
 def standardise(target: Tensor) -> Tensor:
-    """Patches [B N O] less their mean, over their standard deviation (unbiased, 1e-6 added to the variance).
+    """Standardise each patch of [B N O]: zero mean, unit variance (unbiased, plus 1e-6), in float32 or better.
 
-    To paint nothing then scores almost 1. In float32 or better.
+    The loss of predicting zero is then almost 1.
     """
     with torch.autocast(target.device.type, enabled=False):
         target = target.to(torch.promote_types(target.dtype, torch.float32))
@@ -136,25 +135,25 @@ def standardise(target: Tensor) -> Tensor:
         return (target - mean) / (var + 1e-6).sqrt()
 
 
-def masked_mse(painted: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """Mean square over the hidden patches, [B N O] against [B N O], hidden [B N] bool; in float32 or better."""
-    with torch.autocast(painted.device.type, enabled=False):
-        painted, target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (painted, target))
-        loss = (painted - target).square().mean(dim=2)  # [B N]
-        return (loss * hidden).sum() / hidden.sum()
+def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error over masked patches, predicted and target [B N O], mask [B N] bool; in float32 or better."""
+    with torch.autocast(predicted.device.type, enabled=False):
+        predicted, target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (predicted, target))
+        loss = (predicted - target).square().mean(dim=2)  # [B N]
+        return (loss * mask).sum() / mask.sum()
 
 
 def num_visible(ratio: float, grid: tuple[int, int]) -> int:
-    """How many patches `draw_masks` leaves of N: N - floor(ratio N)."""
+    """Number of visible patches of N: N - floor(ratio N), as in `draw_masks`."""
     num = grid[0] * grid[1]
     return num - int(ratio * num)
 
 
 def check_mask(ratio: float, grid: tuple[int, int]) -> None:
-    """ValueError where so few patches leave nothing hidden."""
+    """Raise ValueError if the mask is empty because there are too few patches."""
     num = grid[0] * grid[1]
     if num_visible(ratio, grid) == num:
         raise ValueError(
-            f"A mask_ratio of {ratio:g} hides none of {num} patches ({grid[0]} x {grid[1]}), expected at least one. "
-            "Raise objective.mask_ratio, or objective.px, or take a backbone with smaller patches."
+            f"objective.mask_ratio {ratio:g} masks none of {num} patches ({grid[0]} x {grid[1]}), expected at least "
+            "one. Raise objective.mask_ratio or objective.px, or choose a backbone with smaller patches."
         )

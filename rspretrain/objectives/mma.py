@@ -1,12 +1,13 @@
-"""MMA: the maps of two sensors over one place agree at every location, and with no other place's map.
+"""MMA: feature maps of two sensors over the same area agree at every location, and differ from those of other areas.
 
-Windsor et al. 2021 as ported to Sentinel-1 and -2 (methods.md A.6, A.4): the similarity of two maps of one size is the
-mean over locations of the cosine of their channels, and InfoNCE compares every place with all of the other sensor.
+Windsor et al. 2021, as ported to Sentinel-1 and -2 (docs/methods.md, MMA). The similarity of two maps of equal size is
+the mean over locations of the cosine of their channels. InfoNCE compares every sample with all samples of the other
+sensor.
 
-The map is that of a timm CNN before it is pooled, not of the paper's small VGG, which timm does not have: an export
-must load with timm alone (design.md D10), and this way what is aligned is what is exported, because the mean of the map
-is its feature. The paper's stride of 8 is `backbone.args: {output_stride: 8}` for ResNets. A location whose channels
-are all 0 has no direction and counts in no mean.
+The map is the last one of a timm CNN before pooling. The paper's small VGG is not in timm, and an export has to load
+with timm alone. The mean of the map is the exported feature, so the exported features are the aligned ones. The paper's
+stride of 8 is `backbone.args: {output_stride: 8}` for ResNets. A location whose channels are all 0 has no direction and
+adds 0 to the similarity.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from rspretrain.transforms.shared_window import SharedWindow, WindowSettings
 
 
 class MmaSettings(ObjectiveSettings, WindowSettings):
-    """Two sensors, aligned location by location."""
+    """MMA on two sensors, aligned location by location."""
 
     name: str = Field(default="mma", description="MMA: contrast two sensors location by location.")
     temperature: float = Field(default=0.1, gt=0, description="Temperature of the softmax; 0.005 in Windsor's script.")
@@ -42,7 +43,7 @@ class MmaSettings(ObjectiveSettings, WindowSettings):
 
 @final
 class Mma(StaticObjective):
-    """One CNN a sensor. ValueError unless exactly two sensors are configured and the backbone has maps."""
+    """One CNN per sensor. ValueError unless exactly two sensors are configured and the backbone has a feature map."""
 
     Settings = MmaSettings
     metric_names = ("loss/mma", CHANCE_RATIO, *VIEW_HEALTH)
@@ -71,12 +72,12 @@ class Mma(StaticObjective):
         return nn.Conv2d(width, self.settings.channels, 1) if self.settings.channels else nn.Identity()
 
     def forward(self, batch: Batch) -> Losses:
-        """One window of B places in both sensors; see Objective."""
+        """See Objective."""
         maps = [self.heads[name](self.encoders[name](view, pool=False)) for name, view in self.views(batch).items()]
-        # Rows of unit length at each of the n locations have length sqrt(n): NT-Xent's cosine is the mean of cosines.
+        # n unit vectors concatenated have norm sqrt(n), so the cosine in NT-Xent is the mean of the n cosines.
         z1, z2 = (directions(one).flatten(1) for one in maps)
         loss = nt_xent(z1, z2, self.settings.temperature, "cross")
-        health = view_health(*[one.detach().mean(dim=(2, 3)) for one in maps]) if self.is_watched else {}
+        health = view_health(*[one.detach().mean(dim=(2, 3)) for one in maps]) if self.compute_health else {}
         chance = loss.detach() / chance_level(len(z1), "cross")
         return Losses(loss, {"loss/mma": loss.detach(), CHANCE_RATIO: chance, **health})
 
@@ -90,6 +91,6 @@ class Mma(StaticObjective):
 
 
 def directions(maps: Tensor) -> Tensor:
-    """[B D h w] with channels of length 1 at every location, in float32 or better."""
+    """Maps [B D h w] with channels normalised to length 1 at every location, in float32 or better."""
     with torch.autocast(maps.device.type, enabled=False):
         return F.normalize(maps.to(torch.promote_types(maps.dtype, torch.float32)), dim=1)

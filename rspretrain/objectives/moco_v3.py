@@ -1,9 +1,9 @@
-"""MoCo v3: a student's predictions pick out the teacher's keys of the same samples among those of all ranks.
+"""MoCo v3: InfoNCE between the student's queries and the teacher's keys, over the samples of all ranks.
 
-Chen et al. 2021, algorithm 1, and its code. No queue: the negatives are the other samples of the global batch. One
-student a sensor, or one for the stacked bands of all, as in BYOL, whose views these are. Deviations: positions of a ViT
-are timm's, learned, not fixed sines; its patch embedding starts as timm has it. The teacher moves after a step, which
-is the paper's move before the next.
+Chen et al. 2021, algorithm 1, and its code; docs/methods.md, MoCo v3. No queue: negatives are the other samples of the
+global batch. One student per sensor, or one for the stacked bands of all; views are BYOL's. Deviations: ViTs have
+timm's learned position embeddings instead of fixed sines, and timm's initialisation of the patch embedding. The teacher
+is updated after each step, which equals the paper's update before the next step.
 """
 
 from collections import OrderedDict
@@ -20,9 +20,8 @@ from rspretrain.nn.backbones import Backbone, BackboneSettings, create_backbone
 from rspretrain.nn.ema import make_teacher
 from rspretrain.nn.heads import projection_mlp
 from rspretrain.nn.norm import synchronise_norms
-from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress
+from rspretrain.objectives.base import Losses, ObjectiveSettings, Progress, loss_names, mean_loss
 from rspretrain.objectives.contrastive import chance_level
-from rspretrain.objectives.per_network import loss_names, mean_loss
 from rspretrain.objectives.teacher_student import (
     TEACHER_STUDENT_HEALTH,
     TeacherStudent,
@@ -38,7 +37,7 @@ from rspretrain.world import gather_stack, rank
 
 
 class MocoV3Settings(ObjectiveSettings, TeacherStudentSettings):
-    """Any sensors, two random views, a teacher."""
+    """MoCo v3 on any sensors: two random views and an EMA teacher."""
 
     name: str = Field(
         default="moco_v3", description="MoCo v3: contrast queries of the student with keys of the teacher."
@@ -73,7 +72,7 @@ class MocoV3Settings(ObjectiveSettings, TeacherStudentSettings):
 
 @final
 class MocoV3(TeacherStudent[MocoV3Settings]):
-    """Queries against keys, both ways. ValueError where a sensor or band is missing, or nothing is there to freeze."""
+    """ValueError if the shard set lacks a sensor or band, or there is no patch embedding to freeze."""
 
     Settings = MocoV3Settings
     couples_samples = True
@@ -112,25 +111,25 @@ class MocoV3(TeacherStudent[MocoV3Settings]):
         )
 
     def prepare(self, progress: Progress) -> None:
-        """The teacher follows ever more slowly; see Objective."""
+        """Set the EMA momentum."""
         self._set_momentum(progress)
 
     def forward(self, batch: Batch) -> Losses:
-        """Each view of B samples by itself, so that norms see one distribution of colours; see Objective."""
+        """See Objective. Each view is a separate forward, so norms see one distribution of colours."""
         losses, health, temperature = {}, [], self.settings.temperature
         for name, views in self.views(batch).items():
             with torch.no_grad():
                 k1, k2 = (self.teacher[name](view) for view in views)  # [B 256]
             projected = [self.student[name](view) for view in views]
             q1, q2 = (self.predictor[name](z) for z in projected)
-            losses[name] = contrast(q1, k2, temperature) + contrast(q2, k1, temperature)
-            if self.is_watched:
+            losses[name] = info_nce(q1, k2, temperature) + info_nce(q2, k1, temperature)
+            if self.compute_health:
                 health.append(teacher_student_health((k1, k2), projected))
         return mean_loss("moco_v3", losses, health, 4.0 * temperature * chance_level(len(batch), "cross"))
 
 
-def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """InfoNCE times 2 temperature, in float32 or better: this rank's queries [B D] among the BR keys of all R ranks.
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of this rank's queries [B D] and the BR keys of all R ranks, times 2 temperature; float32 or better.
 
     Keys [B D] have no gradient. Chance level is 2 temperature log(BR).
     """
@@ -143,11 +142,11 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 
 def freeze_patch_embedding_(encoder: Backbone) -> None:
-    """No gradient for the patch embedding. ValueError where the backbone has none."""
+    """Freeze the patch embedding. ValueError if the backbone has none."""
     embedding = getattr(encoder.model, "patch_embed", None)
     if not isinstance(embedding, nn.Module):
         raise ValueError(
-            f"freeze_patch_embedding is true, and backbone {encoder.architecture!r} has no patch embedding, which ViTs "
-            "have. Set objective.freeze_patch_embedding=false, or backbone.name to vit_small_patch16_224."
+            f"objective.freeze_patch_embedding is true, but backbone {encoder.architecture!r} has no patch embedding, "
+            "expected a ViT. Set objective.freeze_patch_embedding=false, or backbone.name to vit_small_patch16_224."
         )
     embedding.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""SimCLR: two random views of one image of one sensor, NT-Xent between them.
+"""SimCLR: NT-Xent between two random views of each image of one sensor.
 
-Chen et al. 2020; methods.md A.6. Photometric views are SimCLR's where the bands are a true-colour triple and suit the
-sensor otherwise (colour.py). Deviations: symmetries of the plane, because overhead images have no upright; boxes that
-do not fit are cut, not drawn again.
+Chen et al. 2020; docs/methods.md, SimCLR. Photometric augmentation is SimCLR's for true-colour bands, else the one for
+the sensor type (transforms/colour.py). Deviations: vertical flips and rotations, because overhead images have no
+upright; crop boxes that do not fit are cut instead of redrawn.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from rspretrain.transforms.views import CropSettings, SensorViews
 
 
 class SimclrSettings(ObjectiveSettings, CropSettings):
-    """One sensor, two random views."""
+    """SimCLR on one sensor: two random views."""
 
     name: str = Field(default="simclr", description="SimCLR: contrast two views of one sensor.")
     sensor: str = Field(description="Name of the sensor, one of the section sensors.")
@@ -40,7 +40,7 @@ class SimclrSettings(ObjectiveSettings, CropSettings):
 
 @final
 class Simclr(StaticObjective, TwoStageLoss):
-    """NT-Xent over two views of the samples of all ranks. ValueError where the sensor is not configured."""
+    """NT-Xent between two views, over all ranks. ValueError unless exactly the one sensor is configured."""
 
     Settings = SimclrSettings
     metric_names = ("loss/nt_xent", CHANCE_RATIO, *VIEW_HEALTH)
@@ -58,7 +58,7 @@ class Simclr(StaticObjective, TwoStageLoss):
         if list(sensors) != [sensor]:
             raise ValueError(
                 f"simclr trains one sensor: objective.sensor is {sensor!r}, and the configured sensors are "
-                f"{list(sensors)}. Leave exactly {sensor!r} under `sensors`, or use the objective dual_simclr for two."
+                f"{list(sensors)}. Keep only {sensor!r} under `sensors`, or use the objective dual_simclr for two."
             )
         self.sensor_views = SensorViews(settings, {"view0": settings.colour, "view1": settings.colour}, sensors, groups)
         self.groups = self.sensor_views.groups
@@ -68,11 +68,11 @@ class Simclr(StaticObjective, TwoStageLoss):
         synchronise_norms(self)
 
     def forward(self, batch: Batch) -> Losses:
-        """Two views of B samples; see Objective."""
+        """See Objective."""
         return self.compute_loss(self.embed(batch))
 
     def embed(self, batch: Batch) -> Tensor:
-        """[2 B 128], both views through the network at once, as in the reference."""
+        """Embeddings [2 B 128]; both views share a forward, as in the reference."""
         z: Tensor = self.head(self.encoder(torch.cat(self.views(batch))))
         return z.view(2, len(batch), -1)
 
@@ -81,7 +81,7 @@ class Simclr(StaticObjective, TwoStageLoss):
         z1, z2 = embeddings
         loss = nt_xent(z1, z2, self.settings.temperature)
         metrics = {"loss/nt_xent": loss.detach(), CHANCE_RATIO: loss.detach() / chance_level(len(z1))}
-        return Losses(loss, metrics | (view_health(z1, z2) if self.is_watched else {}))
+        return Losses(loss, metrics | (view_health(z1, z2) if self.compute_health else {}))
 
     def views(self, batch: Batch) -> list[Tensor]:
         """Two [B C px px] float32, normalised."""

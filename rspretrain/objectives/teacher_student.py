@@ -1,7 +1,7 @@
-"""What objectives with EMA teachers share: a student and a teacher for every network, over random views.
+"""Base class of objectives with EMA teachers: a student and a teacher per network, on random views.
 
-One network a sensor, or one for the stacked bands of all (`fusion`). The teacher's momentum goes by a cosine over all
-steps (methods.md B.4, C.6).
+One network per sensor, or one for the stacked bands of all (`fusion`). The EMA momentum follows a cosine over all steps
+(docs/methods.md, EMA teachers).
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ TEACHER_STUDENT_HEALTH = (*VIEW_HEALTH, STUDENT_STD)
 
 
 class TeacherStudentSettings(CropSettings):
-    """Any sensors, random views, a teacher."""
+    """Settings of objectives with an EMA teacher."""
 
     fusion: Fusion = Field(
         default="none",
@@ -47,7 +47,7 @@ S = TypeVar("S", bound=TeacherStudentSettings)
 
 
 class TeacherStudent(Objective, Generic[S]):
-    """`student` and `teacher` are made by those who inherit: by network name modules that have an `encoder`."""
+    """Subclasses create `student` and `teacher`: network name -> module with an attribute `encoder`."""
 
     settings: S
     views: SensorViews
@@ -55,7 +55,7 @@ class TeacherStudent(Objective, Generic[S]):
     teacher: nn.ModuleDict
 
     def _set_momentum(self, progress: Progress) -> None:
-        """For `prepare`: the teacher follows ever more slowly."""
+        """Set the EMA momentum, for `prepare`."""
         self.momentum = cosine(progress.step, progress.total_steps, self.settings.momentum, self.settings.momentum_end)
 
     @final
@@ -76,8 +76,8 @@ class TeacherStudent(Objective, Generic[S]):
 
 
 def teacher_student_health(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What a person watches: `view_health` of the teacher's two [B D], and the least spread of its student's V [B D].
+    """`view_health` of the teacher's two views [B D], and the smallest spread of the student's V views [B D].
 
-    A teacher of momentum 0.9996 is 2,500 steps behind; that its student sees nothing, or is gone, shows at once.
+    A teacher with momentum 0.9996 lags 2,500 steps behind; the student's spread shows its collapse at once.
     """
     return view_health(*teacher) | {STUDENT_STD: torch.stack([feature_std(view) for view in student]).amin()}

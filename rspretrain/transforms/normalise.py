@@ -19,7 +19,10 @@ HSG_EPSILON = 1e-5
 
 @final
 class Normalise(nn.Module):
-    """(clip(x, low, high) - mean) / std per band; buffers [C], not in the state dict because the settings hold them."""
+    """(clip(x, low, high) - mean) / std per band; buffers [C], not in the state dict because the settings hold them.
+
+    `resample` clips to `low` and `high`; `scale` does the rest.
+    """
 
     low: Tensor
     high: Tensor
@@ -38,13 +41,6 @@ class Normalise(nn.Module):
         for field in ("low", "high", "mean", "std"):
             values = torch.tensor([getattr(scaling, field) for scaling in self.scalings], dtype=torch.float32)
             self.register_buffer(field, values, persistent=False)
-
-    def clip(self, x: Tensor, channels: list[int] | None = None) -> Tensor:
-        """Clip x [B C H W] float32, in `units`, in place; `channels` are the positions of x's bands in `self.bands`."""
-        if not self.clips:
-            return x
-        low, high = (self.low, self.high) if channels is None else (self.low[channels], self.high[channels])
-        return torch.clamp_(x, low[:, None, None], high[:, None, None])
 
     def scale(self, x: Tensor) -> Tensor:
         """Network input from clipped x [B C H W]."""

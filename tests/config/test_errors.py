@@ -57,7 +57,7 @@ def load(tmp_path, *overrides):
         ("optim={schedule: step}", r"yaml: optim.step_epochs: got none with optim.schedule=step, .*=constant\.$"),
         (
             "objective={name: mae, px: 16, decoder_width: 100}",
-            r"yaml: objective: decoder_width 100 is no multiple of decoder_heads 16, .* Change one of them\.$",
+            r"yaml: objective: decoder_width 100 is not a multiple of decoder_heads 16, .* Change one of them\.$",
         ),
         ("optim.lr", r"Override 'optim.lr' is not of the form section.key=value, as in optim.lr=3e-4"),
         ("run.dir.x=1", r"Override 'run.dir.x=1': 'dir' holds 'runs/a', not a section"),

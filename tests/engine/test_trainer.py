@@ -58,7 +58,7 @@ def test_metrics_of_teachers(tmp_path):
 
 def test_health_is_measured_only_in_logged_steps(tmp_path):
     logged, run = [], job(write_config(tmp_path, samples=32), "watch.every=5")
-    run.objective.encoders["s1"].register_forward_pre_hook(lambda *_: logged.append(run.objective.is_watched))
+    run.objective.encoders["s1"].register_forward_pre_hook(lambda *_: logged.append(run.objective.compute_health))
     train(run, resume=False, log=print)
     assert [step for step, seen in enumerate(logged, 1) if seen] == [1, 5, 10, 12]  # always the first and the last
     lines = whole_lines(tmp_path / "run" / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""BYOL: law 4, a slow reference written from the paper, lightly's loss and schedule, its settings (methods.md B.7)."""
+"""BYOL: several ranks equal one, a slow reference written from the paper, lightly's loss and schedule, settings."""
 
 import math
 
@@ -13,7 +13,7 @@ from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.nn.ema import ema_update_, paired_parameters
 from rspretrain.nn.torchvision_shim import ensure_torchvision
 from rspretrain.objectives.base import Progress
-from rspretrain.objectives.byol import Byol, ByolSettings, FirstColour, SecondColour, distance
+from rspretrain.objectives.byol import Byol, ByolSettings, FirstColour, SecondColour, cosine_distance
 from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def make_two_students() -> Byol:
 
 
 @pytest.mark.slow
-def test_law_4() -> None:
+def test_several_ranks_equal_one() -> None:
     check_objective(make_two_students, batch_of, worlds=(2, 4))
 
 
@@ -59,7 +59,7 @@ def test_equals_a_loop_written_from_the_paper() -> None:
     torch.manual_seed(0)
     objective, batch = make("s2").train(), batch_of(np.arange(6))
     with torch.no_grad():
-        for parameter in objective.teacher.parameters():  # a teacher that has gone its own way
+        for parameter in objective.teacher.parameters():  # a teacher that differs from the student
             parameter += 0.05 * torch.randn_like(parameter)
         views = objective.views(batch)["s2"]
         student, teacher = objective.student["s2"], objective.teacher["s2"]
@@ -72,26 +72,30 @@ def test_equals_a_loop_written_from_the_paper() -> None:
     assert result.metrics["loss/byol"] == result.loss
 
 
-def test_one_direction_is_lightlys() -> None:
+def test_one_direction_equals_lightly() -> None:
     from lightly.loss import NegativeCosineSimilarity
 
     torch.manual_seed(0)
     p, z = torch.randn(2, 32, 64).unbind()
-    torch.testing.assert_close(distance(p, 3 * z), 2 + 2 * NegativeCosineSimilarity()(p, z), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        cosine_distance(p, 3 * z), 2 + 2 * NegativeCosineSimilarity()(p, z), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_closed_forms() -> None:
     p = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
-    assert distance(p, 5 * p) == 0.0
-    assert distance(p, -p).item() == pytest.approx(4.0)
-    assert distance(p, p.flip(1)).item() == pytest.approx(2.0)
+    assert cosine_distance(p, 5 * p) == 0.0
+    assert cosine_distance(p, -p).item() == pytest.approx(4.0)
+    assert cosine_distance(p, p.flip(1)).item() == pytest.approx(2.0)
     with torch.autocast("cpu", torch.bfloat16):
-        assert distance(p, p.flip(1)).dtype == torch.float32
+        assert cosine_distance(p, p.flip(1)).dtype == torch.float32
 
 
-def test_identical_views_and_no_predictor_have_no_loss() -> None:
-    still = {"strength": 0, "blur": 0, "solarise": 0, "grey": 0, "band_drop": 0, "jitter": 0}
-    objective = make("rgb", scale=(1.0, 1.0), symmetry="none", first=FirstColour(**still), second=SecondColour(**still))
+def test_identical_views_without_predictor_have_zero_loss() -> None:
+    identity = {"strength": 0, "blur": 0, "solarise": 0, "grey": 0, "band_drop": 0, "jitter": 0}
+    objective = make(
+        "rgb", scale=(1.0, 1.0), symmetry="none", first=FirstColour(**identity), second=SecondColour(**identity)
+    )
     objective.train().predictor["rgb"] = torch.nn.Identity()
     batch = batch_of(np.arange(8))
     view = objective.views(batch)["rgb"][0]
@@ -99,7 +103,7 @@ def test_identical_views_and_no_predictor_have_no_loss() -> None:
     assert objective(batch).loss.item() == pytest.approx(0.0, abs=1e-10)
 
 
-def test_momentum_goes_to_one_by_half_a_cosine() -> None:
+def test_momentum_rises_to_one_by_a_half_cosine() -> None:
     from lightly.utils.scheduler import cosine_schedule
 
     objective = make("s1")
@@ -115,7 +119,7 @@ def test_momentum_goes_to_one_by_half_a_cosine() -> None:
     assert found[-1] < objective.momentum == 1.0
 
 
-def test_the_teacher_has_no_gradient_its_own_statistics_and_no_predictor() -> None:
+def test_the_teacher_has_no_gradients_and_its_own_norm_statistics() -> None:
     torch.manual_seed(0)
     objective = make("rgb", backbone=BackboneSettings(name="test_resnet"), px=32).train()
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
@@ -131,10 +135,10 @@ def test_the_teacher_has_no_gradient_its_own_statistics_and_no_predictor() -> No
     name = "rgb.encoder.model.bn1.running_mean"
     assert not torch.equal(ours[name], theirs[name])
     assert not torch.equal(theirs[name], torch.zeros_like(theirs[name]))
-    assert ours["rgb.encoder.model.bn1.num_batches_tracked"] == 4  # each view by itself
+    assert ours["rgb.encoder.model.bn1.num_batches_tracked"] == 4  # one forward per view
 
 
-def test_heads_are_the_papers() -> None:
+def test_heads_have_the_papers_layers() -> None:
     objective = make("s2", hidden=4096, projection=256)
     shapes = {name: tuple(p.shape) for name, p in objective.student["s2"].projector.named_parameters()}
     assert shapes == {"0.weight": (4096, 24), "1.weight": (4096,), "1.bias": (4096,), "3.weight": (256, 4096)}
@@ -153,7 +157,7 @@ def test_views_have_the_papers_colours() -> None:
     assert (changed.second.blur, changed.second.solarise) == (0.3, 0.2)
 
 
-def test_a_student_a_sensor_with_the_mean_of_their_losses() -> None:
+def test_one_student_per_sensor_with_the_mean_of_their_losses() -> None:
     torch.manual_seed(0)
     objective = make("s1", "s2").train()
     result = objective(batch_of(np.arange(6)))
@@ -166,7 +170,7 @@ def test_a_student_a_sensor_with_the_mean_of_their_losses() -> None:
     }
 
 
-def test_early_fusion_is_one_student_for_all_bands() -> None:
+def test_early_fusion_has_one_student_for_all_bands() -> None:
     objective = make("s1", "s2", fusion="early").train()
     (backbone,) = objective.backbones().values()
     assert (backbone.sensor, backbone.bands) == ("s1+s2", ("VV", "VH", "B04", "B11", "B01", "B02"))
@@ -174,7 +178,7 @@ def test_early_fusion_is_one_student_for_all_bands() -> None:
     assert set(objective(batch_of(np.arange(4))).metrics) == set(objective.metric_names)
 
 
-def test_the_student_is_exported_unless_the_teacher_is_asked_for() -> None:
+def test_the_student_is_exported_by_default() -> None:
     assert make("s1").backbones()["s1"].model.patch_embed.proj.weight.requires_grad
     teacher = make("s1", export="teacher")
     assert teacher.backbones()["s1"] is teacher.teacher["s1"].encoder

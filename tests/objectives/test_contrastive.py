@@ -1,4 +1,4 @@
-"""NT-Xent against lightly, a loop written from the paper, and closed forms (methods.md A.4, A.8)."""
+"""NT-Xent against lightly, a loop written from the paper, and closed forms (docs/methods.md, NT-Xent)."""
 
 import math
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rspretrain import world
 from rspretrain.nn.torchvision_shim import ensure_torchvision
-from rspretrain.objectives.contrastive import VIEW_HEALTH, Negatives, chance_level, nt_xent, view_health, worst
+from rspretrain.objectives.base import worst_values
+from rspretrain.objectives.contrastive import VIEW_HEALTH, Negatives, chance_level, nt_xent, view_health
 
 torch.set_num_threads(1)
 
@@ -64,7 +65,7 @@ def test_cross_is_the_mean_of_two_cross_entropies() -> None:
 
 
 @pytest.mark.parametrize("negatives", ["all", "cross"])
-def test_order_of_places_and_of_views_does_not_matter(negatives: Negatives) -> None:
+def test_order_of_samples_and_of_views_does_not_matter(negatives: Negatives) -> None:
     (z1, z2), order = features(), torch.randperm(12)
     want = nt_xent(z1, z2, 0.1, negatives)
     torch.testing.assert_close(nt_xent(z1[order], z2[order], 0.1, negatives), want)
@@ -86,13 +87,13 @@ def one_rank(negatives: Negatives) -> tuple[Tensor, list[Tensor]]:
     return loss.detach(), [part.grad for part in parts]  # type: ignore[misc]
 
 
-def both_kinds() -> list[tuple[Tensor, list[Tensor]]]:
+def both_negatives() -> list[tuple[Tensor, list[Tensor]]]:
     return [one_rank("all"), one_rank("cross")]
 
 
-def test_mean_of_ranks_is_the_whole_batch_in_value_and_gradient() -> None:
-    ranks = run_ranks(3, both_kinds)
-    for kind, (loss, grads) in enumerate(both_kinds()):
+def test_mean_over_ranks_equals_the_whole_batch_in_value_and_gradient() -> None:
+    ranks = run_ranks(3, both_negatives)
+    for kind, (loss, grads) in enumerate(both_negatives()):
         parts = [rank[kind] for rank in ranks]
         torch.testing.assert_close(torch.stack([part[0] for part in parts]).mean(), loss)
         for view in (0, 1):
@@ -101,14 +102,14 @@ def test_mean_of_ranks_is_the_whole_batch_in_value_and_gradient() -> None:
             torch.testing.assert_close(got, grads[view], rtol=1e-5, atol=1e-7)
 
 
-def test_health_tells_collapse() -> None:
+def test_health_metrics_detect_collapse() -> None:
     good = view_health(*features(64, 8))
     flat = view_health(torch.ones(64, 8), torch.ones(64, 8))
     assert good["health/feature_std"] > 0.9
     assert flat["health/feature_std"] < 1e-6
     assert flat["health/positive_cosine"].item() == pytest.approx(1.0)
     assert set(good) == set(VIEW_HEALTH)
-    both = worst([good, flat])
+    both = worst_values([good, flat])
     assert both["health/feature_std"] == flat["health/feature_std"]
     assert both["health/mean_cosine"] == flat["health/mean_cosine"]
     assert both["health/uniformity"] == flat["health/uniformity"]
@@ -116,5 +117,5 @@ def test_health_tells_collapse() -> None:
 
 @pytest.mark.parametrize("negatives", ["all", "cross"])
 def test_guessing_has_the_chance_level(negatives: Negatives) -> None:
-    z = torch.ones(16, 8)  # nothing tells samples apart
+    z = torch.ones(16, 8)  # all samples equal
     assert nt_xent(z, z, 0.1, negatives).item() == pytest.approx(chance_level(16, negatives))

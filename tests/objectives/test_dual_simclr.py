@@ -1,4 +1,4 @@
-"""Dual-SimCLR: law 4, a slow reference written from the paper, and its settings."""
+"""Dual-SimCLR: several ranks equal one, a slow reference written from the paper, settings."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def make_small() -> DualSimclr:
 
 
 @pytest.mark.slow
-def test_law_4() -> None:
+def test_several_ranks_equal_one() -> None:
     check_objective(make_small, batch_of, worlds=(2, 4))
 
 
@@ -50,9 +50,9 @@ def test_equals_a_loop_written_from_the_paper() -> None:
     torch.testing.assert_close(objective(batch).loss, total / 12, rtol=1e-5, atol=1e-5)
 
 
-def test_both_sensors_see_the_same_window() -> None:
+def test_both_sensors_share_the_window() -> None:
     batch = batch_of(np.arange(5))
-    ramp = torch.arange(24.0) - 25  # a pixel's value is its place
+    ramp = torch.arange(24.0) - 25  # a pixel's value is its column
     batch.images["s1"][:] = ramp
     batch.images["s2_10m"][:] = ((ramp + 25) * 100).to(torch.uint16)
     sensors = {"s1": SensorSettings(bands=("VV",)), "s2": SensorSettings(bands=("B04",))}
@@ -63,7 +63,7 @@ def test_both_sensors_see_the_same_window() -> None:
     assert objective.groups == ("s1", "s2_10m")
 
 
-def test_temperature_follows_the_network() -> None:
+def test_default_temperature_depends_on_the_backbone() -> None:
     assert make(temperature=None).temperature == 0.07
     settings = DualSimclrSettings(crop_px=18, px=30)
     assert DualSimclr(settings, SENSORS, BackboneSettings(name="vit_sct"), GROUPS).temperature == 0.2
@@ -90,7 +90,7 @@ def test_no_gradient_and_float32_views_under_autocast() -> None:
 def test_errors() -> None:
     one = {"s1": SENSORS["s1"]}
     with pytest.raises(
-        ValueError, match=r"dual_simclr compares two sensors: got 1, \['s1'\]. Name two under `sensors`"
+        ValueError, match=r"dual_simclr compares two sensors: got 1, \['s1'\]. List two under `sensors`"
     ):
         DualSimclr(DualSimclrSettings(crop_px=18), one, BackboneSettings(), GROUPS)
     with pytest.raises(ValueError, match=r"crop_px=48 pixels does not fit images of 24 pixels .* to at most 24"):

@@ -1,4 +1,4 @@
-"""GSC-MIM: law 4, a slow reference written from the paper, lightly's losses, centers, schedules (methods.md C.9)."""
+"""GSC-MIM: several ranks equal one, a slow reference from the paper, lightly's losses, centers, schedules."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torture import times
 
-from objectives.lessons import scene_batch, thirty_steps
+from objectives.short_training import scene_batch, train_30_steps
 from rspretrain.batch import Batch
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.objectives.base import Progress
@@ -40,8 +40,8 @@ def make(*sensors: str, backbone: BackboneSettings = VIT, **options: Any) -> Gsc
     return GscMim(settings, {name: SENSORS[name] for name in sensors}, backbone, GROUPS).train()
 
 
-def make_own_way(*sensors: str, **options: Any) -> GscMim:
-    """One whose teacher, centers and mask token are no longer what they were at the start."""
+def make_changed(*sensors: str, **options: Any) -> GscMim:
+    """An objective whose teacher, centers and mask token differ from their initial values."""
     torch.manual_seed(0)
     objective = make(*sensors, **options)
     with torch.no_grad():
@@ -60,11 +60,11 @@ def make_two_students() -> GscMim:
 
 
 @pytest.mark.slow
-def test_law_4() -> None:
+def test_several_ranks_equal_one() -> None:
     check_objective(make_two_students, batch_of, worlds=times((2,), (2, 4)))
 
 
-# The whole loss, from the paper's text and methods.md C.4 and C.5, one image, view and token after the other.
+# The loss from the paper (docs/methods.md, Complementary masks; Losses of GSC-MIM), image by image and token by token.
 Array = NDArray[np.float64]
 
 
@@ -94,18 +94,20 @@ def slow_loss(objective: GscMim, batch: Batch, name: str, pairs: list[tuple[int,
     views = objective.views(batch)[name]
     c_cls, c_patch = (center.double().numpy() for center in objective.centers[name].buffers())
     with torch.no_grad():
-        taught = [teacher.vit(view) for view in views]
-        seen = [(view, mask, student.vit(views[view], mask)) for view, mask in pairs]
+        teacher_tokens = [teacher.vit(view) for view in views]
+        student_tokens = [(view, mask, student.vit(views[view], mask)) for view, mask in pairs]
     h_t = lambda x: slow_head(x.double().numpy(), teacher.head)  # noqa: E731
     h_s = lambda x: slow_head(x.double().numpy(), student.head)  # noqa: E731
     cls, patch = [], []
     for b in range(len(batch)):
-        for view, mask, (cls_token, tokens) in seen:
-            other = h_t(taught[1 - view][0][b])
+        for view, mask, (cls_token, tokens) in student_tokens:
+            other = h_t(teacher_tokens[1 - view][0][b])
             cls.append(slow_ce(other, c_cls, objective.cls_temperature, h_s(cls_token[b]), settings.temperature))
             hidden = [i for i in range(16) if mask[b, i]]
             terms = [
-                slow_ce(h_t(taught[view][1][b, i]), c_patch, objective.patch_temperature, h_s(tokens[b, i]), 0.1)
+                slow_ce(
+                    h_t(teacher_tokens[view][1][b, i]), c_patch, objective.patch_temperature, h_s(tokens[b, i]), 0.1
+                )
                 for i in hidden
             ]
             patch.append(sum(terms) / max(1, len(hidden)))
@@ -114,7 +116,7 @@ def slow_loss(objective: GscMim, batch: Batch, name: str, pairs: list[tuple[int,
 
 @pytest.mark.parametrize("masking", ["paired", "shared_geometry", "double"])
 def test_equals_a_loop_written_from_the_paper(masking: str) -> None:
-    objective, batch = make_own_way("s2", masking=masking, photometric="ibot", cls_weight=0.7), batch_of(np.arange(5))
+    objective, batch = make_changed("s2", masking=masking, photometric="ibot", cls_weight=0.7), batch_of(np.arange(5))
     objective.prepare(Progress(70, 100, 10))
     first, second = objective.masks(batch.seeds)[0].chunk(2)
     assert 0 < first.any(dim=1).sum() < 5  # some images are masked, some are not
@@ -128,29 +130,29 @@ def test_equals_a_loop_written_from_the_paper(masking: str) -> None:
     assert result.metrics["loss/gsc_mim"] == result.loss
 
 
-def test_terms_are_lightlys() -> None:
+def test_terms_equal_lightly() -> None:
     from lightly.loss import DINOLoss, IBOTPatchLoss
 
-    objective, batch = make_own_way("rgb"), batch_of(np.arange(6))
+    objective, batch = make_changed("rgb"), batch_of(np.arange(6))
     for center in objective.centers.buffers():
         center.zero_()
     student, teacher = objective._networks("rgb")
     mask = objective.masks(batch.seeds)[0]
-    assert set(mask.sum(dim=1).gt(0).tolist()) == {False, True}  # an image without hidden patches is among them
+    assert set(mask.sum(dim=1).gt(0).tolist()) == {False, True}  # including an image without masked patches
     with torch.no_grad():
         views = torch.cat(objective.views(batch)["rgb"])
-        taught = [teacher.head(tokens) for tokens in teacher.vit(views)]
-        learned = [student.head(tokens) for tokens in student.vit(views, mask)]
-    dino = DINOLoss(output_dim=16, teacher_temp=0.04)(list(taught[0].chunk(2)), list(learned[0].chunk(2)))
+        targets = [teacher.head(tokens) for tokens in teacher.vit(views)]
+        outputs = [student.head(tokens) for tokens in student.vit(views, mask)]
+    dino = DINOLoss(output_dim=16, teacher_temp=0.04)(list(targets[0].chunk(2)), list(outputs[0].chunk(2)))
     ibot = IBOTPatchLoss(output_dim=16, teacher_temp=0.04, student_temp=0.1)
-    patch = ibot(taught[1][mask], learned[1][mask], mask.view(-1, 4, 4))
+    patch = ibot(targets[1][mask], outputs[1][mask], mask.view(-1, 4, 4))
     result = objective(batch)
     assert result.metrics["loss/cls"].item() == pytest.approx(dino.item(), rel=1e-5)
     assert result.metrics["loss/patch"].item() == pytest.approx(patch.item(), rel=1e-5)
 
 
-def test_r_of_0_leaves_the_class_tokens_loss_alone() -> None:
-    objective = make_own_way("s1", mask_probability=0.0)
+def test_without_masks_only_the_class_loss_remains() -> None:
+    objective = make_changed("s1", mask_probability=0.0)
     result = objective(batch_of(np.arange(4)))
     result.loss.backward()
     assert result.metrics["loss/patch"] == 0.0
@@ -159,13 +161,13 @@ def test_r_of_0_leaves_the_class_tokens_loss_alone() -> None:
     assert mask_token is not None
     assert torch.equal(mask_token.grad, torch.zeros(24))  # type: ignore[arg-type]
     objective.zero_grad()
-    masked = make_own_way("s1", mask_probability=1.0)
+    masked = make_changed("s1", mask_probability=1.0)
     masked(batch_of(np.arange(4))).loss.backward()
     assert dict(masked.named_parameters())["student.s1.vit.mask_token"].grad.any()  # type: ignore[union-attr]
 
 
-def test_centers_follow_all_patches_by_hand() -> None:
-    objective, batch = make_own_way("s2", center_momentum=0.8), batch_of(np.arange(4))
+def test_centers_average_all_patches() -> None:
+    objective, batch = make_changed("s2", center_momentum=0.8), batch_of(np.arange(4))
     teacher = objective._networks("s2")[1]
     before = [buffer.clone() for buffer in objective.centers.buffers()]
     with torch.no_grad():
@@ -176,26 +178,26 @@ def test_centers_follow_all_patches_by_hand() -> None:
         torch.testing.assert_close(new, 0.8 * old + 0.2 * mean)
 
 
-def test_masks_change_nothing_that_the_teacher_says() -> None:
-    answers = []
+def test_targets_do_not_depend_on_masks() -> None:
+    found = []
     for probability in (0.0, 1.0):
-        objective, batch = make_own_way("rgb", mask_probability=probability), batch_of(np.arange(4))
-        lesson = objective._teach("rgb", torch.cat(objective.views(batch)["rgb"]), torch.arange(20))
-        answers.append((lesson, list(objective.centers.buffers())))
+        objective, batch = make_changed("rgb", mask_probability=probability), batch_of(np.arange(4))
+        targets = objective._teacher_targets("rgb", torch.cat(objective.views(batch)["rgb"]), torch.arange(20))
+        found.append((targets, list(objective.centers.buffers())))
         assert "mask_token" not in " ".join(name for name, _ in objective.teacher.named_parameters())
-    for one, two in zip(answers[0][0], answers[1][0], strict=True):
+    for one, two in zip(found[0][0], found[1][0], strict=True):
         assert torch.equal(one, two)
-    assert all(torch.equal(one, two) for one, two in zip(answers[0][1], answers[1][1], strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
 
 
-def test_a_student_from_which_all_is_hidden_is_told_apart_from_its_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_student_std_detects_a_fully_masked_student(monkeypatch: pytest.MonkeyPatch) -> None:
     objective, batch = make("s2"), batch_of(np.arange(4))
-    seen = objective(batch).metrics
-    hidden = torch.ones_like(objective.masks(batch.seeds))
-    monkeypatch.setattr(objective, "masks", lambda seeds: hidden)
+    healthy = objective(batch).metrics
+    all_masked = torch.ones_like(objective.masks(batch.seeds))
+    monkeypatch.setattr(objective, "masks", lambda seeds: all_masked)
     blind = objective(batch).metrics
-    assert blind["health/student_std"] < 1e-5 < 0.01 < seen["health/student_std"]
-    assert blind["health/feature_std"] == seen["health/feature_std"]
+    assert blind["health/student_std"] < 1e-5 < 0.01 < healthy["health/student_std"]
+    assert blind["health/feature_std"] == healthy["health/feature_std"]
 
 
 def test_schedules_at_their_ends() -> None:
@@ -211,8 +213,8 @@ def test_schedules_at_their_ends() -> None:
     assert objective.cls_temperature == pytest.approx(0.07)
 
 
-def test_the_last_layer_stays_in_the_first_epoch() -> None:
-    objective, batch = make_own_way("s1", mask_probability=1.0), batch_of(np.arange(4))
+def test_the_last_layer_is_frozen_in_the_first_epoch() -> None:
+    objective, batch = make_changed("s1", mask_probability=1.0), batch_of(np.arange(4))
     head = objective._networks("s1")[0].head
     for step, moves in ((0, False), (9, False), (10, True)):
         objective.zero_grad()
@@ -224,7 +226,7 @@ def test_the_last_layer_stays_in_the_first_epoch() -> None:
 
 
 @pytest.mark.parametrize("masking", ["paired", "double"])
-def test_only_hidden_patches_reach_the_last_layer(masking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_masked_patches_reach_the_last_layer(masking: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, batch = make("rgb", masking=masking), batch_of(np.arange(8))
     rows: list[int] = []
     head = type(objective._networks("rgb")[0].head)
@@ -236,15 +238,15 @@ def test_only_hidden_patches_reach_the_last_layer(masking: str, monkeypatch: pyt
     assert rows == [16, hidden, 2, 16 * len(masks) + hidden]  # teacher: CLS, patches, two means; student: all at once
 
 
-def test_views_share_a_place_only_where_asked() -> None:
+def test_views_share_a_crop_only_with_shared_geometry() -> None:
     for masking, same in (("paired", False), ("shared_geometry", True)):
         objective = make("s1", masking=masking, photometric="ibot")
         batch = batch_of(np.arange(4))
         one, two = objective.views(batch)["s1"]
         assert not torch.equal(one, two)
-        # A gain, an offset and a little speckle leave the picture recognisable.
-        alike = torch.corrcoef(torch.stack([one[0, 0].flatten(), two[0, 0].flatten()]))[0, 1]
-        assert bool(alike > 0.9) is same
+        # Gain, offset and weak speckle keep the correlation of the pixels high.
+        correlation = torch.corrcoef(torch.stack([one[0, 0].flatten(), two[0, 0].flatten()]))[0, 1]
+        assert bool(correlation > 0.9) is same
 
 
 def test_views_have_the_colours_of_ibot_or_none() -> None:
@@ -260,47 +262,47 @@ def test_views_have_the_colours_of_ibot_or_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"masking": "shared_geometry"}, r"got shared_geometry with photometric none.*Set objective.photometric=ibot"),
-        ({"mask_ratio": (0.6, 0.5)}, r"mask_ratio: got \[0.6, 0.5\], expected two shares, 0 <= least.*\[0.1, 0.5\]"),
+        ({"mask_ratio": (0.6, 0.5)}, r"mask_ratio: got \[0.6, 0.5\], expected 0 <= min <= max <= 1.*\[0.1, 0.5\]"),
     ],
 )
-def test_settings_that_cannot_be_meant(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_invalid_settings_are_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         make("s1", **options)
 
 
-def test_a_convolutional_backbone_is_refused() -> None:
+def test_a_convolutional_backbone_is_an_error() -> None:
     with pytest.raises(ValueError, match="is not a plain ViT"):
         make("rgb", backbone=BackboneSettings(name="test_resnet"))
 
 
-def test_a_student_a_sensor_or_one_for_all() -> None:
-    apart, together = make("s1", "s2"), make("s1", "s2", fusion="early", export="student")
+def test_one_student_per_sensor_or_one_for_all() -> None:
+    separate, together = make("s1", "s2"), make("s1", "s2", fusion="early", export="student")
     batch = batch_of(np.arange(4))
-    for objective, names in ((apart, ["s1", "s2"]), (together, ["s1+s2"])):
+    for objective, names in ((separate, ["s1", "s2"]), (together, ["s1+s2"])):
         result = objective(batch)
         assert set(result.metrics) == set(objective.metric_names)
         assert list(objective.backbones()) == list(objective.inputs()) == names
-    own = [apart(batch).metrics[f"loss/gsc_mim_{name}"].item() for name in ("s1", "s2")]
-    assert apart.metric_names[3:5] == ("loss/gsc_mim_s1", "loss/gsc_mim_s2")
+    own = [separate(batch).metrics[f"loss/gsc_mim_{name}"].item() for name in ("s1", "s2")]
+    assert separate.metric_names[3:5] == ("loss/gsc_mim_s1", "loss/gsc_mim_s2")
     assert all(value > 0 for value in own)
-    assert apart.backbones()["s1"] is apart._networks("s1")[1].vit.backbone  # the teacher's
+    assert separate.backbones()["s1"] is separate._networks("s1")[1].vit.backbone  # the teacher's
     assert together.backbones()["s1+s2"] is together._networks("s1+s2")[0].vit.backbone
 
 
 def test_bf16_forwards_have_float32_losses() -> None:
-    objective, batch = make_own_way("rgb"), batch_of(np.arange(4))
+    objective, batch = make_changed("rgb"), batch_of(np.arange(4))
     with torch.no_grad():
         want = objective(batch).loss
-    again = make_own_way("rgb")
+    again = make_changed("rgb")
     with torch.autocast("cpu", torch.bfloat16):
         result = again(batch)
     result.loss.backward()
     for loss in (result.loss, result.metrics["loss/cls"], result.metrics["loss/patch"]):
         assert loss.dtype == torch.float32
-        assert loss != loss.bfloat16()  # nor was it rounded on the way
+        assert loss != loss.bfloat16()  # not rounded to bf16 before
     assert result.loss.item() == pytest.approx(want.item(), rel=0.02)
     assert all(buffer.dtype == torch.float32 for buffer in again.centers.buffers())
 
@@ -313,19 +315,19 @@ def test_30_steps_lower_the_loss_without_collapse() -> None:
     objective = GscMim(GscMimSettings(**(SMALL | small)), {"rgb": SENSORS["rgb"]}, backbone, [group]).train()
     before = copy.deepcopy(objective.student)
     losses = []
-    for result in thirty_steps(objective, scene_batch, 2e-3):
+    for result in train_30_steps(objective, scene_batch, 2e-3):
         losses.append(result.loss.item())
         assert result.metrics["health/feature_std"] > 0.1
         assert result.metrics["health/target_entropy"] > 0.1
     assert np.mean(losses[-10:]) < 0.6 * losses[0]
-    # It is the student that learned, not only the teacher whose answers became easier.
+    # The student has learned: the loss did not fall only because the teacher's targets became easier.
     again = copy.deepcopy(objective)
     again.student = before
     with torch.no_grad():
         assert objective(scene_batch(30)).loss < 0.9 * again(scene_batch(30)).loss
 
 
-def test_a_refused_step_leaves_the_centers_as_they_were() -> None:
+def test_a_refused_step_does_not_change_the_centers() -> None:
     objective = make("s1", frozen_epochs=0)
     world = World(0, 1, 0, torch.device("cpu"))
     strategy = build_strategy(

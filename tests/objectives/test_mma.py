@@ -1,4 +1,4 @@
-"""MMA: law 4, a slow reference written from the paper, its similarity as a convolution, closed forms, settings."""
+"""MMA: several ranks equal one, a slow reference, similarity as a convolution, closed forms, settings."""
 
 import math
 
@@ -10,7 +10,7 @@ from fakes.batches import GROUPS, batch_of
 from laws import check_objective
 from torture import times
 
-from objectives.lessons import thirty_steps
+from objectives.short_training import train_30_steps
 from rspretrain.nn.backbones import BackboneSettings
 from rspretrain.objectives.contrastive import nt_xent
 from rspretrain.objectives.mma import Mma, MmaSettings, directions
@@ -33,7 +33,7 @@ def make_projected() -> Mma:
 
 
 @pytest.mark.slow
-def test_law_4() -> None:
+def test_several_ranks_equal_one() -> None:
     check_objective(make_projected, batch_of, worlds=(2, 4)[: times(1, 2)])
 
 
@@ -71,7 +71,7 @@ def test_equals_a_loop_written_from_the_paper(channels: int | None) -> None:
     assert set(result.metrics) == set(objective.metric_names)
 
 
-def test_similarity_is_the_ports_convolution() -> None:
+def test_similarity_equals_the_ports_convolution() -> None:
     torch.manual_seed(0)
     a, b = (directions(torch.randn(4, 8, 3, 5)) for _ in range(2))
     port = F.conv2d(a, b)[:, :, 0, 0] / 15  # one offset only
@@ -81,20 +81,22 @@ def test_similarity_is_the_ports_convolution() -> None:
 
 def test_closed_forms() -> None:
     same = directions(torch.rand(1, 4, 2, 2)).expand(6, 4, 2, 2).flatten(1)
-    assert nt_xent(same, same, 0.1, "cross").item() == pytest.approx(math.log(6), rel=1e-5)  # all alike: chance
-    apart = torch.eye(3).repeat(1, 4)
-    assert nt_xent(apart, apart, 0.1, "cross").item() == pytest.approx(math.log(1 + 2 * math.exp(-10)), rel=1e-3)
+    assert nt_xent(same, same, 0.1, "cross").item() == pytest.approx(math.log(6), rel=1e-5)  # all equal: chance level
+    orthogonal = torch.eye(3).repeat(1, 4)
+    assert nt_xent(orthogonal, orthogonal, 0.1, "cross").item() == pytest.approx(
+        math.log(1 + 2 * math.exp(-10)), rel=1e-3
+    )
 
 
-def test_it_learns_which_maps_belong_together() -> None:
+def test_30_steps_learn_to_match_maps() -> None:
     torch.manual_seed(0)
     objective, batch = make(channels=16).train(), batch_of(np.arange(8))
-    results = list(thirty_steps(objective, lambda step: batch, 3e-3))
+    results = list(train_30_steps(objective, lambda step: batch, 3e-3))
     assert results[-1].loss < 0.5 * results[0].loss
     assert results[-1].metrics["health/positive_cosine"] > 0.5
 
 
-def test_what_is_exported_has_the_means_of_the_maps_as_features() -> None:
+def test_exported_features_are_the_means_of_the_maps() -> None:
     objective = make().eval()
     view = objective.views(batch_of(np.arange(2)))["s1"]
     encoder = objective.backbones()["s1"]
@@ -108,9 +110,9 @@ def test_float32_loss_under_autocast() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"mma compares two sensors: got 1, \['s1'\]. Name two"):
+    with pytest.raises(ValueError, match=r"mma compares two sensors: got 1, \['s1'\]. List two"):
         Mma(MmaSettings(crop_px=18), {"s1": SENSORS["s1"]}, SMALL, GROUPS)
     with pytest.raises(
-        ValueError, match=r"'test_vit' has no map .* it pools \[1, 5, 64\] to .*backbone.name to a ResNet"
+        ValueError, match=r"'test_vit' pools \[1, 5, 64\] to .*expected a feature map .*backbone.name to a ResNet"
     ):
         make(BackboneSettings(name="test_vit"), px=32)

@@ -1,4 +1,4 @@
-"""The settings choose the objective, and unknown ones are errors."""
+"""Objectives are built from their settings, and invalid settings are errors."""
 
 import numpy as np
 import pytest
@@ -22,15 +22,15 @@ ADAPTER = TypeAdapter(ObjectiveSection)
 SENSORS = {"s1": SensorSettings(bands=("VV", "VH")), "s2": SensorSettings(bands=("B02",))}
 
 
-def test_name_chooses() -> None:
+def test_name_selects_the_objective() -> None:
     dual = build_objective(
         ADAPTER.validate_python({"name": "dual_simclr", "crop_px": 24}), SENSORS, BackboneSettings(), GROUPS
     )
     assert isinstance(dual, DualSimclr)
     one = ADAPTER.validate_python({"name": "simclr", "sensor": "s2", "px": 24})
     assert isinstance(build_objective(one, {"s2": SENSORS["s2"]}, BackboneSettings(), GROUPS), Simclr)
-    taught = ADAPTER.validate_python({"name": "byol", "px": 24, "hidden": 8})
-    assert isinstance(build_objective(taught, SENSORS, BackboneSettings(name="test_resnet"), GROUPS), Byol)
+    byol = ADAPTER.validate_python({"name": "byol", "px": 24, "hidden": 8})
+    assert isinstance(build_objective(byol, SENSORS, BackboneSettings(name="test_resnet"), GROUPS), Byol)
     masked = ADAPTER.validate_python({"name": "gsc_mim", "px": 32, "hidden": 8, "outputs": 4})
     vit = BackboneSettings(name="vit_tiny_patch16_224", args={"depth": 1})
     assert isinstance(build_objective(masked, SENSORS, vit, GROUPS), GscMim)
@@ -55,7 +55,7 @@ def test_name_chooses() -> None:
     ids=lambda settings: settings["name"],
 )
 def test_guessing_has_a_chance_ratio_of_1(settings: dict[str, object]) -> None:
-    """At a temperature that makes all answers alike."""
+    """At a temperature that makes all outputs uniform."""
     sensors = {"s2": SENSORS["s2"]} if "sensor" in settings else SENSORS
     vit = BackboneSettings(name="vit_tiny_patch16_224", args={"depth": 1, "patch_size": 8, "dynamic_img_size": True})
     backbone = BackboneSettings(name="test_resnet") if "crop_px" in settings else vit
@@ -98,24 +98,26 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_health_that_nobody_looks_at_is_left_out_and_changes_nothing(name: str) -> None:
+def test_without_health_metrics_losses_and_gradients_are_equal(name: str) -> None:
     settings = ADAPTER.validate_python({"name": name, **SMALL[name]})
     sensors = {"s2": SENSORS["s2"]} if name == "simclr" else SENSORS
     found = []
-    for watched in (True, False):
+    for with_health in (True, False):
         torch.manual_seed(0)
         objective = build_objective(settings, sensors, CNN if "crop_px" in SMALL[name] else VIT, GROUPS)
-        assert objective.is_watched  # unless the loop says otherwise
-        objective.is_watched = watched
+        assert objective.compute_health  # by default
+        objective.compute_health = with_health
         losses = objective(batch_of(np.arange(4)))
         losses.loss.backward()
         gradients = [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]
         found.append((losses, gradients, list(objective.buffers())))
-    (seen, *moved), (unseen, *still) = found
-    assert torch.equal(seen.loss, unseen.loss)
+    (full, *full_tensors), (short, *short_tensors) = found
+    assert torch.equal(full.loss, short.loss)
     assert all(
-        torch.equal(a, b) for one, other in zip(moved, still, strict=True) for a, b in zip(one, other, strict=True)
+        torch.equal(a, b)
+        for one, other in zip(full_tensors, short_tensors, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
-    assert set(seen.metrics) == set(objective.metric_names)
-    left_out = set(seen.metrics) - set(unseen.metrics)
-    assert left_out == {name for name in seen.metrics if name.startswith("health/")} - {"health/chance_ratio"}
+    assert set(full.metrics) == set(objective.metric_names)
+    missing = set(full.metrics) - set(short.metrics)
+    assert missing == {name for name in full.metrics if name.startswith("health/")} - {"health/chance_ratio"}

@@ -1,4 +1,4 @@
-"""SimCLR: law 4, the kinds of views, and that a sample's views depend on nothing but the sample."""
+"""SimCLR: several ranks equal one, kinds of views, and views that depend on the sample only."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from rspretrain.transforms.inputs import SensorSettings
 
 torch.set_num_threads(1)
 BANDS = {"rgb": ("R", "G", "B"), "s2": ("B04", "B11", "B01", "B02"), "s1": ("VV", "VH")}
-STILL = ColourSettings(jitter=0, grey=0, blur=0, solarise=0, band_drop=0, strength=0)
+IDENTITY = ColourSettings(jitter=0, grey=0, blur=0, solarise=0, band_drop=0, strength=0)
 
 
 def make(sensor: str = "rgb", normalise: str = "fixed", backbone: str = "resnet18", **options: object) -> Simclr:
@@ -32,17 +32,17 @@ def make_multispectral() -> Simclr:
 
 
 @pytest.mark.slow
-def test_law_4_rgb() -> None:
+def test_several_ranks_equal_one_rgb() -> None:
     check_objective(make_rgb, batch_of)
 
 
 @pytest.mark.slow
-def test_law_4_multispectral() -> None:
+def test_several_ranks_equal_one_multispectral() -> None:
     check_objective(make_multispectral, batch_of)
 
 
 @pytest.mark.parametrize("sensor", BANDS)
-def test_views_belong_to_the_sample(sensor: str) -> None:
+def test_views_do_not_depend_on_the_batch(sensor: str) -> None:
     objective, positions = make(sensor), np.arange(6)
     whole = objective.views(batch_of(positions))
     for part in ([4], [5, 0, 3], [1, 2]):
@@ -53,7 +53,7 @@ def test_views_belong_to_the_sample(sensor: str) -> None:
     assert not torch.allclose(whole[0], whole[1])
 
 
-def test_rgb_views_are_scaled_last() -> None:
+def test_rgb_views_are_normalised_last() -> None:
     batch = batch_of(np.arange(4))
     fixed = make(colour=ColourSettings(strength=1.0)).views(batch)[0]
     assert fixed.min() >= 0.0
@@ -63,11 +63,11 @@ def test_rgb_views_are_scaled_last() -> None:
     torch.testing.assert_close(imagenet, (fixed - mean) / std, rtol=1e-4, atol=1e-5)
 
 
-def test_still_views_of_square_images_are_crops_of_the_evaluation_view() -> None:
+def test_views_of_whole_images_equal_the_evaluation_view() -> None:
     batch = batch_of(np.arange(16))
-    objective = make("s2", scale=(1.0, 1.0), symmetry="none", colour=STILL)
+    objective = make("s2", scale=(1.0, 1.0), symmetry="none", colour=IDENTITY)
     whole = objective.inputs()["s2"].evaluate(batch, 32)
-    # A whole-area box of a ratio other than 1 is cut on one side, so some views are whole and none is far off.
+    # A whole-area box with an aspect ratio other than 1 is cut on one side, so only some views are whole images.
     equal = [torch.allclose(a, b, atol=1e-5) for a, b in zip(objective.views(batch)[0], whole, strict=True)]
     assert any(equal)
     assert not all(equal)
@@ -79,9 +79,9 @@ def test_head_and_backbone_norms_are_synchronised() -> None:
     assert all(isinstance(module, SyncBatchNorm) for module in norms)
 
 
-def test_more_sensors_than_one_are_an_error() -> None:
+def test_several_sensors_are_an_error() -> None:
     sensors = {"rgb": SensorSettings(bands=BANDS["rgb"]), "s1": SensorSettings(bands=BANDS["s1"])}
     with pytest.raises(
-        ValueError, match=r"objective.sensor is 'rgb', and the configured sensors are \['rgb', 's1'\]. Leave"
+        ValueError, match=r"objective.sensor is 'rgb', and the configured sensors are \['rgb', 's1'\]. Keep"
     ):
         Simclr(SimclrSettings(sensor="rgb", px=32), sensors, BackboneSettings(), GROUPS)

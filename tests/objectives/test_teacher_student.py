@@ -1,4 +1,4 @@
-"""What students and teachers share is tried on each objective in its own tests; here the settings."""
+"""Settings and health metrics of objectives with teachers; their tests cover the rest."""
 
 import pytest
 import torch
@@ -30,11 +30,11 @@ def test_defaults_are_those_of_the_papers(settings, momentum, export):
     assert (made.fusion, made.momentum, made.momentum_end, made.export) == ("none", momentum, 1.0, export)
 
 
-def test_health_is_the_teachers_and_the_worse_spread_of_the_students_views():
+def test_health_has_the_teachers_metrics_and_the_smallest_spread_of_the_student():
     torch.manual_seed(0)
-    sighted, equal = torch.randn(64, 8), torch.ones(64, 8)
-    found = teacher_student_health((sighted, sighted), (sighted, equal))
+    spread, equal = torch.randn(64, 8), torch.ones(64, 8)
+    found = teacher_student_health((spread, spread), (spread, equal))
     assert tuple(found) == TEACHER_STUDENT_HEALTH
     assert found[STUDENT_STD] < 1e-6
     assert found["health/feature_std"] > 0.9
-    assert teacher_student_health((equal, equal), (sighted, sighted))[STUDENT_STD] > 0.9
+    assert teacher_student_health((equal, equal), (spread, spread))[STUDENT_STD] > 0.9

@@ -1,8 +1,8 @@
-"""The losses of several networks: their mean, their names, the worst health."""
+"""Losses of several networks: mean, metric names, worst health values."""
 
 import torch
 
-from rspretrain.objectives.per_network import loss_names, mean_loss
+from rspretrain.objectives.base import loss_names, mean_loss
 
 
 def test_names() -> None:
@@ -10,7 +10,7 @@ def test_names() -> None:
     assert loss_names("mae", ["s1", "s2"]) == ("loss/mae", "loss/mae_s1", "loss/mae_s2", "health/chance_ratio")
 
 
-def test_mean_and_worst() -> None:
+def test_mean_loss_has_the_worst_health_values() -> None:
     losses = {"s1": torch.tensor(1.0, requires_grad=True), "s2": torch.tensor(3.0, requires_grad=True)}
     health = [{"health/a": torch.tensor(one), "health/b": torch.tensor(0.0)} for one in (0.5, 0.25)]
     result = mean_loss("mae", losses, health, 4.0)

@@ -1,4 +1,4 @@
-"""Thirty steps of an objective on small pictures: long enough to see that it learns and does not collapse."""
+"""Thirty training steps on small images, enough to show that an objective learns and does not collapse."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,8 +12,8 @@ from rspretrain.objectives.base import Losses, Objective, Progress
 from rspretrain.rng import sample_seeds
 
 
-def thirty_steps(objective: Objective, batch_at: Callable[[int], Batch], rate: float) -> Iterator[Losses]:
-    """The losses before each of 30 steps of AdamW, of 300 in 10 an epoch; teachers follow."""
+def train_30_steps(objective: Objective, batch_at: Callable[[int], Batch], rate: float) -> Iterator[Losses]:
+    """Yield the losses of 30 steps of AdamW with EMA updates, in schedules of 300 steps and 10 steps per epoch."""
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=rate)
     pairs = paired_parameters(objective.teachers())
     for step in range(30):
@@ -27,7 +27,7 @@ def thirty_steps(objective: Objective, batch_at: Callable[[int], Batch], rate: f
 
 
 def scene_batch(step: int) -> Batch:
-    """32 smooth pictures of their own colours, the same in every step, in new views."""
+    """32 smooth images of different colours, the same at every step, with new views."""
     positions = np.arange(32)
     corners = [np.random.default_rng(k).integers(0, 256, (3, 2, 2)).astype(np.float32) for k in positions]
     images = F.interpolate(torch.from_numpy(np.stack(corners)), (32, 32), mode="bilinear").to(torch.uint8)
