@@ -21,7 +21,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from rspretrain.active_learning.budget import Labels
+from rspretrain.active_learning.budget import BudgetSettings, Labels
 from rspretrain.active_learning.labelling_task import LabellingTask, open_labelling_task
 from rspretrain.active_learning.oracle import CsvOracle
 from rspretrain.active_learning.pool import LabelPool, rows_of
@@ -56,8 +56,8 @@ class LoopStatus:
 
 def prepare_active(settings: ActiveSettings, world: World, deepspeed_launcher: bool, resume: bool) -> "ActiveLearning":
     """Build the loop and check the settings; nothing is written. ValueError, in one paragraph, for invalid settings."""
-    check_data(settings)
-    _check_sections(settings)
+    check_data(settings.data)
+    _check_sections(settings.labels, settings.budget)
     settings = with_precision(settings, world)
     (shards,) = open_sources(settings.data).sets.values()
     task = open_labelling_task(shards, settings.labels, settings.oracle)
@@ -75,15 +75,15 @@ def prepare_active(settings: ActiveSettings, world: World, deepspeed_launcher: b
     return ActiveLearning(settings, world, task, pool, deepspeed_launcher=deepspeed_launcher, resume=resume)
 
 
-def _check_sections(settings: ActiveSettings) -> None:
+def _check_sections(labels: LabelSettings, budget: BudgetSettings) -> None:
     fields = LabelSettings.model_fields.items()
-    given = {name: getattr(settings.labels, name) for name, _ in fields if name not in _USED_LABEL_SETTINGS}
+    given = {name: getattr(labels, name) for name, _ in fields if name not in _USED_LABEL_SETTINGS}
     if unused := {name: given[name] for name, field in fields if name in given and given[name] != field.default}:
         raise ConfigError(
             f"labels: got {unused} in a label-budget loop, expected none of these: the section budget defines the "
             "labelled and held-out images. Set budget.first, budget.val and budget.seed instead."
         )
-    if not settings.budget.test:
+    if not budget.test:
         raise ConfigError(
             "budget.test: got 0, expected at least 1: each round is evaluated on the test images. Set the number of "
             "test images; with oracle=csv, those without labels are labelled by hand."

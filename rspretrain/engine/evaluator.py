@@ -8,9 +8,8 @@ from typing import final
 from torch import Tensor
 
 from rspretrain import world
-from rspretrain.config import RunSettings
 from rspretrain.engine.checkpoint import gather_to_cpu
-from rspretrain.engine.export import export_backbones, provenance
+from rspretrain.engine.export import Origin, export_backbones
 from rspretrain.objectives.base import Objective
 
 Weights = Iterable[tuple[str, Tensor]]  # every parameter and buffer of the objective, whole; iterated by all ranks
@@ -50,8 +49,8 @@ class Evaluator(ABC):
 class Pretraining(Evaluator):
     """Evaluator of pretraining: exports the backbones after the last step."""
 
-    def __init__(self, settings: RunSettings, objective: Objective, shards_sha256: str) -> None:
-        self._settings, self._objective, self._shards_sha256 = settings, objective, shards_sha256
+    def __init__(self, objective: Objective, folder: Path, origin: Origin) -> None:
+        self._objective, self._folder, self._origin = objective, folder, origin
 
     def is_due(self, step: int) -> bool:
         """See Evaluator: never."""
@@ -76,9 +75,9 @@ class Pretraining(Evaluator):
 
     def finish(self, step: int, weights: Weights) -> dict[str, Path]:
         """See Evaluator."""
-        folder, first = self._settings.run.dir / "export", world.rank() == 0
+        folder, first = self._folder, world.rank() == 0
         whole = gather_to_cpu(weights, first)
         if first:
-            export_backbones(self._objective, whole, folder, provenance(self._settings, step, self._shards_sha256))
+            export_backbones(self._objective, whole, folder, self._origin.at(step))
         world.barrier()
         return {name: folder / name for name in self._objective.backbones()}

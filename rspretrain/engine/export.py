@@ -1,17 +1,19 @@
 """Exports backbones from a run or a checkpoint: one folder per backbone, with weights and input description."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from torch import Tensor
 
 from rspretrain import config
-from rspretrain.config import ConfigError, RunSettings
+from rspretrain.config import ConfigError, RunSection, RunSettings
 from rspretrain.engine.checkpoint import Checkpoints, read_checkpoint
 from rspretrain.nn.weights import export_backbone
 from rspretrain.objectives import build_objective
-from rspretrain.objectives.base import Objective
+from rspretrain.objectives.base import Objective, ObjectiveSettings
+from rspretrain.streaming.settings import DataSettings
 from rspretrain.streaming.sources import open_sources
 
 
@@ -30,17 +32,28 @@ def export_backbones(
     return folders
 
 
-def provenance(settings: RunSettings, step: int, shards_sha256: str) -> dict[str, Any]:
+@final
+@dataclass(frozen=True)
+class Origin:
     """The origin of the weights of a run, for the export."""
-    return {
-        "run": settings.run.name or settings.run.dir.name,
-        "objective": settings.objective.model_dump(mode="json"),
-        "step": step,
-        "samples_seen": step * settings.train.global_batch,
-        "seed": settings.run.seed,
-        "shards": " + ".join(source.display_name for source in settings.data.all_sources()),
-        "shards_sha256": shards_sha256,
-    }
+
+    run: RunSection
+    data: DataSettings
+    objective: ObjectiveSettings
+    global_batch: int
+    shards_sha256: str
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The provenance of the weights after `step` steps."""
+        return {
+            "run": self.run.name or self.run.dir.name,
+            "objective": self.objective.model_dump(mode="json"),
+            "step": step,
+            "samples_seen": step * self.global_batch,
+            "seed": self.run.seed,
+            "shards": " + ".join(source.display_name for source in self.data.all_sources()),
+            "shards_sha256": self.shards_sha256,
+        }
 
 
 StudentOrTeacher = Literal["student", "teacher"]
@@ -63,7 +76,8 @@ def export_checkpoint(
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, groups)
     objective.load_state_dict(weights)
     folder = out or run_dir / f"export_{path.name}"
-    return export_backbones(objective, weights, folder, provenance(settings, state.step, state.shards_sha256))
+    origin = Origin(settings.run, settings.data, settings.objective, settings.train.global_batch, state.shards_sha256)
+    return export_backbones(objective, weights, folder, origin.at(state.step))
 
 
 def _with_export(settings: RunSettings, whose: StudentOrTeacher) -> RunSettings:

@@ -9,11 +9,12 @@ from rspretrain.engine.classification import Classification, Task
 from rspretrain.engine.job import Job, build_job, resolve_settings
 from rspretrain.evaluation.labels import FinetuneData, choose_labels
 from rspretrain.evaluation.metrics import main_metric, metric_names
-from rspretrain.finetuning.networks import Networks, assemble, grid_inputs, load_networks, resize_
+from rspretrain.finetuning.networks import Networks, ValidationSettings, assemble, grid_inputs, load_networks, resize_
 from rspretrain.finetuning.supervised import Supervised
 from rspretrain.finetuning.targets import choose_targets
 from rspretrain.nn.tuning import tune_
 from rspretrain.shardset.index import ShardSet
+from rspretrain.streaming.settings import DataSettings
 from rspretrain.transforms.train_views import TrainViews
 from rspretrain.world import World
 
@@ -29,11 +30,11 @@ def prepare_finetune(
 
     `data`: the samples, instead of those of `settings.labels`; `initial`: initial weights of the objective.
     """
-    check_data(settings)
+    check_data(settings.data)
     settings, sources = resolve_settings(settings, world, deepspeed_launcher)
     (shards,) = sources.sets.values()
     data = data or choose_labels(shards, settings.labels, settings.data.filter)
-    _check_validation(settings, data)
+    _check_validation(settings.validation, data)
     settings = _cap_global_batch(settings, len(data.epoch_rows), world)
     networks = _networks(settings, shards)
     if settings.views.px is not None:
@@ -58,22 +59,22 @@ def prepare_finetune(
     return build_job(settings, world, sources, objective, evaluator, data.epoch_rows)
 
 
-def check_data(settings: FinetuneSettings) -> None:
+def check_data(settings: DataSettings) -> None:
     """ConfigError unless the data are one shard set with all its splits."""
-    if settings.data.sources:
+    if settings.sources:
         raise ConfigError(
-            f"data.sources: got {len(settings.data.sources)} shard sets, expected one for fine-tuning, because classes "
+            f"data.sources: got {len(settings.sources)} shard sets, expected one for fine-tuning, because classes "
             "and splits differ between sets. Set data.shards=FOLDER."
         )
-    if settings.data.split is not None:
+    if settings.split is not None:
         raise ConfigError(
-            f"data.split: got {settings.data.split!r}, expected none for fine-tuning, which uses several splits. Set "
+            f"data.split: got {settings.split!r}, expected none for fine-tuning, which uses several splits. Set "
             "labels.train_split and labels.test_split."
         )
 
 
-def _check_validation(settings: FinetuneSettings, data: FinetuneData) -> None:
-    validation, known = settings.validation, metric_names(data.multi)
+def _check_validation(validation: ValidationSettings, data: FinetuneData) -> None:
+    known = metric_names(data.multi)
     if validation.metric is not None and validation.metric not in known:
         kind = "multi-label" if data.multi else "single-label"
         raise ConfigError(

@@ -9,6 +9,7 @@ from rspretrain import config
 from rspretrain.arrays import Rows
 from rspretrain.config import CommonSettings, ConfigError, RunSettings
 from rspretrain.engine.evaluator import Evaluator, Pretraining
+from rspretrain.engine.export import Origin
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.rng import mix
@@ -61,7 +62,9 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
     """Build a pretraining job. ValueError, in one paragraph, for settings that do not fit together or the data."""
     settings, sources = resolve_settings(settings, world, deepspeed_launcher)
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
-    return build_job(settings, world, sources, objective, Pretraining(settings, objective, sources.sha256))
+    origin = Origin(settings.run, settings.data, settings.objective, settings.train.global_batch, sources.sha256)
+    evaluator = Pretraining(objective, settings.run.dir / "export", origin)
+    return build_job(settings, world, sources, objective, evaluator)
 
 
 def resolve_settings(settings: SettingsT, world: World, deepspeed_launcher: bool) -> tuple[SettingsT, Sources]:
@@ -69,7 +72,7 @@ def resolve_settings(settings: SettingsT, world: World, deepspeed_launcher: bool
 
     ValueError as in prepare.
     """
-    check_batch(settings, world)
+    check_batch(settings.train.global_batch, settings.strategy.accumulate, world)
     settings = with_precision(settings, world)
     settings = settings.model_copy(
         update={"strategy": resolve_strategy(settings.strategy, world, settings.optim, deepspeed_launcher)}
@@ -136,12 +139,12 @@ def seed_torch(*words: int) -> None:
     torch.manual_seed(mix(*words) >> 1)  # 63 bits: CUDA generators have signed seeds
 
 
-def check_batch(settings: CommonSettings, world: World) -> None:
+def check_batch(batch: int, accumulate: int, world: World) -> None:
     """ConfigError if the global batch is not divisible by the numbers of ranks and micro-batches."""
-    batch, parts = settings.train.global_batch, world.size * settings.strategy.accumulate
+    parts = world.size * accumulate
     if batch % world.size == 0 and batch % parts:
         raise ConfigError(
-            f"strategy.accumulate: got {settings.strategy.accumulate} for {batch // world.size} samples per rank, "
+            f"strategy.accumulate: got {accumulate} for {batch // world.size} samples per rank, "
             f"expected a divisor. Set train.global_batch to a multiple of {parts}, or change strategy.accumulate."
         )
     if batch % world.size:
