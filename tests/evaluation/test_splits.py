@@ -54,7 +54,7 @@ def test_the_default_nomenclature_is_single_label(shards: ShardSet) -> None:
 def test_errors_list_the_available_splits_and_nomenclatures(shards: ShardSet) -> None:
     with pytest.raises(ValueError, match=r"no nomenclature '19'; its nomenclatures are \['all', 'class'\]\. Name one"):
         choose_data(shards, "19")
-    with pytest.raises(ValueError, match=r"no split 'val'; it has \{'test': 12, 'train': 48\} of its own\. Name one"):
+    with pytest.raises(ValueError, match=r"no split 'val'; its splits are \{'test': 12, 'train': 48\}\. Name one"):
         choose_data(shards, test_split="val")
     with pytest.raises(ValueError, match=r"split 'train' for both training and testing, expected two different spl"):
         choose_data(shards, test_split="train")
