@@ -51,6 +51,8 @@ $(STAMP)-bench: $(STAMP)-test requirements/bench.txt requirements/bench-nodeps.t
 	@$(PIP) --no-deps -r requirements/bench-nodeps.txt
 	@touch $@
 
+# Without it, DeepSpeed's launcher warns on every machine without a GPU.
+NO_GPU := $(if $(wildcard /dev/nvidiactl /dev/kfd),,DS_ACCELERATOR=cpu)
 # Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against the same networks at random.
 demo: $(STAMP)
 	@rm -rf data/demo runs/demo
@@ -60,7 +62,7 @@ demo: $(STAMP)
 	@rspretrain build bigearthnet --source S2=data/demo/archive S1=data/demo/archive splits=data/demo/archive \
 	  --out data/demo/shards --samples-per-shard 64 --workers 2
 	@echo "3 of 4: pretraining"
-	@deepspeed --quiet --module rspretrain.cli.pretrain --config dual_simclr_demo \
+	@$(NO_GPU) deepspeed --quiet --module rspretrain.cli.pretrain --config dual_simclr_demo \
 	  data.shards=data/demo/shards run.dir=runs/demo
 	@echo "4 of 4: probes"
 	@rspretrain probe --backbone runs/demo/export/s1 runs/demo/export/s2 --shards data/demo/shards --random-baseline

@@ -1,6 +1,7 @@
 """Shared by all commands: the command's name as the user typed it, the first line on screen, errors, output paths."""
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -96,6 +97,7 @@ def fail(command: str, error: Exception | str) -> int:
 
 
 def quiet_libraries() -> None:
-    """Silence the warnings of libraries that no user can act on, each by its text or module."""
+    """Silence messages of libraries that no user can act on, each by its text or module. Our own are not touched."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # DeepSpeed's calls
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rspretrain.cli.common import command_parser, fail
 from rspretrain.cli.main import run
+from rspretrain.output_paths import check_file
 from rspretrain.shipped_configs import KINDS, copy_config, deepspeed_files, shipped, summary
 
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(listing())
         return 0
     try:
+        if arguments.destination is not None and not arguments.destination.is_dir():
+            check_file(arguments.destination, "DEST")
         print(copy_config(arguments.name, arguments.destination))
     except (ValueError, OSError) as error:
         return fail("configs", error)

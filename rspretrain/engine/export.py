@@ -92,10 +92,11 @@ def _with_export(settings: RunSettings, whose: StudentOrTeacher) -> RunSettings:
 def _find(run_dir: Path, step: int | None) -> Path:
     paths = Checkpoints(run_dir / "checkpoints", keep=1).candidates()
     steps = {int(path.name.removeprefix("step_")): path for path in paths}
-    if not paths or (step is not None and step not in steps):
-        wanted = "a checkpoint" if step is None else f"step {step}"
-        available = ", ".join(str(number) for number in sorted(steps)) or "none"
-        raise ConfigError(f"--step: {run_dir} has no {wanted}, expected one of: {available}. Choose one of them.")
+    if not paths:
+        raise ConfigError(f"--run: {run_dir} has no checkpoint, expected a run that saved one. Train it first.")
+    if step is not None and step not in steps:
+        available = ", ".join(str(number) for number in sorted(steps))
+        raise ConfigError(f"--step: {run_dir} has no step {step}, expected one of: {available}. Choose one of them.")
     return paths[0] if step is None else steps[step]
 
 

@@ -5,6 +5,8 @@ configuration; setting them in the JSON file is an error, so that no setting is 
 `torch_autocast`: the native bf16 mode would cast the parameters, including those of frozen teachers.
 """
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -185,6 +187,9 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dic
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed reads the variable
-    deepspeed.init_distributed()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        deepspeed.init_distributed()
+    other = [line for line in printed.getvalue().splitlines() if not line.endswith("_op built successfully")]
+    print("".join(f"{line}\n" for line in other), end="", flush=True)
     config = {"steps_per_print": None, "zero_allow_untested_optimizer": True} | config
     return deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]

@@ -1,3 +1,4 @@
+import logging
 import sys
 import warnings
 
@@ -35,3 +36,13 @@ def test_our_own_warnings_stay():
         warnings.warn("`torch.distributed.reduce_op` is deprecated", FutureWarning, stacklevel=1)
         warnings.warn("the cache is nearly full", UserWarning, stacklevel=1)
     assert [str(one.message) for one in caught] == ["the cache is nearly full"]
+
+
+def test_deepspeed_may_still_warn_of_other_things(capsys):
+    quiet_libraries()
+    logger, handler = logging.getLogger("DeepSpeed"), logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.warning("Setting accelerator to CPU. If you have GPU …")
+    logger.warning("the loss scale is small")
+    logger.removeHandler(handler)
+    assert capsys.readouterr().err == "the loss scale is small\n"
