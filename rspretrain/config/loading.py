@@ -67,6 +67,7 @@ def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source
     _check_kind(kind, tree, source)
     for override in overrides:
         _override(tree, override)
+    _check_kind(kind, tree, source)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -75,14 +76,21 @@ def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source
 
 
 def _check_kind(kind: type[Settings], tree: Tree, source: str) -> None:
-    """ConfigError if the sections are those of another kind of run."""
+    """ConfigError if sections are those of another kind of run: all of them, or one that this kind does not have."""
     foreign = [section for section in tree if section not in kind.model_fields]
+    if not foreign or not issubclass(kind, CommonSettings):
+        return
     kinds = (RunSettings, FinetuneSettings, ActiveSettings)
     other = next((one for one in kinds if all(section in one.model_fields for section in tree)), None)
-    if foreign and other is not None and issubclass(kind, CommonSettings):
+    if other is not None:
         raise ConfigError(
             f"{source} is a configuration of {other.title}, expected one of {kind.title}, which has no "
             f"{', '.join(foreign)}. Run it with `rspretrain {other.command}`."
+        )
+    if owners := [one.title for one in kinds if foreign[0] in one.model_fields]:
+        raise ConfigError(
+            f"{source}: {foreign[0]!r} is a section of {' and '.join(owners)}, not of {kind.title}. Remove it, or use "
+            f"a configuration of {owners[0]}."
         )
 
 

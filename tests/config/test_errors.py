@@ -59,6 +59,10 @@ def load(tmp_path, *overrides):
             "objective={name: mae, px: 16, decoder_width: 100}",
             r"yaml: objective: decoder_width 100 is not a multiple of decoder_heads 16, .* Change one of them\.$",
         ),
+        (
+            "labels.fraction=0.1",
+            r"yaml: 'labels' is a section of fine-tuning and active learning, not of pretraining\. ",
+        ),
         ("optim.lr", r"Override 'optim.lr' is not of the form section.key=value, as in optim.lr=3e-4"),
         ("run.dir.x=1", r"Override 'run.dir.x=1': 'dir' holds 'runs/a', not a section"),
         ("optim.betas=[0.9", r"'optim.betas' is '\[0.9', expected "),
