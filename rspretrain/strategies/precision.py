@@ -1,6 +1,6 @@
 """Precision of the forward and backward pass: bf16 on devices with bf16 hardware, else fp32.
 
-A CPU without bf16 instructions emulates it, which is many times slower than fp32 (figures in docs/strategies.md).
+A CPU without bf16 instructions emulates it, which is 10 to 25 times slower than fp32.
 """
 
 from typing import Literal
