@@ -10,18 +10,17 @@ from rspretrain.arrays import Rows
 from rspretrain.config import CommonSettings, ConfigError, RunSettings
 from rspretrain.engine.evaluator import Evaluator, Pretraining
 from rspretrain.engine.export import Origin
+from rspretrain.engine.fit import check_fit, from_shards
 from rspretrain.objectives import build_objective
 from rspretrain.objectives.base import Objective, Progress
 from rspretrain.rng import mix
 from rspretrain.rng_torch import purpose_id
 from rspretrain.schedules import cosine, warmup_cosine, warmup_steps
-from rspretrain.sensors import MEASURED
 from rspretrain.shardset.inspection.quick_check import quick_check
 from rspretrain.strategies import check_network, resolve_strategy
 from rspretrain.strategies.precision import precision_text, resolve_precision
 from rspretrain.streaming.loader import Loader
 from rspretrain.streaming.sources import Sources, open_sources
-from rspretrain.transforms.inputs import SensorSettings
 from rspretrain.world import World, local_size
 
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)
@@ -61,6 +60,7 @@ class Job:
 def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Job:
     """Build a pretraining job. ValueError, in one paragraph, for settings that do not fit together or the data."""
     settings, sources = resolve_settings(settings, world, deepspeed_launcher)
+    check_fit(settings, sources, world)
     objective = build_objective(settings.objective, settings.sensors, settings.backbone, list(sources.groups.values()))
     origin = Origin(settings.run, settings.data, settings.objective, settings.train.global_batch, sources.sha256)
     evaluator = Pretraining(objective, settings.run.dir / "export", origin)
@@ -68,7 +68,7 @@ def prepare(settings: RunSettings, world: World, deepspeed_launcher: bool) -> Jo
 
 
 def resolve_settings(settings: SettingsT, world: World, deepspeed_launcher: bool) -> tuple[SettingsT, Sources]:
-    """Resolve the strategy and measured statistics, open the shards and seed torch for the initial weights.
+    """Resolve strategy, precision, bands and measured statistics, open the shards and seed torch's generator.
 
     ValueError as in prepare.
     """
@@ -79,7 +79,7 @@ def resolve_settings(settings: SettingsT, world: World, deepspeed_launcher: bool
     )
     sources = open_sources(settings.data)
     settings = settings.model_copy(
-        update={"sensors": {name: _with_statistics(name, sensor, sources) for name, sensor in settings.sensors.items()}}
+        update={"sensors": {name: from_shards(name, sensor, sources) for name, sensor in settings.sensors.items()}}
     )
     seed_torch(settings.run.seed, purpose_id("initial weights"))
     return settings, sources
@@ -118,20 +118,6 @@ def with_precision(settings: SettingsT, world: World) -> SettingsT:
         requested = config.saved_value(settings.run.dir / "config.yaml", "strategy", "precision") or requested
     precision = resolve_precision(requested, world.device)
     return settings.model_copy(update={"strategy": settings.strategy.model_copy(update={"precision": precision})})
-
-
-def _with_statistics(name: str, settings: SensorSettings, sources: Sources) -> SensorSettings:
-    """The settings with the statistics of the manifests, if the sensor uses measured statistics and has none."""
-    if settings.normalise != MEASURED or settings.statistics is not None:
-        return settings
-    found = {
-        band: statistics
-        for group in sources.groups.values()
-        if group.sensor == name
-        for band, statistics in sources.statistics(group.name).items()
-        if band in settings.bands
-    }
-    return settings.model_copy(update={"statistics": found})
 
 
 def seed_torch(*words: int) -> None:

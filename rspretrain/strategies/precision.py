@@ -36,7 +36,7 @@ def precision_text(precision: Precision, device: torch.device) -> str:
     if precision == "bf16" and not unit:
         missing = "a CPU without AMX or AVX512-BF16" if device.type == "cpu" else "a GPU without bf16 units"
         return (
-            f"Warning: strategy.precision is bf16 on {missing}, where it is emulated and 10 to 25 times slower than "
+            f"Warning: strategy.precision is bf16 on {missing}, where it is emulated and 8 to 24 times slower than "
             "fp32; set strategy.precision=auto."
         )
     if precision == "bf16":

@@ -5,25 +5,33 @@ are upsampled bilinearly), put the bands in the configured order, scale.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Annotated, final
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from rspretrain.batch import Batch
-from rspretrain.sensors import MEASURED, Group, Scaling, standard
+from rspretrain.sensors import BAND_ORDER, MEASURED, Group, Scaling, standard
 from rspretrain.settings import Settings
 from rspretrain.transforms.crops import centre_crop
 from rspretrain.transforms.normalise import Normalise
 from rspretrain.transforms.resample import Geometry, full_geometry, resample
 
+ALL_BANDS = ("all",)  # of a sensor, as far as the shard set has them; resolved before a network is built
+
+
+def _as_bands(given: object) -> object:
+    return ALL_BANDS if given == "all" else given
+
 
 class SensorSettings(Settings):
     """Bands and normalisation of one sensor."""
 
-    bands: tuple[str, ...] = Field(
-        min_length=1, description="Band names in the order of the backbone's input channels."
+    bands: Annotated[tuple[str, ...], BeforeValidator(_as_bands)] = Field(
+        min_length=1,
+        description="Band names in the order of the backbone's input channels; or all: every band of the shard set, "
+        "resolved and saved when the run starts.",
     )
     normalise: str = Field(
         default="fixed",
@@ -56,7 +64,7 @@ class SensorInput(nn.Module):
         super().__init__()
         self.sensor, self.bands = sensor, settings.bands
         mine = [group for group in groups if group.sensor == sensor]
-        _check_bands(sensor, settings.bands, mine, groups)
+        check_bands(sensor, settings.bands, groups)
         # A band that several groups hold is read from the first of them.
         group_of = {band: group for group in reversed(mine) for band in group.bands}
         self.source_groups = [group for group in mine if any(group_of[band] is group for band in self.bands)]
@@ -144,7 +152,9 @@ def _select(images: Tensor, channels: list[int]) -> Tensor:
     return torch.stack([images[:, channel] for channel in channels], dim=1)
 
 
-def _check_bands(sensor: str, bands: tuple[str, ...], mine: list[Group], groups: Sequence[Group]) -> None:
+def check_bands(sensor: str, bands: tuple[str, ...], groups: Sequence[Group]) -> None:
+    """Raise ValueError if the groups of a shard set lack the sensor or a band, or if a band is listed twice."""
+    mine = [group for group in groups if group.sensor == sensor]
     if not mine:
         raise ValueError(
             f"Sensor {sensor!r} is not in the shard set, which has {sorted({group.sensor for group in groups})}. "
@@ -159,6 +169,13 @@ def _check_bands(sensor: str, bands: tuple[str, ...], mine: list[Group], groups:
         )
     if len(set(bands)) != len(bands):
         raise ValueError(f"sensors.{sensor}.bands has duplicates: got {list(bands)}. List every band once.")
+
+
+def available_bands(sensor: str, groups: Sequence[Group]) -> tuple[str, ...]:
+    """All bands of a sensor in canonical order; of an unknown instrument, in the order of the shard set."""
+    present = dict.fromkeys(band for group in groups if group.sensor == sensor for band in group.bands)
+    order = BAND_ORDER.get(sensor, tuple(present))
+    return tuple(sorted(present, key=order.index))
 
 
 def finest_and_coarsest(inputs: Sequence[SensorInput], batch: Batch) -> tuple[Tensor, Tensor]:

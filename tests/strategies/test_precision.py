@@ -27,7 +27,7 @@ def test_auto_is_bf16_where_the_cpu_computes_in_it(monkeypatch, amx, avx, unit, 
 def test_the_start_of_a_run_names_the_precision_and_warns_of_emulation(monkeypatch):
     has(monkeypatch, False, False)
     assert precision_text("bf16", CPU) == (
-        "Warning: strategy.precision is bf16 on a CPU without AMX or AVX512-BF16, where it is emulated and 10 to 25 "
+        "Warning: strategy.precision is bf16 on a CPU without AMX or AVX512-BF16, where it is emulated and 8 to 24 "
         "times slower than fp32; set strategy.precision=auto."
     )
     assert precision_text("fp32", CPU) == "Precision: fp32 (no bf16 hardware on this device)."
