@@ -91,4 +91,6 @@ def test_networks_without_blocks(shards: Path, setting: str) -> None:
 @pytest.mark.parametrize(("name", "backbone"), [("mae", RESNET), ("gsc_mim", RESNET), ("mma", CASES["mae"].backbone)])
 def test_unsuitable_backbones(shards: Path, name: str, backbone: dict[str, object]) -> None:
     message = refusal(shards, replace(CASES[name], backbone=backbone))
-    assert ("is not a plain ViT" if name != "mma" else "has no map [B D h w] whose mean is its feature") in message
+    assert (
+        "is not a plain ViT" if name != "mma" else "expected a feature map [B D h w] whose mean is the feature"
+    ) in message
