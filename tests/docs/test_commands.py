@@ -51,6 +51,9 @@ COMMAND_LINES = sorted({
     found for page, text in DOCUMENTS.items() for line in code_lines(text) if (found := typed(page, line)) is not None
 })  # fmt: skip
 
+# tests/extending writes the files of that page and runs its commands.
+TO_CHECK = [line for line in COMMAND_LINES if line.page != "docs/extending.md"]
+
 
 def parsed(line: Typed) -> argparse.Namespace:
     return importlib.import_module(f"rspretrain.cli.{line.command.replace('-', '_')}").parse(list(line.arguments))
@@ -71,7 +74,7 @@ def test_every_command_parses(line, capsys):
         parsed(line)
 
 
-@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.command == "build" and not is_template(line)])
+@pytest.mark.parametrize("line", [line for line in TO_CHECK if line.command == "build" and not is_template(line)])
 def test_every_build_has_sources_and_options_of_its_archive(line):
     args = parsed(line)
     paths, choices = parameters_of(args.archive)
@@ -91,7 +94,7 @@ CONFIGURED = {
 }
 
 
-@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.command in CONFIGURED])
+@pytest.mark.parametrize("line", [line for line in TO_CHECK if line.command in CONFIGURED])
 def test_every_run_could_start(line):
     args = parsed(line)
     read, kind, default = CONFIGURED[line.command]
