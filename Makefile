@@ -21,7 +21,7 @@ ifeq ($(VERSION),)
 endif
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: install demo test test-all torture lint bench clean
+.PHONY: install demo test test-all torture lint docs bench clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -49,6 +49,11 @@ $(STAMP)-bench: $(STAMP)-test requirements/bench.txt requirements/bench-nodeps.t
 	@echo "Installing the libraries of the benchmarks"
 	@$(PIP) -r requirements/bench.txt
 	@$(PIP) --no-deps -r requirements/bench-nodeps.txt
+	@touch $@
+
+$(STAMP)-docs: $(STAMP) requirements/docs.txt
+	@echo "Installing the libraries of the documentation site"
+	@$(PIP) -r requirements/docs.txt
 	@touch $@
 
 # Without it, DeepSpeed's launcher warns on every machine without a GPU.
@@ -89,6 +94,11 @@ lint: $(STAMP)-test
 	mypy
 	lint-imports
 
+# The pages of docs/ and the API reference as a site; warnings are errors.
+docs: $(STAMP)-docs
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "The site is in site/; search needs a server: python -m http.server --directory site"
+
 bench: $(STAMP)-bench
 	python benchmarks/building.py
 	python benchmarks/loading.py
@@ -101,10 +111,12 @@ bench: $(STAMP)-bench
 	python benchmarks/collapse.py
 	python benchmarks/training.py
 	python benchmarks/large_batch.py
+	python benchmarks/memory.py
+	python benchmarks/archive_costs.py
 	python benchmarks/simclr_ucmerced.py --source $(UCMERCED)
 	python benchmarks/learning.py --ucmerced $(UCMERCED) --aid $(AID)
 	python benchmarks/ordering.py
 	python benchmarks/label_budget.py --source $(UCMERCED)
 
 clean:
-	rm -rf $(VENV) data/demo runs/demo build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data/demo runs/demo build site .mypy_cache .ruff_cache .hypothesis

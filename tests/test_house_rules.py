@@ -17,7 +17,7 @@ SOURCES = sorted(path for folder in ("rspretrain", "shards", "launchers") for pa
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 # Interfaces and tables without behaviour of their own: the tests of their users cover them.
 WITHOUT_TESTS = {
-    "archives/base.py", "arrays.py", "batch.py", "nn/model_card.py", "objectives/base.py", "patch.py", "settings.py",
+    "archives/base.py", "arrays.py", "batch.py", "nn/model_card.py", "patch.py", "settings.py",
 }  # fmt: skip
 
 # Modules whose tests go through their user, or through the users of their user.
