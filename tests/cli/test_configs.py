@@ -10,7 +10,7 @@ def test_every_configuration_is_listed_with_a_line(command):
             (line,) = [line for line in lines if line.startswith(f"  {name} ")]
             assert len(line.split()) > 4
     assert lines[-1].split() == ["zero0,", "zero1,", "zero2,", "zero3"]
-    assert max(map(len, lines)) <= 130
+    assert max(map(len, lines)) <= 140
 
 
 def test_a_copy_never_overwrites(tmp_path, command, monkeypatch):
