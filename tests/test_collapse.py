@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     ("name", "overrides", "words"),
     [
         ("centering_off", LONGER, "Restore the centering of the teacher"),
-        ("constant_band", SHORT, "Look at band B03 of s2_10m"),
+        ("constant_band", SHORT, "Check band B03 of s2_10m"),
         ("masked_everything", SHORT, "is everything masked"),
         ("rate_far_too_high", SHORT, "Lower optim.lr"),
     ],

@@ -112,7 +112,7 @@ def test_drop_path_is_the_same_in_both_passes(shards):
 def test_unsupported_accumulation_is_refused(shards):
     with pytest.raises(ValueError, match=r"has 1 batch norms \(head.1, …\), expected none: their statistics"):
         prepare(tree(shards, {**ONE, "norm": True}, 2), world.World(0, 1, 0, torch.device("cpu")), False)
-    with pytest.raises(ValueError, match=r"got 3 for the 16 samples of a rank, expected a divisor. Set train.global"):
+    with pytest.raises(ValueError, match=r"got 3 for 16 samples per rank, expected a divisor. Set train.global"):
         prepare(tree(shards, PAIR, 3), world.World(0, 1, 0, torch.device("cpu")), False)
     with pytest.raises(ValueError, match=r"got 2 with strategy.name=deepspeed, expected 1: DeepSpeed scales"):
         prepare(tree(shards, PAIR, 2, name="deepspeed"), world.World(0, 1, 0, torch.device("cpu")), False)

@@ -24,7 +24,7 @@ def test_samples_by_row_by_key_and_by_iteration(tmp_path):
     assert shards[-1].key == shards[19].key == shards[seen[19]].key == seen[19]
     with pytest.raises(KeyError, match="has no sample 'Patch7'"):
         shards["Patch7"]
-    with pytest.raises(IndexError, match="has 20 samples, there is no row 20"):
+    with pytest.raises(IndexError, match=r"has 20 samples, expected a row in \[-20, 20\), got 20"):
         shards[20]
 
 
