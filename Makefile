@@ -1,4 +1,4 @@
-# Needs Python 3.11 to 3.13, g++ and make; everything else is installed into .venv. `make PYTHON=python3.12` chooses.
+# Needs Python 3.11 to 3.13, g++ and make; everything else is installed into .venv. `make PYTHON=python3.12` chooses the Python.
 VENV := .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
@@ -30,7 +30,7 @@ install: $(STAMP)
 UNSUPPORTED = $(PYTHON) is $(if $(VERSION),Python $(VERSION),not found), expected Python 3.11 to 3.13, as in: make PYTHON=python3.12
 $(STAMP): requirements/base.txt pyproject.toml
 	$(if $(filter $(VERSION),$(SUPPORTED)),,$(error $(UNSUPPORTED)))
-	@if [ -d $(VENV) ] && [ ! -d $(VENV)/lib/python$(VERSION) ]; then echo "Removing $(VENV), which is of another Python"; rm -rf $(VENV); fi
+	@if [ -d $(VENV) ] && [ ! -d $(VENV)/lib/python$(VERSION) ]; then echo "Removing $(VENV), which has another Python version"; rm -rf $(VENV); fi
 	@echo "Creating $(VENV) with Python $(VERSION)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the libraries of requirements/base.txt: minutes, most of them for torch"
@@ -58,29 +58,29 @@ $(STAMP)-docs: $(STAMP) requirements/docs.txt
 
 # Without it, DeepSpeed's launcher warns on every machine without a GPU.
 NO_GPU := $(if $(wildcard /dev/nvidiactl /dev/kfd),,DS_ACCELERATOR=cpu)
-# Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe against the same networks at random.
+# Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe, compared with the same networks with random weights.
 demo: $(STAMP)
 	@rm -rf data/demo runs/demo
-	@echo "1 of 4: an archive"
+	@echo "1 of 4: generating an archive"
 	@rspretrain demo --out data/demo/archive --pairs 1000 --workers 2
-	@echo "2 of 4: shards"
+	@echo "2 of 4: building shards"
 	@rspretrain build bigearthnet --source S2=data/demo/archive S1=data/demo/archive splits=data/demo/archive \
 	  --out data/demo/shards --samples-per-shard 64 --workers 2
 	@echo "3 of 4: pretraining"
 	@$(NO_GPU) deepspeed --quiet --module rspretrain.cli.pretrain --config dual_simclr_demo \
 	  data.shards=data/demo/shards run.dir=runs/demo
-	@echo "4 of 4: probes"
+	@echo "4 of 4: probing the backbones"
 	@rspretrain probe --backbone runs/demo/export/s1 runs/demo/export/s2 --shards data/demo/shards --random-baseline
 	@echo "run          runs/demo (metrics.jsonl, summary.json, checkpoints/, wandb/)"
-	@echo "shards       data/demo/shards; a look inside: $(VENV)/bin/rspretrain inspect data/demo/shards --png data/demo/patches.png"
+	@echo "shards       data/demo/shards; to look inside: $(VENV)/bin/rspretrain inspect data/demo/shards --png data/demo/patches.png"
 	@echo "archive      data/demo/archive, simulated, in the layout of BigEarthNet-MM v1"
 
-# Two processes; the tests of a file stay together, because they share what takes long to build.
+# Two processes; the tests of a file stay together, because they share slow fixtures.
 TWO := -n 2 --dist loadfile
 test: $(STAMP)-test
 	python -m pytest $(TWO)
 
-# Also the full matrices, of which `make test` takes a part.
+# With the full matrices, of which `make test` runs a part.
 test-all: $(STAMP)-test
 	RSPRETRAIN_FULL=1 python -m pytest $(TWO)
 

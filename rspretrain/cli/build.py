@@ -1,10 +1,10 @@
-"""Convert an archive into a shard set. Killed at any moment, the same command goes on where it was.
+"""Convert an archive into a shard set. After an interruption, the same command continues the build.
 
 rspretrain build bigearthnet --source S2=… S1=… splits=… --out data/ben --workers 8
 rspretrain build ucmerced --source ROOT --out data/ucmerced
 rspretrain build bigearthnet --source … --out part1 --part 1/4     one node's share; `rspretrain merge` joins them
 
-docs/archives.md describes layouts, sources and options of every archive, docs/shards.md the result.
+docs/archives.md describes the layout, sources and options of every archive, docs/shards.md the result.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SHOWN_FAULTS = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build. Exit code 0: all converted; 1: stopped on the way; 2: bad input; 3: patches left out."""
+    """Build. Exit code 0: all converted; 1: stopped early; 2: bad input; 3: patches left out."""
     args = parse(argv)
     from rspretrain.archives import open_archive
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line. Announces the build before the imports that its choices need, but not before a help text."""
+    """The command line. Prints a first line before the imports that the choices need, except for --help."""
     arguments = sys.argv[1:] if argv is None else argv
     if not {"-h", "--help"} & set(arguments):
         announce("Listing the archive …")
@@ -55,35 +55,39 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     from rspretrain.shardset.record import RAW
 
     parser = command_parser("build", __doc__)
-    parser.epilog = f"archives, with their sources and the defaults of their options (… is none):\n{usages()}"
-    parser.add_argument("archive", help="which archive it is: " + ", ".join(ARCHIVES))
+    parser.epilog = f"archives, with their sources and the defaults of their options (… means no default):\n{usages()}"
+    parser.add_argument("archive", help="its name, or an import path: " + ", ".join(ARCHIVES))
+    parser.add_argument("--source", nargs="+", required=True, metavar="[NAME=]PATH", help="folders of the raw archive")
     parser.add_argument(
-        "--source", nargs="+", required=True, metavar="[NAME=]PATH", help="where the raw archive's folders are"
+        "--option", nargs="+", default=[], metavar="NAME=VALUE", help="options of the archive, see below"
     )
-    parser.add_argument("--option", nargs="+", default=[], metavar="NAME=VALUE", help="the archive's own choices")
     parser.add_argument(
         "--out", type=Path, required=True, help="a new or empty folder, or the folder of this build, to continue it"
     )
     parser.add_argument(
-        "--samples-per-shard", type=int, default=1024, metavar="N", help="of every tar but the last (default 1024)"
+        "--samples-per-shard", type=int, default=1024, metavar="N", help="of every shard but the last (default 1024)"
     )
     parser.add_argument(
         "--order",
         choices=("shuffled", "archive"),
         default="shuffled",
-        help="how samples are dealt out to shards: by a hash of their keys (default), or as the archive lists them",
+        help="order of the samples in the set: by a hash of their keys (default), or as the archive lists them",
     )
-    parser.add_argument("--codec", choices=list(CODECS), default=RAW, help="of the arrays (default raw)")
-    parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on it (default 1)")
+    parser.add_argument(
+        "--codec", choices=list(CODECS), default=RAW, help="compression of the arrays (default raw: none)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes; the shards are the same for any number (default 1)"
+    )
     parser.add_argument(
         "--part", type=part, default=Part(), metavar="i/n", help="build every n-th shard, from the i-th"
     )
-    parser.add_argument("--allow-skips", action="store_true", help="exit 0 although patches were left out")
+    parser.add_argument("--allow-skips", action="store_true", help="exit with 0 even if patches were left out")
     return parser.parse_args(arguments)
 
 
 def part(text: str) -> "Part":
-    """`2/4` as a part."""
+    """Parse a part such as `2/4`."""
     from rspretrain.shardset.building.build import Part
 
     number, _, of = text.partition("/")
@@ -94,7 +98,7 @@ def part(text: str) -> "Part":
 
 
 def build(archive: "Archive", args: argparse.Namespace) -> "BuildReport":
-    """Build with one progress bar (on a terminal): samples, rate, time left."""
+    """Build, with the samples done, the rate and the time left on a progress bar."""
     from rspretrain.observe.progress import Countdown
     from rspretrain.shardset.building.build import build_shards
 
@@ -112,7 +116,7 @@ def build(archive: "Archive", args: argparse.Namespace) -> "BuildReport":
 
 
 def show(report: "BuildReport", part: "Part") -> None:
-    """Print what was written, and the names of what was not."""
+    """Print the totals, and the patches that were left out."""
     from rspretrain.shardset.building.assemble import REPORT_NAME
 
     for fault in report.faults[:SHOWN_FAULTS]:

@@ -30,7 +30,7 @@ def command_parser(command: str, description: str | None) -> argparse.ArgumentPa
 
 
 def config_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """The command line of everything that trains by a configuration."""
+    """The parser of the commands that train from a configuration."""
     parser = command_parser(command, description)
     parser.add_argument(
         "--config", type=Path, required=True, metavar="NAME", help="YAML file, or a name from `rspretrain configs`"
@@ -38,14 +38,16 @@ def config_parser(command: str, description: str | None) -> argparse.ArgumentPar
     parser.add_argument(
         "--explain", action=Explain, command=command, metavar="KEY", help="explain a key or section, as in optim.lr"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print configuration, parameters, plan; write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print configuration, parameters and plan; write nothing"
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in optim.lr=3e-4")
     return parser
 
 
 def training_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """The command line of every run that can be resumed."""
+    """The parser of the commands that can resume a run."""
     parser = config_parser(command, description)
     parser.add_argument("--resume", action="store_true", help="continue the run in run.dir")
     return parser
@@ -84,7 +86,7 @@ def announce(text: str) -> None:
 
 
 def check_files(paths: Mapping[str, Path | None]) -> None:
-    """ValueError, before slow work, where one of the files to write (argument -> path) cannot be written."""
+    """ValueError, before slow work, if one of the output files (argument -> path) cannot be written."""
     for name, path in paths.items():
         if path is not None:
             check_file(path, name)

@@ -24,13 +24,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser("configs", __doc__)
     actions = parser.add_subparsers(dest="action", metavar="copy")
     copy = actions.add_parser("copy", help="write a shipped configuration to a new file")
-    copy.add_argument("name", metavar="NAME", help="of a configuration, as `rspretrain configs` lists it")
+    copy.add_argument("name", metavar="NAME", help="a name that `rspretrain configs` lists")
     copy.add_argument("destination", metavar="DEST", type=Path, nargs="?", help="file or folder (default: this folder)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """List, or copy."""
+    """List the configurations, or copy one."""
     arguments = parse(argv)
     if arguments.action is None:
         print(listing())
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def listing() -> str:
-    """All shipped configurations: the command that runs them, name and summary."""
+    """All shipped configurations with names and summaries, below the command that runs them."""
     lines = []
     for kind, command in KINDS.items():
         found = shipped(kind)

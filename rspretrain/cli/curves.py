@@ -1,4 +1,4 @@
-"""Several label-budget loops as one learning curve: the mean over runs of every query function, with its band.
+"""Compare active-learning runs: one learning curve per query function, as the mean over runs with its band.
 
     rspretrain curves runs/al_* --png curve.png --csv curve.csv
 
@@ -19,13 +19,13 @@ from rspretrain.cli.main import run
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("curves", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run.dir of a label-budget loop")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run.dir of an active-learning run")
     parser.add_argument(
         "--at", type=int, metavar="LABELS", help="compare at this number of labels instead of over the rounds"
     )
     parser.add_argument("--png", type=Path, help="figure to write")
     parser.add_argument("--csv", type=Path, help="table to write")
-    parser.add_argument("--title", default="Learning curves", help="of the figure")
+    parser.add_argument("--title", default="Learning curves", help="title of the figure")
     return parser.parse_args(argv)
 
 
@@ -41,15 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_files({"--png": arguments.png, "--csv": arguments.csv})
         runs = [read_run(folder) for folder in arguments.runs]
         curves = compare(runs)
-        which = "mean over the rounds after a query" if arguments.at is None else f"with {arguments.at} labels"
-        print(f"{which}, percent, with the 95 % interval of the mean over runs")
+        title = "mean over the rounds after a query" if arguments.at is None else f"with {arguments.at} labels"
+        print(f"{title}, percent, with the 95 % interval of the mean over runs")
         for row in means(runs, arguments.at):
-            told = (
-                f"{100 * row['mean']:6.2f} ± {100 * row['half_width']:.2f}"
-                if row["num"] > 1
-                else f"{100 * row['mean']:6.2f}"
-            )
-            print(f"  {row['method']:<28}{METRIC_TITLES[row['metric']]:<13}{told}   {row['num']} runs")
+            interval = f" ± {100 * row['half_width']:.2f}" if row["num"] > 1 else ""
+            mean = f"{100 * row['mean']:6.2f}{interval}"
+            print(f"  {row['method']:<28}{METRIC_TITLES[row['metric']]:<13}{mean}   {row['num']} runs")
         for row in margins(runs, arguments.at):
             interval = f" ± {100 * row['half_width']:.2f}" if row["num"] > 1 else ""
             above = f"{100 * row['mean']:+6.2f}{interval}"

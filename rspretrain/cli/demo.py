@@ -18,13 +18,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--out", type=Path, default=Path("data/demo/archive"), help="a new or empty folder (default data/demo/archive)"
     )
     parser.add_argument("--pairs", type=int, default=640, help="Sentinel-1/2 pairs (default 640)")
-    parser.add_argument("--seed", type=int, default=0, help="of the simulated land (default 0)")
-    parser.add_argument("--workers", type=int, default=2, help="processes; the bytes are the same for any number")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
+    parser.add_argument("--workers", type=int, default=2, help="processes; the files are the same for any number")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the archive, and print where it is."""
+    """Write the archive, and print its folder."""
     arguments = parse(argv)
     announce(f"Simulating {arguments.pairs} pairs in {arguments.out} …")
     from rspretrain.archives.demo import write_demo

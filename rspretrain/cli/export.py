@@ -21,9 +21,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("export", __doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run (run.dir)")
-    parser.add_argument("--step", type=int, help="finished steps of the checkpoint; default: the newest")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument("--out", type=Path, help="folder for the exports; default: <run>/export_step_<step>")
-    parser.add_argument("--whose", choices=("student", "teacher"), help="default: as the run's objective.export says")
+    parser.add_argument(
+        "--whose", choices=("student", "teacher"), help="network to export; default: objective.export of the run"
+    )
     return parser.parse_args(argv)
 
 

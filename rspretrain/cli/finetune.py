@@ -4,9 +4,10 @@
     deepspeed --module rspretrain.cli.finetune --config sct_fusion_bigearthnet data.shards=data/ben \\
         backbone.s1=runs/a/export/s1 backbone.s2=runs/a/export/s2 run.dir=runs/sct
 
-`rspretrain configs` lists the shipped configurations. Writes into run.dir: results.json (test figures with intervals,
-every class), export/classifier (weights, classes, bands; for `rspretrain predict`), checkpoints, metrics.jsonl. Exit
-status: 0 done, or stopped by a signal with a checkpoint written; 2 invalid configuration or input; 1 the run failed.
+`rspretrain configs` lists the shipped configurations. Writes into run.dir: results.json (test metrics with intervals,
+overall and per class), export/classifier (weights, classes, bands; for `rspretrain predict`), checkpoints,
+metrics.jsonl. Exit status: 0 done, or stopped by a signal with a checkpoint written; 2 invalid configuration or input;
+1 the run failed.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, and print the results and where everything is."""
+    """Run, and print the results and the paths of the outputs."""
     arguments = parse(argv)
     announce("Loading PyTorch and the configuration …")
     from rspretrain import config
@@ -54,17 +55,21 @@ def report(result: "TrainResult", settings: "FinetuneSettings") -> None:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Test figures with their intervals, then every class."""
+    """Test metrics with their intervals, then one line per class."""
     from rspretrain.evaluation.metrics import METRIC_TITLES
 
-    test, sure = results["test"], results["intervals_95"]
+    test, intervals = results["test"], results["intervals_95"]
     lines = [
         f"trained on {results['n_train']:,} images, weights of step {results['step']:,} chosen on "
         f"{results['n_val']:,}, tested on {results['n_test']:,}; percent, with 95 % intervals",
         "",
     ]
     for name in (name for name in METRIC_TITLES if name in test):
-        interval = f"   {100 * sure[name]['low']:5.1f} to {100 * sure[name]['high']:5.1f}" if name in sure else ""
+        interval = (
+            f"   {100 * intervals[name]['low']:5.1f} to {100 * intervals[name]['high']:5.1f}"
+            if name in intervals
+            else ""
+        )
         lines.append(f"  {METRIC_TITLES[name]:<14}{100 * test[name]:5.1f}{interval}")
     columns = {"AP": "ap_per_class", "F1": "f1_per_class"} if results["multi"] else {"recall": "recall_per_class"}
     width = max(map(len, results["classes"])) + 2
@@ -74,7 +79,7 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"  {name:<{width}}{cells}{test['support_per_class'][number]:>10,}")
     absent = results["classes"] and sum(support == 0 for support in test["support_per_class"])
     if absent:
-        effect = "; each counts as 0 in the macro figures" if results["multi"] else ""
+        effect = "; each counts as 0 in the macro averages" if results["multi"] else ""
         lines.append(f"  {absent} of {len(results['classes'])} classes have no test image{effect}")
     return "\n".join([*lines, ""])
 

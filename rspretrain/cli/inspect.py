@@ -1,6 +1,6 @@
-"""What is inside a shard set: numbers, one sample, pictures. Needs no torch.
+"""Show the contents of a shard set: statistics, single samples, pictures. Does not need torch.
 
-rspretrain inspect data/ben                                   what is inside, and statistics of every band
+rspretrain inspect data/ben                                   contents, and statistics of every band
 rspretrain inspect data/ben --png sheet.png [--rows 6]         and a contact sheet
 rspretrain inspect data/ben --statistics bands.png             and the histograms of all bands
 rspretrain inspect data/ben --sample KEY [--png sample.png]    one sample: metadata, statistics, picture
@@ -23,7 +23,7 @@ OVER = {"train": "the samples of split train", "all": "all samples"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw, and print. Exit code 0; 1: a sample is damaged; 2: bad input."""
+    """Print, and draw if asked. Exit code 0; 1: a sample is damaged; 2: bad input."""
     args = parse(argv)
     announce(f"Opening {args.shards} …")
     from rspretrain.shardset.index import CorruptSampleError, open_shards
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def one_sample(shards: "ShardSet", args: argparse.Namespace) -> str:
-    """The text about one sample; draws its picture where that is asked for."""
+    """The description of one sample; draws its picture if --png is given."""
     from rspretrain.shardset.inspection.preview import describe, draw_sample, row_of
 
     row = row_of(shards, args.sample)
@@ -53,7 +53,7 @@ def one_sample(shards: "ShardSet", args: argparse.Namespace) -> str:
 
 
 def whole_set(shards: "ShardSet", args: argparse.Namespace) -> str:
-    """The text about the whole set; draws what is asked for."""
+    """The description of the whole set; draws the pictures that are asked for."""
     from rspretrain.shardset.inspection.charts import draw_statistics, statistics_lines
     from rspretrain.shardset.inspection.preview import draw_sheet, summary
 
@@ -68,7 +68,7 @@ def whole_set(shards: "ShardSet", args: argparse.Namespace) -> str:
 
 
 def show(text: str) -> None:
-    """Print. A reader that closes the pipe early (`| head`) is no error."""
+    """Print. A pipe that is closed early (`| head`) is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -80,20 +80,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser("inspect", __doc__)
     parser.add_argument("shards", help="folder or URL of a shard set")
     parser.add_argument("--sample", metavar="KEY", help="one sample by its key")
-    parser.add_argument("--png", type=Path, help="write a picture here: of the sample, or of --rows samples")
-    parser.add_argument("--statistics", type=Path, metavar="PNG", help="draw the histograms of all bands here")
-    parser.add_argument("--rows", type=int, default=4, help="samples on the contact sheet, evenly over the set")
+    parser.add_argument("--png", type=Path, help="write a picture of the sample, or of --rows samples")
+    parser.add_argument("--statistics", type=Path, metavar="PNG", help="write a picture of the histograms of all bands")
+    parser.add_argument("--rows", type=int, default=4, help="samples on the contact sheet, evenly spread over the set")
     args = parser.parse_args(argv)
     if args.rows < 1:
         parser.error(f"--rows {args.rows}: expected at least 1 sample")
     if args.sample is not None and args.statistics:
-        parser.error(
-            f"--statistics {args.statistics} is about the whole set, expected no --sample. Drop one of the two"
-        )
+        parser.error(f"--statistics {args.statistics} draws the whole set, expected no --sample. Remove one of the two")
     for name in ("png", "statistics"):
         path = getattr(args, name)
         if path and not path.parent.is_dir():
-            parser.error(f"--{name} {path}: {path.parent} is no folder, expected one. Make it first")
+            parser.error(f"--{name} {path}: {path.parent} is not an existing folder. Create it first")
     return args
 
 

@@ -1,13 +1,13 @@
-"""GSC-MIM's linear evaluation (methods.md C.8): a Linear on the frozen features of a ViT, learned from 1 % of a class.
+"""GSC-MIM's linear evaluation: a linear layer on frozen ViT features, trained on 1 % of the images of every class.
 
     rspretrain linear-eval --backbone runs/gsc_mim_aid/export/rgb --shards data/aid --random-baseline
 
-max(1, round(0.01 n)) of the n training images of every class, tested on the test split (every fifth image where an
-archive has none), top-1, mean of five draws. The JSON has the keys of every image that was learned from. Features are
-computed once, of whole images: training crops of eval_linear.py are left out. GSC-MIM and DINO export their teacher, as
-the protocol wants it; of other runs: rspretrain export --whose teacher.
+docs/methods.md, Linear evaluation. Trains on max(1, round(0.01 n)) of the n training images of every class and tests on
+the test split (every fifth image if an archive has no splits): top-1 accuracy, mean over five draws. The JSON lists the
+keys of the training images. Features are computed once from whole images, without the training crops of eval_linear.py.
+GSC-MIM and DINO export the teacher, as the protocol requires; for other runs: rspretrain export --whose teacher.
 
-Exit status: 0 done, 2 backbone and shard set do not fit, or one of them cannot be read.
+Exit status: 0 done, 2 backbone and shard set do not match, or one of them cannot be read.
 """
 
 import argparse
@@ -54,27 +54,29 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser(NAME, __doc__)
     parser.add_argument("--backbone", type=Path, required=True, help="folder of an exported ViT")
-    parser.add_argument("--shards", required=True, help="folder or URL of a shard set with one label an image")
-    parser.add_argument("--fraction", type=float, default=0.01, help="of the training images of every class")
-    parser.add_argument("--draws", type=int, default=5, help="choices of images, seeds 0, 1, …")
+    parser.add_argument("--shards", required=True, help="folder or URL of a shard set with one label per image")
+    parser.add_argument("--fraction", type=float, default=0.01, help="fraction of the training images of every class")
+    parser.add_argument("--draws", type=int, default=5, help="random draws of training images, with seeds 0, 1, …")
     parser.add_argument(
         "--features", choices=("auto", "cls4", "cls_patches"), default="auto",
         help="class tokens of the last four blocks, or class token and mean patch token of the last; auto: by width",
     )  # fmt: skip
-    parser.add_argument("--nomenclature", help="which labels; default: the fewest classes")
+    parser.add_argument("--nomenclature", help="label set; default: the one with the fewest classes")
     parser.add_argument("--train-split", help="default: train, or holdout:train where the archive has no splits")
     parser.add_argument("--test-split", help="default: test (or val), or holdout:test where the archive has no splits")
-    parser.add_argument("--random-baseline", action="store_true", help="also the same network at random weights")
-    parser.add_argument("--batch-size", type=int, default=128, help="images at a time")
-    parser.add_argument("--json", type=Path, help="where the numbers go; default: linear_eval.json beside the backbone")
+    parser.add_argument(
+        "--random-baseline", action="store_true", help="also evaluate the same network with random weights"
+    )
+    parser.add_argument("--batch-size", type=int, default=128, help="images per batch")
+    parser.add_argument("--json", type=Path, help="output file; default: linear_eval.json beside the backbone")
     args = parser.parse_args(argv)
     if args.draws < 1:
-        parser.error(f"--draws: got {args.draws}, expected one at least; the paper's reading here is 5.")
+        parser.error(f"--draws is {args.draws}, expected 1 at least; the default is 5")
     return args
 
 
 def evaluate_all(args: argparse.Namespace) -> None:
-    """Everything; the cheap checks come before the first pixel is read."""
+    """Evaluate and write the results; cheap checks run before any image is read."""
     import torch
 
     from rspretrain.evaluation.linear_eval import draw_training_sets, evaluate
@@ -109,31 +111,31 @@ def evaluate_all(args: argparse.Namespace) -> None:
 def header(
     args: argparse.Namespace, shards: "ShardSet", contract: dict[str, Any], kind: str, draws: "dict[int, FinetuneData]"
 ) -> str:
-    """What is measured, in a few lines."""
+    """The lines above the table: data, labels, backbone and features."""
     data = next(iter(draws.values()))
-    whose = exported(contract)
-    hint = " (the protocol wants the teacher: rspretrain export --whose teacher)" if whose == "student" else ""
+    network = exported(contract)
+    hint = " (the protocol uses the teacher: rspretrain export --whose teacher)" if network == "student" else ""
     return (
-        f"{args.shards}: labels {data.nomenclature!r}, {len(data.classes)} classes; learned from {len(data.train):,} "
+        f"{args.shards}: labels {data.nomenclature!r}, {len(data.classes)} classes; trained on {len(data.train):,} "
         f"images, {args.fraction:.3g} of every class, tested on {len(data.test):,}; {len(draws)} draws\n"
-        f"{contract['sensor']} backbone, {whose or 'one network'}{hint}; features {kind}; all figures in percent"
+        f"{contract['sensor']} backbone, {network or 'one network'}{hint}; features {kind}; all values in percent"
     )
 
 
 def exported(contract: dict[str, Any]) -> str | None:
-    """ "student" or "teacher", as the export says; None where the objective had one network."""
+    """ "student" or "teacher", as recorded in the export; None if the objective had one network."""
     objective = contract["provenance"].get("objective")
     return objective.get("export") if isinstance(objective, dict) else None
 
 
 def table(found: "dict[str, LinearEvaluation]") -> str:
-    """One line a model: mean, deviation, every draw."""
+    """One line per model: mean, deviation, every draw."""
     lines = [f"{'':<12}{'top-1':>14}   draws"]
     for name, one in found.items():
         mean, std = one.top1
-        told = f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+        top1 = f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
         each = "".join(f"{100 * draw.scores.top1:>7.1f}" for draw in one.draws)
-        lines.append(f"{name:<12}{told:>14} {each}")
+        lines.append(f"{name:<12}{top1:>14} {each}")
     return "\n".join(lines)
 
 
@@ -144,7 +146,7 @@ def as_json(
     kind: str,
     found: "dict[str, LinearEvaluation]",
 ) -> dict[str, Any]:
-    """The numbers, and what they belong to."""
+    """The results with their provenance."""
     from rspretrain.evaluation.linear_eval import EPOCHS, LR, MOMENTUM
 
     return {

@@ -13,7 +13,7 @@ from rspretrain.cli.common import quiet_libraries
 
 @dataclass(frozen=True)
 class Command:
-    """A line of `rspretrain --help`."""
+    """A subcommand, with its line in `rspretrain --help`."""
 
     summary: str
     trains: bool = False  # keeps the memory of large tensors (allocator.py)
@@ -27,7 +27,7 @@ class Command:
 COMMANDS = {
     "build": Command("convert an archive into a shard set"),
     "verify": Command("check every byte of a shard set against its checksums"),
-    "inspect": Command("show what a shard set holds: numbers, samples, pictures"),
+    "inspect": Command("show the contents of a shard set: statistics, samples, pictures"),
     "merge": Command("join the parts of a build"),
     "upgrade": Command("bring shard sets of an older format version up to date"),
     "demo": Command("generate a small archive in the layout of BigEarthNet-MM"),
@@ -36,9 +36,9 @@ COMMANDS = {
     "probe": Command("measure frozen features: linear probe and nearest neighbours"),
     "predict": Command("label a shard set or images with an exported classifier"),
     "export": Command("export backbones from any checkpoint of a run"),
-    "active-learning": Command("choose images to label in rounds, and fine-tune on them", trains=True),
+    "active-learning": Command("choose images to label, and fine-tune on them, in rounds", trains=True),
     "curves": Command("plot several active-learning runs as learning curves"),
-    "label-fractions": Command("fine-tune with several shares of the labels", trains=True),
+    "label-fractions": Command("fine-tune with several fractions of the labels", trains=True),
     "linear-eval": Command("evaluate a ViT linearly on a few labels per class"),
     "configs": Command("list the configurations that come with rspretrain, or copy one"),
 }

@@ -1,7 +1,7 @@
 """Join the parts of a build: rspretrain merge part1 part2 … --out data/ben
 
 The parts were made by `rspretrain build --part i/n`, on one node or several. The result has the bytes of a build on
-one node. Shards are hard links where the file system allows it, checked copies elsewhere; the parts stay as they are.
+one node. Shards are hard links where the file system allows it, checked copies elsewhere; the parts are not changed.
 Exit code 0: joined; 2: parts are missing or do not belong together; 3: joined, but patches were left out.
 """
 
@@ -20,7 +20,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser("merge", __doc__)
     parser.add_argument("parts", type=Path, nargs="+", metavar="PART", help="folders of all parts")
     parser.add_argument("--out", type=Path, required=True, help="a new folder, or one of the parts")
-    parser.add_argument("--allow-skips", action="store_true", help="exit 0 although patches were left out")
+    parser.add_argument("--allow-skips", action="store_true", help="exit with 0 even if patches were left out")
     return parser.parse_args(argv)
 
 

@@ -5,10 +5,10 @@
     rspretrain predict --classifier … --images pictures --out labels.csv                     # whole images, one sensor
     rspretrain predict --classifier … --images s2=scenes/s2 s1=scenes/s1 --window 120 --out map.csv
 
-Writes the CSV (key, probability of every class, labels) and, where places are known, a .geojson of the footprints
-beside it. A sensor that the classifier knows and that is not given is taken as missing, with a warning.
-Exit status: 0 done, 1 done without images that could not be read (named on stderr), 2 nothing written: something does
-not fit or cannot be read.
+Writes the CSV (key, probability of every class, labels) and, for georeferenced images, a .geojson of the footprints
+beside it. A sensor of the classifier that is not given counts as missing, with a warning.
+Exit status: 0 done, 1 done without images that could not be read (named on stderr), 2 nothing written, because inputs
+do not match or cannot be read.
 """
 
 import argparse
@@ -36,22 +36,33 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_parser("predict", __doc__)
     parser.add_argument("--classifier", type=Path, required=True, help="folder of an exported classifier")
     parser.add_argument(
-        "--allow", nargs="+", default=[], metavar="PACKAGE.MODULE:CLASS", help="class of another package that it may be"
+        "--allow",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE.MODULE:CLASS",
+        help="classifier classes of other packages that may be loaded",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--shards", help="folder or URL of a shard set")
     source.add_argument(
-        "--images", nargs="+", metavar="[SENSOR=]FOLDER", help="images of one sensor; with --window more"
+        "--images",
+        nargs="+",
+        metavar="[SENSOR=]FOLDER",
+        help="images of one sensor, or with --window scenes of several",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the CSV; the .geojson lies beside it")
-    parser.add_argument("--split", help="of the shard set; default: all samples")
+    parser.add_argument("--out", type=Path, required=True, help="the CSV; the .geojson is written beside it")
+    parser.add_argument("--split", help="split of the shard set; default: all samples")
     parser.add_argument("--filter", help="expression on the index's columns (docs/queries.md)")
-    parser.add_argument("--score", action="store_true", help="compare with the shard set's labels")
+    parser.add_argument("--score", action="store_true", help="print metrics against the labels of the shard set")
     parser.add_argument("--window", type=int, help="cut scenes into windows of this many pixels of the finest grid")
     parser.add_argument(
-        "--option", nargs="+", default=[], metavar="NAME=VALUE", help="of the images, as of `rspretrain build geotiff`"
+        "--option",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the images, as for `rspretrain build geotiff`",
     )
-    parser.add_argument("--batch-size", type=int, default=128, help="images at a time on every rank")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per batch on every rank")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     args = parser.parse_args(argv)
     if args.out.suffix != ".csv":
@@ -60,34 +71,34 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--batch-size is {args.batch_size}, expected 1 at least")
     for flag in ("split", "filter", "score") if args.images else ("window", "option"):
         if getattr(args, flag):
-            parser.error(f"--{flag} is about {'shard sets' if args.images else 'images'}; leave it out")
+            parser.error(f"--{flag} is for {'shard sets' if args.images else 'images'} only; remove it")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict and write."""
+    """Predict, and write the files."""
     args = parse(argv)
     announce(f"Loading PyTorch and {args.classifier} …")
     from safetensors import SafetensorError
 
-    from rspretrain import world
+    from rspretrain import world as distributed
     from rspretrain.shardset.index import CorruptSampleError
 
-    here = world.start()
+    world = distributed.start()
     try:
         check_files({"--out": args.out})
-        return predict_all(args, here)
+        return predict_all(args, world)
     except (ValueError, OSError, SafetensorError, CorruptSampleError) as error:
         return fail("predict", error)
     finally:
-        world.stop()
+        distributed.stop()
 
 
-def predict_all(args: argparse.Namespace, here: "World") -> int:
-    """Everything; what does not fit is found before the first pixel is read."""
+def predict_all(args: argparse.Namespace, world: "World") -> int:
+    """Predict and write; mismatches are found before any image is read."""
     import torch
 
-    from rspretrain import world
+    from rspretrain import world as distributed
     from rspretrain.archives.images import open_images
     from rspretrain.evaluation.predict import inputs_for, labels_for, predict, predict_patches, sample_corners
     from rspretrain.evaluation.predictions import Predictions, write_predictions
@@ -106,29 +117,29 @@ def predict_all(args: argparse.Namespace, here: "World") -> int:
     where = args.shards or " ".join(args.images)
     groups = list(source.groups.values()) if isinstance(source, ShardSet) else list(source.groups)
     inputs, missing = inputs_for(contract, groups, where)
-    if missing and here.is_first:
-        print(f"warning: {where} has no {', '.join(missing)}; the classifier takes them as missing", file=sys.stderr)
-    args.out.parent.mkdir(parents=True, exist_ok=True)  # before hours of work, where it cannot be
+    if missing and world.is_first:
+        print(f"warning: {where} has no {', '.join(missing)}; the classifier treats them as missing", file=sys.stderr)
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # an unusable path fails now, not after hours of work
     crop_px = contract["crop_px"]
-    how = {"multi": label_spec.multi, "crop_px": crop_px, "batch_size": args.batch_size, "device": here.device}
+    settings = {"multi": label_spec.multi, "crop_px": crop_px, "batch_size": args.batch_size, "device": world.device}
     if isinstance(source, ShardSet):
         rows = source.select(args.split, args.filter)
         hot = labels_for(source, label_spec)[torch.from_numpy(rows)] if args.score else None
-        probabilities = predict(classifier, inputs, source, rows, **how)
+        probabilities = predict(classifier, inputs, source, rows, **settings)
         found, faults, excluded = Predictions(source.keys(rows), probabilities, sample_corners(source, rows)), [], 0
     else:
-        hot, (found, faults, excluded) = None, predict_patches(classifier, inputs, source, **how)
+        hot, (found, faults, excluded) = None, predict_patches(classifier, inputs, source, **settings)
     for fault in faults:
         print(f"left out: {fault.name}: {fault.reason}", file=sys.stderr)
-    if here.is_first:
-        told = f"; {excluded:,} left out by --option" if excluded else ""
-        print(f"{len(found.keys):,} images in {time.perf_counter() - started:.1f} s{told}")
+    if world.is_first:
+        omitted = f"; {excluded:,} left out by --option" if excluded else ""
+        print(f"{len(found.keys):,} images in {time.perf_counter() - started:.1f} s{omitted}")
         if hot is not None:
             print(scores(found, hot, label_spec))
         for path in write_predictions(args.out, found, label_spec):
             print(f"predictions  {path}")
-    # Also the end of all ranks: torchrun ends the others as soon as one has failed, perhaps while the first writes.
-    return int(world.sum_over_ranks(torch.tensor(len(faults))) > 0)
+    # Also waits for all ranks: torchrun kills the others as soon as one has failed, perhaps while the first writes.
+    return int(distributed.sum_over_ranks(torch.tensor(len(faults))) > 0)
 
 
 def sensors_of(contract: dict[str, Any]) -> list[str]:
@@ -142,10 +153,10 @@ def scores(found: "Predictions", hot: "Tensor", label_spec: "LabelSpec") -> str:
 
     labelled = hot.any(dim=1)
     if not labelled.any():
-        return f"none of them has a label of {label_spec.nomenclature!r}, so there is no score"
-    figures = summary_metrics(compute_scores(found.probabilities[labelled], hot[labelled], label_spec.multi))
-    told = ", ".join(f"{METRIC_TITLES[name]} {100 * value:.1f}" for name, value in figures)
-    return f"scores of {int(labelled.sum()):,} labelled images, in percent: {told}"
+        return f"no image has a label of {label_spec.nomenclature!r}, so there are no scores"
+    metrics = summary_metrics(compute_scores(found.probabilities[labelled], hot[labelled], label_spec.multi))
+    values = ", ".join(f"{METRIC_TITLES[name]} {100 * value:.1f}" for name, value in metrics)
+    return f"scores of {int(labelled.sum()):,} labelled images, in percent: {values}"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, and print where everything is."""
+    """Run, and print the paths of the outputs."""
     arguments = parse(argv)
     announce("Loading PyTorch and the configuration …")
     from rspretrain import config

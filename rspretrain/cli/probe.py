@@ -1,11 +1,11 @@
-"""How good are the features of an exported backbone? kNN and a linear probe on the labels of a shard set.
+"""Measure the features of exported backbones: k-NN and a linear probe on the labels of a shard set.
 
     rspretrain probe --backbone runs/a/export/s1 runs/a/export/s2 --shards data/ben --random-baseline
     rspretrain probe --backbone runs/a/export/rgb --shards data/ucmerced --train-split holdout:train \\
         --test-split holdout:test --json runs/ucmerced.json
 
-Several labels a sample: average precision (macro, micro) and F1. One label: top-1 and mean recall. Exit status: 0 done,
-2 backbone and shard set do not fit, or one of them cannot be read.
+With several labels per sample: average precision and F1 (macro, micro). With one: top-1 accuracy and mean recall. Exit
+status: 0 done, 2 backbone and shard set do not match, or one of them cannot be read.
 """
 
 import argparse
@@ -31,14 +31,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", type=Path, nargs="+", required=True, help="folders of exported backbones")
     parser.add_argument("--shards", required=True, help="folder or URL of a labelled shard set")
     parser.add_argument(
-        "--nomenclature", help="which labels; default: one a sample before several, then fewest classes"
+        "--nomenclature", help="label set; default: one label per sample before several, then fewest classes"
     )
     parser.add_argument("--train-split", help="default: train, or holdout:train where the archive has no splits")
     parser.add_argument("--test-split", help="default: test (or val), or holdout:test where the archive has no splits")
-    parser.add_argument("--random-baseline", action="store_true", help="also probe the same network at random weights")
-    parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
-    parser.add_argument("--batch-size", type=int, default=128, help="images at a time")
-    parser.add_argument("--json", type=Path, help="where the numbers go; default: probe.json beside the first backbone")
+    parser.add_argument(
+        "--random-baseline", action="store_true", help="also probe the same network with random weights"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random baseline")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per batch")
+    parser.add_argument("--json", type=Path, help="output file; default: probe.json beside the first backbone")
     return parser.parse_args(argv)
 
 
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Probed:
-    """One backbone's results, and what they belong to."""
+    """The results of one backbone."""
 
     folder: Path
     architecture: str
@@ -75,7 +77,7 @@ def numbers_path(args: argparse.Namespace) -> Path:
 
 
 def probe_all(args: argparse.Namespace) -> None:
-    """Everything; the cheap checks of every backbone come before the first pixel is read."""
+    """Probe every backbone and write the results; cheap checks of all run before any image is read."""
     import torch
 
     from rspretrain.evaluation.probe import network_input_of, probe, reinitialised
@@ -100,7 +102,7 @@ def probe_all(args: argparse.Namespace) -> None:
         probed.append(Probed(folder, backbone.architecture, contract, results))
     print(f"\n{table(probed)}\n")
     if absent := absent_classes(probed):
-        print(f"{absent} of {len(data.classes)} classes have no test sample; each counts as 0 in the macro figures\n")
+        print(f"{absent} of {len(data.classes)} classes have no test sample; each counts as 0 in the macro averages\n")
     path = numbers_path(args)
     write_json(path, as_json(args, shards, probed))
     print(f"{time.perf_counter() - started:.1f} s")
@@ -110,19 +112,19 @@ def probe_all(args: argparse.Namespace) -> None:
 
 
 def header(args: argparse.Namespace, data: "ProbeData") -> str:
-    """What is measured, in a few lines."""
+    """The lines above the table: data, labels and splits."""
     val = f", chosen on {len(data.val):,} (val)" if data.val is not None else ""
     left_out = f"; {data.num_unlabelled:,} samples without a label left out" if data.num_unlabelled else ""
-    kind = "several labels a sample" if data.multi else "one label a sample"
+    kind = "several labels per sample" if data.multi else "one label per sample"
     return (
         f"{args.shards}: labels {data.nomenclature!r}, {len(data.classes)} classes, {kind}{left_out}\n"
         f"trained on {len(data.train):,} ({data.train_split}){val}, tested on {len(data.test):,} ({data.test_split}); "
-        "all figures in percent"
+        "all values in percent"
     )
 
 
 def absent_classes(probed: list[Probed]) -> int:
-    """How many classes no test sample has; only several-label macro figures count them."""
+    """The number of classes without a test sample; only the macro averages of several labels count them."""
     from rspretrain.evaluation.metrics import MultiLabelScores
 
     scores = next(iter(probed[0].results.values())).linear
@@ -149,7 +151,7 @@ def table(probed: list[Probed]) -> str:
 
 
 def as_json(args: argparse.Namespace, shards: "ShardSet", probed: list[Probed]) -> dict[str, Any]:
-    """The numbers, and what they belong to."""
+    """The results with their provenance."""
     return {
         "shards": str(args.shards),
         "manifest_sha256": shards.manifest_sha256,

@@ -1,7 +1,7 @@
 """Upgrade shard sets of an older format version to the current one, in place: rspretrain upgrade data/ben …
 
-Tars are read and checked, index.parquet and manifest.json made anew; if anything is damaged, nothing is changed.
-Killed, it can be started again. Exit code 0: upgraded, or nothing to do; 2: not possible, with the reason.
+Reads and checks the tars, and creates index.parquet and manifest.json again. A damaged set is not changed. After an
+interruption, run the command again. Exit code 0: upgraded, or nothing to do; 2: not possible, with the reason.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Check every byte of a shard set against its checksums: rspretrain verify data/ben
 
-Exit code 0: whole; 1: damaged, every fault named; 2: not a shard set.
+Exit code 0: intact; 1: damaged, with every fault on a line; 2: not a shard set.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fault in faults:
         print(f"damaged: {fault.name}: {fault.reason}")
     size = sum(path.stat().st_size for path in args.shards.glob("*.tar"))
-    verdict = f"{len(faults)} faults" if faults else "every byte as it was built"
+    verdict = f"{len(faults)} faults" if faults else "all bytes match their checksums"
     print(f"{args.shards}: {content.get('samples')} samples, {size / 1e6:.1f} MB: {verdict}")
     return 1 if faults else 0
 

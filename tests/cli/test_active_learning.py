@@ -41,9 +41,9 @@ def test_people_label_from_the_command_line(path, tmp_path, main):
     first = tmp_path / "run/to_label/round_00/labels.csv"
     assert status == 0
     assert said.splitlines()[-3:] == [
-        "Labels are wanted. Look at the pictures beside each table, fill its column `labels` and save it:",
+        "Labels are needed. Look at the images beside each table, fill in its column `labels` and save it:",
         f"  {first}   (classes and rules: {first.parent}/README.txt)",
-        "Then give the same command again with --resume.",
+        "Then run the same command again with --resume.",
     ]
     empty = first.read_bytes()
     key = empty.decode("utf-8-sig").splitlines()[1].split(",")[0]
@@ -63,13 +63,13 @@ def test_people_label_from_the_command_line(path, tmp_path, main):
     fill(tmp_path / "run/to_label/round_01/labels.csv", path.parent / "shards")
     status, said, _ = main("active-learning", *arguments, "--resume")
     assert status == 0
-    told = json.loads((tmp_path / "run/active.json").read_text())
-    assert f"{1:>7}{6:>8}{100 * told['rounds'][1]['f1_micro']:13.1f}" in said
+    results = json.loads((tmp_path / "run/active.json").read_text())
+    assert f"{1:>7}{6:>8}{100 * results['rounds'][1]['f1_micro']:13.1f}" in said
     assert f"classifier   {tmp_path}/run/rounds/01/export/classifier" in said
     assert (tmp_path / "run/rounds/01/export/classifier/model.safetensors").exists()
 
 
-def test_what_cannot_be_meant_is_one_paragraph_and_status_2(path, tmp_path, main):
+def test_invalid_configurations_are_one_paragraph_and_status_2(path, tmp_path, main):
     status, said, error = main("active-learning", "--config", path, "budget.rounds=50", f"run.dir={tmp_path}/run")
     assert (status, said, error.count("\n")) == (2, "", 1)
     assert error.startswith(
@@ -86,7 +86,7 @@ def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_loop_that_is_stopped_goes_on_and_two_loops_are_one_curve(path, tmp_path, main):
+def test_a_stopped_loop_continues_and_two_loops_are_one_curve(path, tmp_path, main):
     settings = ("train.epochs=60", "optim.lr=1e-4", "validation.every_epochs=60", SMALL)
     process = start(path, *settings, f"run.dir={tmp_path}/a")
     metrics, deadline = tmp_path / "a/rounds/01/metrics.jsonl", time.monotonic() + 200
@@ -95,7 +95,7 @@ def test_a_loop_that_is_stopped_goes_on_and_two_loops_are_one_curve(path, tmp_pa
     process.send_signal(signal.SIGTERM)
     said, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
-    assert "Stopped by a signal with 1 of 2 rounds complete; go on with --resume." in said
+    assert "Stopped by a signal with 1 of 2 rounds complete; continue with --resume." in said
     status, said, _ = main("active-learning", "--config", path, *settings, f"run.dir={tmp_path}/a", "--resume")
     assert status == 0
     assert "Continuing after round 0 of 1." in said

@@ -40,7 +40,7 @@ def launch(folder, command, monkeypatch):
 def test_a_table_and_the_exact_images(folder, launch):
     status, told, wrong = launch("--shards", "shards", "--random-baseline", "--draws", "3")
     assert (status, wrong) == (0, "")
-    assert "learned from 3 images, 0.01 of every class, tested on 12; 3 draws" in told
+    assert "trained on 3 images, 0.01 of every class, tested on 12; 3 draws" in told
     assert (
         "s2 backbone, student (the protocol wants the teacher: rspretrain export --whose teacher); features cls4"
         in (told)

@@ -93,7 +93,7 @@ def test_alone_and_under_torchrun(folder: Path, predict, tmp_path: Path, capsys)
 def test_a_sensor_that_the_shards_lack_is_told(predict, tmp_path: Path, capsys) -> None:
     assert predict("--classifier", "pair", "--shards", "s2_shards", "--out", tmp_path / "a.csv") == 0
     told = capsys.readouterr()
-    assert told.err == "warning: s2_shards has no s1; the classifier takes them as missing\n"
+    assert told.err == "warning: s2_shards has no s1; the classifier treats them as missing\n"
     assert len(table(tmp_path / "a.csv")) == 10
 
 
@@ -184,8 +184,8 @@ def test_scores_want_the_same_classes_in_the_same_order(folder: Path, predict, t
 
 def test_flags_of_the_other_source_are_refused(predict, tmp_path: Path, capsys) -> None:
     for arguments, message in {
-        ("--shards", "x", "--window", "8", "--out", "a.csv"): "--window is about images; leave it out",
-        ("--images", "x", "--score", "--out", "a.csv"): "--score is about shard sets; leave it out",
+        ("--shards", "x", "--window", "8", "--out", "a.csv"): "--window is for images only; remove it",
+        ("--images", "x", "--score", "--out", "a.csv"): "--score is for shard sets only; remove it",
         ("--shards", "x", "--out", "a.json"): "--out is a.json, expected a name that ends in .csv",
         ("--shards", "x", "--out", "a.csv", "--batch-size", "0"): "--batch-size is 0, expected 1 at least",
     }.items():

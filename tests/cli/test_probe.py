@@ -37,8 +37,8 @@ def launch(folder, command, monkeypatch):
 def test_a_table_and_a_file(folder: Path, launch) -> None:
     done = launch("--shards", "shards", "--nomenclature", "all", "--random-baseline", "--batch-size", "16")
     assert done.returncode == 0, done.stderr
-    assert "shards: labels 'all', 3 classes, several labels a sample" in done.stdout
-    assert "trained on 32 (train), tested on 8 (test); all figures in percent" in done.stdout
+    assert "shards: labels 'all', 3 classes, several labels per sample" in done.stdout
+    assert "trained on 32 (train), tested on 8 (test); all values in percent" in done.stdout
     kinds, head, random, pretrained = (line.split() for line in done.stdout.split("\n\n")[1].splitlines())
     assert kinds == ["linear", "probe", "nearest", "neighbours"]
     assert head[:4] == ["AP", "macro", "AP", "micro"]

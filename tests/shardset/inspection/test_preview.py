@@ -176,8 +176,8 @@ def test_the_command_prints_and_draws_the_statistics(shards: ShardSet, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--sample", "patch-00001", "--statistics", "a.png"], "--statistics a.png is about the whole set"),
-        (["--png", "nowhere/a.png"], "--png nowhere/a.png: nowhere is no folder, expected one. Make it first"),
+        (["--sample", "patch-00001", "--statistics", "a.png"], "--statistics a.png draws the whole set"),
+        (["--png", "nowhere/a.png"], "--png nowhere/a.png: nowhere is not an existing folder. Create it first"),
         (["--rows", "0"], "--rows 0: expected at least 1 sample"),
     ],
 )
