@@ -74,8 +74,8 @@ def measure(folder: Path) -> dict[str, float]:
     shards = open_shards(folder)
     found["open_s"] = time.perf_counter() - started
     settings = DataSettings(shards=folder, split="train", streams=NODES, window=16)
-    here = World(77, NODES * RANKS_A_NODE, 5, torch.device("cpu"))
-    loader = Loader(shards, settings, ["s2_10m"], global_batch=BATCH, seed=1, world=here)
+    this_world = World(77, NODES * RANKS_A_NODE, 5, torch.device("cpu"))
+    loader = Loader(shards, settings, ["s2_10m"], global_batch=BATCH, seed=1, world=this_world)
     found["order_s"] = time.perf_counter() - started - found["open_s"]
     seeks = []
     for step in (1_234_567, 3, 987_654_321):
@@ -96,8 +96,8 @@ def step_us(shards: ShardSet, nodes: int, steps: int = 50) -> float:
     """Microseconds in which a rank computes its samples of one step; 8 samples in worlds of any size."""
     world = nodes * RANKS_A_NODE
     settings = DataSettings(shards=shards.path, split="train", streams=nodes, window=16)
-    here = World(world // 2, world, 0, torch.device("cpu"))
-    work = Loader(shards, settings, ["s2_10m"], global_batch=8 * world, seed=1, world=here)._work(10)
+    this_world = World(world // 2, world, 0, torch.device("cpu"))
+    work = Loader(shards, settings, ["s2_10m"], global_batch=8 * world, seed=1, world=this_world)._work(10)
     next(work)
     began = time.perf_counter()
     for _ in range(steps):

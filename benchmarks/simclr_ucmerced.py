@@ -3,7 +3,7 @@
 python benchmarks/simclr_ucmerced.py --source PATH [--epochs 20]
 
 Both train timm's ResNet-18 from scratch on 64-pixel views of the same 1,680 images (every fifth image of each class is
-held out), batch 128, for the same number of epochs on the same two cores, one after the other. The same probe (logistic
+held out), batch 128, for the same number of epochs on the same two cores, in sequence. The same probe (logistic
 regression on pooled features of whole images at 64 px, 21 classes) evaluates both and a random network. Our run uses
 shards and `deepspeed --num_accelerators 2 launchers/pretrain.py`. lightly's run follows its documentation
 (SimCLRTransform, NTXentLoss, SimCLRProjectionHead) with a DataLoader over the image files and our optimizer, learning

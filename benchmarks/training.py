@@ -101,7 +101,7 @@ def time_rounds(run: Run, rounds: int) -> dict[str, object]:
         by_parts.append(100 * (sum(parts.seconds.values()) - parts.seconds["optimizer"]) / bare[-1])
     step_s, networks_s, watching = median(steps[1:]), median(bare[1:]), time_watching(run, batch)
     as_it_runs = run.as_it_runs(max(2, rounds // 2))
-    written = sum(watching.values()) / EVERY  # seconds a step
+    written = sum(watching.values()) / EVERY  # seconds per step
     return {
         "step_s": round(step_s, 4), "networks_s": round(networks_s, 4),
         "overhead_pct": round(median(overheads[1:]) + 100 * written / networks_s, 1),

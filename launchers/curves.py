@@ -1,4 +1,4 @@
-"""`rspretrain curves` from a checkout, where nothing need be installed: under python, deepspeed, torchrun, srun."""
+"""`rspretrain curves` from a checkout without installing it."""
 
 import sys
 

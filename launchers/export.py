@@ -1,4 +1,4 @@
-"""`rspretrain export` from a checkout, where nothing need be installed: under python, deepspeed, torchrun, srun."""
+"""`rspretrain export` from a checkout without installing it."""
 
 import sys
 

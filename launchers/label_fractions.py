@@ -1,4 +1,4 @@
-"""`rspretrain label-fractions` from a checkout without installing, under python, deepspeed, torchrun, srun."""
+"""`rspretrain label-fractions` from a checkout without installing it, under python, deepspeed, torchrun or srun."""
 
 import sys
 

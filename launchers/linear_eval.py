@@ -1,4 +1,4 @@
-"""`rspretrain linear-eval` from a checkout, where nothing need be installed: python, deepspeed, torchrun, srun."""
+"""`rspretrain linear-eval` from a checkout without installing it, under python, deepspeed, torchrun or srun."""
 
 import sys
 

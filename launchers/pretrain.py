@@ -1,4 +1,4 @@
-"""`rspretrain pretrain` from a checkout, where nothing need be installed: under python, deepspeed, torchrun, srun."""
+"""`rspretrain pretrain` from a checkout without installing it, under python, deepspeed, torchrun or srun."""
 
 import sys
 

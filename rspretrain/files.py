@@ -105,7 +105,7 @@ def replace_nonfinite(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _map_values(content: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
-    """A copy in which `change(dotted path, value)` replaces each value that is no mapping or sequence."""
+    """A copy in which `change(dotted path, value)` replaces each value that is not a mapping or sequence."""
     prefix = f"{path}." if path else ""
     if isinstance(content, Mapping):
         return {key: _map_values(value, change, f"{prefix}{key}") for key, value in content.items()}

@@ -1,4 +1,4 @@
-"""A patch: the images, labels and place of one sample, as numpy arrays, before it is encoded into a shard."""
+"""A patch: the images, labels and location of one sample, as numpy arrays, before it is encoded into a shard."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ def key_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Patch:
-    """Images, labels and place of one sample, in the dtype of the archive and at the resolution of every band."""
+    """Images, labels and location of one sample, in the dtype of the archive and at the resolution of every band."""
 
     key: str
     images: dict[str, NDArray[np.generic]]  # group name -> [C H W]

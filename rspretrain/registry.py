@@ -119,8 +119,8 @@ def _import(where: str, name: str) -> ModuleType:
             remedy = f"there is no package {error.name!r}. Install it, or add its folder to PYTHONPATH."
         raise ValueError(f"{where}: {remedy}") from None
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{where}: importing {name} failed with {told}. Correct the module.") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where}: importing {name} failed with {cause}. Correct the module.") from error
 
 
 @final
@@ -134,7 +134,7 @@ class SettingsByName:
 
     @property
     def kind(self) -> str:
-        """What the section configures: objective, strategy …"""
+        """The kind of part that the section configures: objective, strategy …"""
         return self.registry.kind
 
     @property
@@ -151,16 +151,16 @@ class SettingsByName:
         return self.registry.find(name).Settings  # type: ignore[no-any-return]
 
     def parse(self, section: Any) -> NamedSettings:
-        """The settings in a section of a configuration. ValidationError with places inside the section."""
+        """The settings in a section of a configuration. Locations in a ValidationError are relative to the section."""
         if isinstance(section, self.registry.base.Settings):
             return section  # type: ignore[no-any-return]
         if not isinstance(section, Mapping):
-            told = f"Input should be a section, such as {{name: {self.names[0]}}}"
-            raise _error((), section, "section", told)
+            message = f"Input should be a section, such as {{name: {self.names[0]}}}"
+            raise _error((), section, "section", message)
         name = section.get("name", self.default)
         if name is None:
-            told = f"{self.kind}.name is missing. Set it to one of {', '.join(self.names)}, or an import path."
-            raise _error(("name",), section, "value_error", told)
+            message = f"{self.kind}.name is missing. Set it to one of {', '.join(self.names)}, or an import path."
+            raise _error(("name",), section, "value_error", message)
         try:
             model = self.model(str(name))
         except ValueError as error:
@@ -171,6 +171,6 @@ class SettingsByName:
         return core_schema.no_info_plain_validator_function(self.parse)
 
 
-def _error(place: tuple[str, ...], given: Any, kind: Any, told: str) -> ValidationError:
-    custom = PydanticCustomError(kind, "{told}", {"told": told})
-    return ValidationError.from_exception_data("section", [InitErrorDetails(type=custom, loc=place, input=given)])
+def _error(path: tuple[str, ...], given: Any, kind: Any, message: str) -> ValidationError:
+    custom = PydanticCustomError(kind, "{message}", {"message": message})
+    return ValidationError.from_exception_data("section", [InitErrorDetails(type=custom, loc=path, input=given)])

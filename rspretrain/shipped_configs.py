@@ -83,8 +83,8 @@ def find_deepspeed(given: Path) -> Path:
     if given.is_file():
         return given
     # Runs of earlier releases saved paths inside of the repository.
-    known, place = deepspeed_files(), given.parent.as_posix()
-    if given.stem in known and given.suffix in ("", ".json") and place in (".", "configs/deepspeed"):
+    known, folder = deepspeed_files(), given.parent.as_posix()
+    if given.stem in known and given.suffix in ("", ".json") and folder in (".", "configs/deepspeed"):
         return known[given.stem]
     raise ValueError(
         f"strategy.deepspeed: got {os.fspath(given)!r}, expected a DeepSpeed JSON file or one of {', '.join(known)}."

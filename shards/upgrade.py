@@ -1,8 +1,8 @@
-"""`rspretrain upgrade` from a checkout, where nothing need be installed."""
+"""`rspretrain upgrade` from a checkout without installing it."""
 
 import sys
 
-sys.path[0] = __file__.rpartition("/shards/")[0]  # the repository; here, inspect.py would hide the standard library's
+sys.path[0] = __file__.rpartition("/shards/")[0]  # the repository; this folder's inspect.py hides the stdlib's
 
 from rspretrain.cli.main import run
 

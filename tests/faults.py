@@ -62,7 +62,7 @@ def reseal(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
 
 
-def place(folder: Path, rng: Rng) -> tuple[Path, str, dict[str, tuple[int, int]]]:
+def random_record(folder: Path, rng: Rng) -> tuple[Path, str, dict[str, tuple[int, int]]]:
     """A random record: path of its shard, key, and (offset, bytes) of its members."""
     shards = open_shards(folder)
     row = int(rng.integers(len(shards)))
@@ -90,7 +90,7 @@ def flipped_anywhere(folder: Path, rng: Rng) -> list[str]:
 
 
 def flipped_pixels(folder: Path, rng: Rng) -> list[str]:
-    path, key, spans = place(folder, rng)
+    path, key, spans = random_record(folder, rng)
     group = str(rng.choice([name for name in spans if name not in ("cls", "json")]))
     start, size = spans[group]
     flip(path, start + int(rng.integers(128, size)), int(rng.integers(8)))
@@ -98,28 +98,28 @@ def flipped_pixels(folder: Path, rng: Rng) -> list[str]:
 
 
 def flipped_array_header(folder: Path, rng: Rng) -> list[str]:
-    path, key, spans = place(folder, rng)
+    path, key, spans = random_record(folder, rng)
     group = str(rng.choice([name for name in spans if name not in ("cls", "json")]))
     flip(path, spans[group][0] + int(rng.integers(128)), int(rng.integers(8)))
     return [f"{path.name}:{key}.{group}.npy"]
 
 
 def flipped_tar_header(folder: Path, rng: Rng) -> list[str]:
-    path, _, spans = place(folder, rng)
+    path, _, spans = random_record(folder, rng)
     start = spans[str(rng.choice(list(spans)))][0] - BLOCK
     flip(path, start + int(rng.integers(BLOCK)), int(rng.integers(8)))
     return [f"{path.name}:"]
 
 
 def flipped_json(folder: Path, rng: Rng) -> list[str]:
-    path, key, spans = place(folder, rng)
+    path, key, spans = random_record(folder, rng)
     start, size = spans["json"]
     flip(path, start + int(rng.integers(size)), int(rng.integers(8)))
     return [f"{path.name}:{key}"]
 
 
 def flipped_label(folder: Path, rng: Rng) -> list[str]:
-    path, key, spans = place(folder, rng)
+    path, key, spans = random_record(folder, rng)
     flip(path, spans["cls"][0], int(rng.integers(8)))
     return [f"{path.name}:{key}.cls"]
 

@@ -16,7 +16,7 @@ from processes import CONTEXT
 def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
     """The results of `function(*args)` on `size` gloo ranks, in rank order. The function must be at module level.
 
-    Results may hold tensors. RuntimeError with the first rank's traceback where one fails; the others are ended.
+    Results may hold tensors. RuntimeError with the traceback of the first rank that fails; the others are killed.
     """
     with tempfile.TemporaryDirectory() as folder:
         ranks = [CONTEXT.Process(target=_rank, args=(rank, size, folder, function, args)) for rank in range(size)]

@@ -64,7 +64,7 @@ def check_mixture(mixture: Mixture, global_batch: int, world: int, steps: int, r
                 by_stream.setdefault(position % sampler.streams, []).append((epoch, position // sampler.streams))
         for stream, seen in by_stream.items():
             length = len(sampler) // sampler.streams + (stream < len(sampler) % sampler.streams)
-            assert sorted(seen) == [divmod(k, length) for k in range(len(seen))]  # complete epochs, one after the other
+            assert sorted(seen) == [divmod(k, length) for k in range(len(seen))]  # complete epochs in order
 
 
 def _as_tuples(indices: SampleIndices) -> list[tuple[int, int, int]]:
@@ -149,8 +149,8 @@ def check_objective(
     for size in worlds:
         for together in run_ranks(size, train_objective, make, batch_of, global_batch, steps):
             assert list(together) == list(alone)
-            for name, want in alone.items():
-                error = (together[name].double() - want.double()).norm() / want.double().norm().clamp(min=1e-5)
+            for name, expected in alone.items():
+                error = (together[name].double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-5)
                 assert error < tolerance, f"{name} on {size} ranks is off by {error:.1e} of its norm"
 
 

@@ -1,4 +1,4 @@
-"""The short form of benchmarks/collapse.py: four planted failures are named, four healthy runs are left in peace."""
+"""The short form of benchmarks/collapse.py: four injected failures are reported, four healthy runs are not."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
         ("rate_far_too_high", SHORT, "Lower optim.lr"),
     ],
 )
-def test_planted_failures_are_named_with_what_to_change(folder, name, overrides, words):
+def test_injected_failures_are_named_with_a_remedy(folder, name, overrides, words):
     row = measure(RUNS[name], folder, 0, overrides)
     assert row["as_wanted"], row
     assert words in row["reason"]

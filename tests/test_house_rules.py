@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can watch: size, layers, mirrored tests, the tree in docs/architecture.md."""
+"""Automatic checks of the house rules: size, layers, mirrored tests, the tree in docs/architecture.md."""
 
 import ast
 import re
@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rspretrain"
 SOURCES = sorted(path for folder in ("rspretrain", "shards", "launchers") for path in (ROOT / folder).rglob("*.py"))
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
-# Interfaces and tables without behaviour of their own: the tests of their users cover them.
+# Interfaces and tables without behaviour, which the tests of their users cover.
 WITHOUT_TESTS = {
     "archives/base.py", "arrays.py", "batch.py", "nn/model_card.py", "patch.py", "settings.py",
 }  # fmt: skip
 
-# Modules whose tests go through their user, or through the users of their user.
+# Modules that are tested through their users, or the users of these.
 TESTED_THROUGH = {
     "active_learning/queries/entropy.py": ("active_learning/queries/__init__.py",),
     "active_learning/queries/random.py": ("active_learning/queries/__init__.py",),
@@ -60,7 +60,7 @@ def defining_modules(package: str, names: set[str]) -> set[str]:
 
 
 def modules_imported_by(path: Path) -> set[str]:
-    """Dotted names that a file imports, and the modules that define what it takes from a package."""
+    """Dotted names that a file imports, and the modules that define the names it imports from packages."""
     tree = ast.parse(path.read_text())
     attributes: dict[str, set[str]] = {}
     for node in ast.walk(tree):
@@ -82,7 +82,7 @@ def modules_imported_by(path: Path) -> set[str]:
 
 
 def modules_used_by(test: Path) -> set[str]:
-    """What a test file imports, and what the helpers in tests/ that it imports do."""
+    """The imports of a test file, and those of the helpers in tests/ that it imports."""
     found: set[str] = set()
     paths = [test]
     seen = set()
@@ -165,7 +165,7 @@ def test_the_architecture_page_has_the_tree():
 
 
 def run(tool: str, *arguments: str) -> None:
-    command = (Path(sys.executable).parent / tool, *arguments)  # of this environment, whatever PATH says
+    command = (Path(sys.executable).parent / tool, *arguments)  # of this environment, regardless of PATH
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -1,4 +1,4 @@
-"""`make` looks at the Python version before it writes anything."""
+"""`make` checks the Python version before it writes anything."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Runs make in a folder with the Makefile alone, with a python3 of a given version."""
+    """Run make in a folder that has only the Makefile, with a python3 of the given version."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements").mkdir()
     for name in ("pyproject.toml", "requirements/base.txt"):

@@ -1,4 +1,4 @@
-"""Real imagery through the whole path, where ../shared/data lies beside the repository."""
+"""Real imagery from archive to training, if ../shared/data is beside the repository."""
 
 import glob
 import io
@@ -34,7 +34,7 @@ def run(*command: object) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "bigearthnet-v1").is_dir(), reason="the real pairs of ../shared/data are not here")
 def test_three_real_pairs_from_archive_to_dual_simclr(tmp_path):
-    """Three pairs and the unpaired ones: six samples would be a batch, three are one that a step can be taken on."""
+    """Three complete pairs make a batch; unpaired patches are left out."""
     s2, s1 = DATA / "bigearthnet-v1/BigEarthNet-v1.0", DATA / "bigearthnet-v1/BigEarthNet-S1-v1.0"
     sources = ("--source", f"S2={s2}", f"S1={s1}", f"splits={DATA / 'bigearthnet-v1-metadata'}")
     assert "3 of 3 patches" in run("shards/build.py", "bigearthnet", *sources, "--out", tmp_path / "shards")
@@ -45,8 +45,8 @@ def test_three_real_pairs_from_archive_to_dual_simclr(tmp_path):
     assert picture.stat().st_size > 20_000
     overrides = ("train.global_batch=3", "train.steps=4", "data.split=null", "data.streams=1", "backbone.name=resnet18")
     config = ("--config", "configs/pretrain/dual_simclr_bigearthnet.yaml", "watch.every=1", "watch.wandb=off")
-    places = (f"data.shards={tmp_path / 'shards'}", f"run.dir={tmp_path / 'run'}", "strategy.precision=fp32")
-    run("launchers/pretrain.py", *config, *overrides, *places, "objective.crop_px=60", "strategy.name=single")
+    paths = (f"data.shards={tmp_path / 'shards'}", f"run.dir={tmp_path / 'run'}", "strategy.precision=fp32")
+    run("launchers/pretrain.py", *config, *overrides, *paths, "objective.crop_px=60", "strategy.name=single")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["train/refused"] == 0 and line["train/loss"] < 20 for line in lines)
@@ -66,7 +66,7 @@ def test_ucmerced_keeps_images_of_odd_size(tmp_path):
     assert manifest["groups"][0]["shape"] is None
 
 
-# Archive, samples, sources below ../shared/data, options. Of UC-Merced and AID, the classes named.
+# Archive, samples, sources below ../shared/data, options. UC-Merced and AID are limited to these classes.
 REAL = {
     "ucmerced": ("ucmerced", 200, ["root=ucmerced/UCMerced_LandUse/Images/{harbor,forest}"], []),
     "ucmerced-tif": ("ucmerced", 36, ["root=ucmerced-original-tif"], []),
@@ -84,14 +84,14 @@ REAL = {
 
 
 S2 = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]
-# Of a file's bands, by their number; EuroSAT has B8A last.
+# Number of each band in its file; EuroSAT has B8A last.
 ORDERS = {1: [], 2: ["VV", "VH"], 3: ["R", "G", "B"], 13: S2, "eurosat": [*S2[:8], *S2[9:], "B8A"]}
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("case", REAL)
 def test_real_pixels_in_one_process_and_in_parts(tmp_path, case):
-    """Built whole and in two parts: the same bytes, which verify; and every pixel is rasterio's."""
+    """One build and a build in two parts give the same bytes, which verify, and all pixels equal rasterio's."""
     name, count, sources, options = REAL[case]
     if not (DATA / sources[0].partition("=")[2].partition("/")[0]).is_dir():
         pytest.skip("the real archives of ../shared/data are not here")
@@ -110,7 +110,7 @@ def test_real_pixels_in_one_process_and_in_parts(tmp_path, case):
 
 
 def subset(folder, source):
-    """`a/{b,c}`: a folder of links to b and c alone."""
+    """`a/{b,c}`: a folder with links to b and c only."""
     path, _, names = source.partition("/{")
     if not names:
         return DATA / path
@@ -121,7 +121,7 @@ def subset(folder, source):
 
 
 def check_pixels(shards, roots):
-    """Compares every band of every sample with the one file that it comes from; the number of samples."""
+    """Compare every band of every sample with its source file; returns the number of samples."""
     files = {path for root in roots.values() for path in glob.glob(f"{root}/**/*.*", recursive=True)}
     count = 0
     for path in sorted(shards.glob("*.tar")):
@@ -137,7 +137,7 @@ def check_pixels(shards, roots):
 
 
 def band_of(files, metadata, band, shape):
-    """[H W] of one band of a sample, looked for by what the sample says of itself, read with rasterio alone."""
+    """[H W] of one band of a sample, found by the sample's metadata and read with rasterio alone."""
     about, sensor = metadata["attributes"], "s1" if band in ORDERS[2] else "s2"
     named = about.get("file") or about.get(f"{sensor}_name") or about.get(f"{sensor}_scene") or about["scene"]
     paths = [path for path in files if named.removeprefix(f"{sensor}/") in path]
@@ -147,6 +147,6 @@ def band_of(files, metadata, band, shape):
         order = ORDERS["eurosat" if "EuroSAT_MS" in path else source.count]
         window = None
         if "row" in about:  # a tile
-            place = from_bounds(*metadata["bounds"], source.transform)
-            window = Window(round(place.col_off), round(place.row_off), *shape[::-1])
+            window = from_bounds(*metadata["bounds"], source.transform)
+            window = Window(round(window.col_off), round(window.row_off), *shape[::-1])
         return source.read(order.index(band) + 1 if source.count > 1 else 1, window=window)

@@ -1,4 +1,4 @@
-"""Names and import paths give classes; whatever does not load is an error that says which part."""
+"""Names and import paths give classes; errors name the part that does not load."""
 
 import sys
 import textwrap
@@ -36,7 +36,7 @@ class One(Part):
 
 
 class Two(Part):
-    """A part without settings of its own."""
+    """A part without own settings."""
 
 
 PARTS = Registry("part", Part, {"one": f"{__name__}:One", "two": f"{__name__}:Two"})
@@ -67,7 +67,7 @@ MODULES = {
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A package of somebody else: own.mine, own.needs, own.broken."""
+    """A third-party package: own.mine, own.needs, own.broken."""
     (tmp_path / "own").mkdir()
     for name, text in MODULES.items():
         (tmp_path / "own" / name).write_text(textwrap.dedent(text))
@@ -91,7 +91,7 @@ def test_rows_are_imported_when_they_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("tow", r"Unknown part 'tow', expected one of one, two, or an import path such as mypackage.mine:MyPart. Did"),
         ("zebra", r"Unknown part 'zebra', expected one of one, two, or an import path .*\. Use one of these\.$"),
@@ -112,12 +112,12 @@ def test_rows_are_imported_when_they_are_asked_for() -> None:
         ("own.mine:Wrong", r"has Settings = .*Settings'>, expected a subclass of test_registry.PartSettings"),
     ],
 )
-def test_what_does_not_load_is_named(own, name: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_errors_name_the_part_that_does_not_load(own, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         PARTS.find(name)
 
 
-def test_the_name_chooses_the_model_and_stays_what_was_written(own) -> None:
+def test_the_name_chooses_the_model_and_is_kept(own) -> None:
     assert SECTION.validate_python({"width": 4}) == OneSettings(width=4)
     assert SECTION.validate_python({"name": "two"}) == PartSettings(name="two")
     assert type(SECTION.validate_python({"name": "auto"})) is PartSettings
@@ -128,12 +128,12 @@ def test_the_name_chooses_the_model_and_stays_what_was_written(own) -> None:
 
 
 class Tree(Settings):
-    """A configuration with a section by name."""
+    """A configuration with a section that its name chooses."""
 
     part: Annotated[PartSettings, SettingsByName(PARTS)]
 
 
-def test_places_of_errors_are_those_in_the_configuration() -> None:
+def test_errors_name_keys_of_the_configuration() -> None:
     with pytest.raises(ValidationError) as caught:
         Tree.model_validate({"part": {"name": "one", "width": 0, "wdth": 1}, "other": 1})
     assert [error["loc"] for error in caught.value.errors()] == [("part", "width"), ("part", "wdth"), ("other",)]
@@ -143,13 +143,14 @@ def test_places_of_errors_are_those_in_the_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "told"), [({}, "part.name is missing. Set it to one of one, two, or an import"), ("one", "a section")]
+    ("section", "message"),
+    [({}, "part.name is missing. Set it to one of one, two, or"), ("one", "a section")],
 )
-def test_a_section_has_a_name(section: object, told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_a_section_has_a_name(section: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Tree.model_validate({"part": section})
 
 
-def test_what_a_dump_holds_is_all_of_the_parts_settings() -> None:
+def test_a_dump_has_all_settings_of_the_part() -> None:
     tree = Tree.model_validate({"part": {"name": "one", "width": 5}})
     assert tree.model_dump(mode="json") == {"part": {"name": "one", "width": 5}}

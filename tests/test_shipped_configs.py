@@ -14,7 +14,7 @@ def test_configurations_are_found_by_name_and_as_files_everywhere(kind, tmp_path
         assert summary(path)[0] not in "# "
         assert summary(path)[-1] in ".)"
     (tmp_path / "linear").write_text("")
-    assert find_config(Path("linear"), "finetune") == Path("linear")  # a file of that name comes first
+    assert find_config(Path("linear"), "finetune") == Path("linear")  # a file with that name has precedence
     assert find_config(Path("somewhere/linear"), "finetune") == Path("somewhere/linear")
 
 
@@ -35,7 +35,9 @@ def test_names_that_are_not_found(name, message):
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("given", ["zero2", "zero2.json", "configs/deepspeed/zero2.json"])  # the last: of older runs
+@pytest.mark.parametrize(
+    "given", ["zero2", "zero2.json", "configs/deepspeed/zero2.json"]
+)  # the last one is from older runs
 def test_deepspeed_files_are_found_from_everywhere(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert '"stage": 2' in find_deepspeed(Path(given)).read_text()
@@ -51,7 +53,7 @@ def test_unknown_deepspeed_files():
 
 
 def test_an_older_run_resumes(tmp_path, monkeypatch):
-    """Its saved configuration has the path of a DeepSpeed file inside of the repository."""
+    """Its saved configuration has the path of a DeepSpeed file in the repository."""
     monkeypatch.chdir(tmp_path)
     settings = config.load(shipped("pretrain")["simclr_ucmerced"])
     saved = tmp_path / "config.yaml"

@@ -1,4 +1,4 @@
-"""How much a test tries: `make test` little, `make test-all` the full matrices, `make torture` the long forms."""
+"""Extent of the tests: small in `make test`, full matrices in `make test-all`, long forms in `make torture`."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def times(usual: int, long: int) -> int:
 
 
 def matrix(rows: Sequence[str], columns: Sequence[T], each: int = 2) -> list[tuple[str, T]]:
-    """Which (row, column) to try: all of them in the full matrix, else `each` columns per row, dealt out in turn.
+    """The (row, column) cases to run: all in the full matrix, else `each` columns per row in turn.
 
     With 10 objectives, 6 strategies and 2 per objective, every strategy is tried with 3 objectives or more.
     """
@@ -23,5 +23,5 @@ def matrix(rows: Sequence[str], columns: Sequence[T], each: int = 2) -> list[tup
         return [(row, column) for row in rows for column in columns]
     step = len(columns) // each
     return [
-        (row, columns[(place + turn * step) % len(columns)]) for place, row in enumerate(rows) for turn in range(each)
+        (row, columns[(index + turn * step) % len(columns)]) for index, row in enumerate(rows) for turn in range(each)
     ]

@@ -113,7 +113,8 @@ def remove_minority_images(
     """Apply the imbalance scenario: reduced class -> keys to remove from the pool, and -> number of images it lacks.
 
     A removed image counts for all of its classes. So a class may lose a few images more than its number, and the
-    classes together lose fewer than three times that number. Scenario 3 removes all images that scenario 2 removes.
+    classes together lose fewer than three times that number. Scenario 3 removes the images that
+    scenario 2 removes, unless images of the first classes exhaust the number of a later one.
     """
     if not NUM_REMOVED[settings.scenario]:
         return {}, {}

@@ -182,10 +182,10 @@ def curves_csv(curves: Curves) -> str:
         ["method", "labels", "num_runs", *(f"{name}{end}" for name in curves for end in ("", "_low", "_high"))]
     )
     for method, first in next(iter(curves.values())).items():
-        for place, labels in enumerate(first.labels):
+        for index, labels in enumerate(first.labels):
             mine = [curves[name][method] for name in curves]
-            cells = [f"{value:.6f}" for c in mine for value in (c.mean[place], c.low[place], c.high[place])]
-            table.writerow([method, labels, first.num_runs[place], *cells])
+            cells = [f"{value:.6f}" for c in mine for value in (c.mean[index], c.low[index], c.high[index])]
+            table.writerow([method, labels, first.num_runs[index], *cells])
     return text.getvalue()
 
 

@@ -115,7 +115,7 @@ class BigEarthNet(Archive):
     def read(self, entry: Entry) -> Patch:
         """Read one patch.
 
-        PatchError for a missing or damaged band file, an unknown label, or sensors at different places.
+        PatchError for a missing or damaged band file, an unknown label, or sensors at different locations.
         """
         source: Source = entry.source
         used = [(self.s2, source.s2, S2_GROUPS), (self.s1, source.s1, S1_GROUPS)]
@@ -125,9 +125,9 @@ class BigEarthNet(Archive):
             raise PatchError(
                 f"{source.s1}: its JSON names the partner {partner!r}, expected {source.s2!r}. Check the CSVs."
             )
-        images, places = read_patch_folders(parts)
+        images, rasters = read_patch_folders(parts)
         folder, metadata = parts[0][0], jsons[0]
-        crs, bounds = places[0].crs, places[0].bounds
+        crs, bounds = rasters[0].crs, rasters[0].bounds
         flags = {"snow": source.snow, "cloud": source.cloud}
         return Patch(
             entry.key,

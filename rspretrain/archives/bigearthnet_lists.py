@@ -73,7 +73,7 @@ def random_splits(names: Iterable[str], seed: int) -> dict[str, str]:
     digests = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in ordered], dtype=np.uint64)
     ranked = np.argsort(mix_array(mix(seed), digests), kind="stable").tolist()
     cuts = 3 * len(ordered) // 5, 4 * len(ordered) // 5
-    return {ordered[place]: SPLITS[sum(rank >= cut for cut in cuts)] for rank, place in enumerate(ranked)}
+    return {ordered[index]: SPLITS[sum(rank >= cut for cut in cuts)] for rank, index in enumerate(ranked)}
 
 
 def _csv(folder: Path, stem: str) -> Path | None:

@@ -143,7 +143,7 @@ class BigEarthNetV2(Archive):
     def read(self, entry: Entry) -> Patch:
         """Read one patch.
 
-        PatchError for a missing or damaged file, an unknown label or name, or files at different places.
+        PatchError for a missing or damaged file, an unknown label or name, or files at different locations.
         """
         source: Source = entry.source
         parts: list[PatchFolder] = []
@@ -156,14 +156,14 @@ class BigEarthNetV2(Archive):
             if root is not None:
                 parent, dates[groups[0].sensor] = _parse(pattern, name)
                 parts.append((root / parent / name, groups))
-        images, places = read_patch_folders(parts)
+        images, rasters = read_patch_folders(parts)
         return Patch(
             entry.key,
             {group.name: images[group.name] for group in self.groups},
             {"19": _labels(source)},
             source.split,
-            places[0].crs,
-            places[0].bounds,
+            rasters[0].crs,
+            rasters[0].bounds,
             _attributes(source, dates),
         )
 

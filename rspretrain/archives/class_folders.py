@@ -125,8 +125,15 @@ class ClassFolders(Archive):
         source: Source = entry.source
         raster = self.load(self.root / source.path)
         images = {self.groups[0].name: raster.pixels}
-        place = raster.crs, raster.bounds
-        return Patch(entry.key, images, self.labels(source), source.split, *place, attributes={"file": source.path})
+        return Patch(
+            entry.key,
+            images,
+            self.labels(source),
+            source.split,
+            raster.crs,
+            raster.bounds,
+            attributes={"file": source.path},
+        )
 
     @final
     def rgb_group(self, gsd_m: float | None) -> Group:

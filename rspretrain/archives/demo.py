@@ -35,7 +35,7 @@ _WKT = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Names, place and dates of one pair. Its pixels follow from `seed` and `number`."""
+    """Names, location and dates of one pair. Its pixels follow from `seed` and `number`."""
 
     seed: int
     number: int
@@ -73,7 +73,7 @@ def write_demo(out: Path, pairs: int = 640, seed: int = 0, workers: int = 1) -> 
 
 
 def plan_pairs(pairs: int, seed: int) -> list[Pair]:
-    """Names, places and dates of all pairs; up to four patches per tile, fewer in a small archive."""
+    """Names, locations and dates of all pairs; up to four patches per tile, fewer in a small archive."""
     rng = np.random.default_rng([seed, 0])
     per_scene = max(1, min(4, pairs // 10))
     tiles: set[tuple[int, int, int]] = set()

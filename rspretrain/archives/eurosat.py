@@ -23,7 +23,7 @@ BANDS_ON_DISK = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", 
 _CANONICAL = [BANDS_ON_DISK.index(band) for band in BAND_ORDER["s2"]]
 # Parents of the class folders in the known downloads, relative to the unpacked folder or any folder below it.
 _DEEP = ("ds", "images", "remote_sensing", "otherDatasets", "sentinel_2", "tif")
-PLACES = (
+FOLDERS = (
     "", "EuroSAT_MS", "EuroSAT_RGB", "2750", "EuroSAT", "EuroSATallBands", "EuroSAT/2750", "EuroSAT/allBands",
     *("/".join(_DEEP[level:]) for level in range(len(_DEEP))),
 )  # fmt: skip
@@ -75,7 +75,7 @@ def load_ms(path: Path) -> Raster:
 
 def _choose(root: Path, bands: Literal["ms", "rgb"] | None) -> tuple[str, Path]:
     """The kind of images (ms or rgb) and the parent of their class folders. ValueError unless exactly one is found."""
-    found = {root / place: kind for place in PLACES if (kind := _kind_of(root / place)) and bands in (None, kind)}
+    found = {root / folder: kind for folder in FOLDERS if (kind := _kind_of(root / folder)) and bands in (None, kind)}
     if len(found) != 1:
         there = ", ".join(f"{folder} ({kind})" for folder, kind in found.items()) or "no class folders"
         raise ValueError(

@@ -30,7 +30,7 @@ _ALIGNED_PX = 0.01  # grids within this offset count as aligned; larger offsets 
 
 @dataclass(frozen=True)
 class Tile:
-    """One window of a scene, in pixels of its finest grid, and the scenes of other sensors cut at the same place."""
+    """One window of a scene, in pixels of its finest grid, and the scenes of other sensors cut at the same location."""
 
     scene: Scene
     row: int
@@ -130,14 +130,14 @@ class GeoTiff(Archive):
         missing, attributes = 0.0, _attributes(tile)
         for each in (scene, *tile.partners):
             for layer, size, group in zip(each.layers, self._sizes[each.sensor], self._of[each.sensor], strict=True):
-                place = cut(scene.grid, tile.row, tile.col, self.window, layer.grid, size)
-                if place is None or place.offset_px > self.max_offset:
+                window = cut(scene.grid, tile.row, tile.col, self.window, layer.grid, size)
+                if window is None or window.offset_px > self.max_offset:
                     raise PatchError(
                         f"{layer.files[0][0]}: does not cover the window. The file has changed; build again."
                     )
-                if place.offset_px > _ALIGNED_PX:
-                    attributes[f"{group.name}_offset_px"] = round(place.offset_px, 4)
-                images[group.name], empty = _pixels(self.roots[each.sensor], layer, place.row, place.col, size)
+                if window.offset_px > _ALIGNED_PX:
+                    attributes[f"{group.name}_offset_px"] = round(window.offset_px, 4)
+                images[group.name], empty = _pixels(self.roots[each.sensor], layer, window.row, window.col, size)
                 missing = max(missing, float(empty.any(0).mean()))
                 if missing > self.max_nodata:
                     share = f"{missing:.4f} of the pixels of {group.name} without data"
@@ -231,10 +231,10 @@ class GeoTiff(Archive):
             size = int(self.window / ratio(tile.scene.grid, grid))
         except ValueError as error:
             raise PatchError(f"{path}: the cloud mask has {error}. Warp it first.") from None
-        place = cut(tile.scene.grid, tile.row, tile.col, self.window, grid, size)
-        if place is None or grid.crs != tile.scene.grid.crs or place.offset_px > max(self.max_offset, 0.5):
+        window = cut(tile.scene.grid, tile.row, tile.col, self.window, grid, size)
+        if window is None or grid.crs != tile.scene.grid.crs or window.offset_px > max(self.max_offset, 0.5):
             raise PatchError(f"{path}: the cloud mask does not cover the window. Repair or remove it.")
-        codes = read_window(self.roots[self.primary] / path, (1,), place.row, place.col, size, size)
+        codes = read_window(self.roots[self.primary] / path, (1,), window.row, window.col, size, size)
         clouds = np.isin(codes, self.cloud_values) if self.cloud_values else codes != 0
         if (share := float(clouds.mean())) > self.max_cloud:
             raise PatchExcluded(f"has {share:.4f} of its pixels under clouds, more than max_cloud={self.max_cloud:g}")

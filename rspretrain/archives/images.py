@@ -119,8 +119,8 @@ def open_images(
 ) -> Archive:
     """Open images for prediction, whole or in windows. `sources`: SENSOR=FOLDER, or FOLDER if one sensor is `wanted`.
 
-    Windows of several sensors are paired by place and take the options of `geotiff`. Whole images have one sensor and
-    only the option <sensor>_bands=…. ValueError for anything else.
+    Windows of several sensors are paired by location and take the options of `geotiff`. Whole images have one sensor
+    and only the option <sensor>_bands=…. ValueError for anything else.
     """
     named = [source if source.partition("=")[0] in SENSORS else _with_sensor(source, wanted) for source in sources]
     if window is not None:
@@ -128,7 +128,7 @@ def open_images(
     if len(named) > 1:
         raise ValueError(
             f"--images got {named} without --window, expected one folder: whole images are not paired. Give "
-            "--window N to cut scenes of several sensors at the same places, or build shards."
+            "--window N to cut scenes of several sensors at the same locations, or build shards."
         )
     sensor, _, path = named[0].partition("=")
     bands: tuple[str, ...] = ()

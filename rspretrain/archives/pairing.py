@@ -1,6 +1,6 @@
 """Pair scenes of different sensors by footprint, then by date. Nothing is resampled.
 
-Every window has one partner per sensor. Further scenes of the same place (other dates) are not used, and are no faults.
+Every window has one partner per sensor. Other scenes of the location (other dates) are not used and not reported.
 """
 
 from collections.abc import Sequence
@@ -77,12 +77,12 @@ class Footprints:
         return max(float("inf") if each is None else each.offset_px for each in cuts)
 
 
-def _overlapping_rows(bounds: NDArray[np.float64], place: Bounds) -> list[int]:
-    """Rows of the rectangles [N 4], sorted by left edge, that overlap `place`.
+def _overlapping_rows(bounds: NDArray[np.float64], other: Bounds) -> list[int]:
+    """Rows of the rectangles [N 4], sorted by left edge, that overlap `other`.
 
     Searches only the rows that can overlap.
     """
-    left, bottom, right, top = place
+    left, bottom, right, top = other
     widest = float((bounds[:, 2] - bounds[:, 0]).max())
     first, last = np.searchsorted(bounds[:, 0], [left - widest, right])
     strip = bounds[first:last]

@@ -81,7 +81,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise _unreadable(path, error) from error
     if bands.dtype != np.uint8 or (palette is None and depth != "8"):
         found = f"{bands.dtype} pixels" if depth == "8" else f"{depth}-bit pixels"
-        raise PatchError(f"{path}: {found}, expected uint8. Convert the file to 8 bits a band first.")
+        raise PatchError(f"{path}: {found}, expected uint8. Convert the file to 8 bits per band first.")
     if palette is not None:
         table = np.array([palette.get(index, (0, 0, 0, 255)) for index in range(256)], dtype=np.uint8)  # [256 RGBA]
         bands, roles = np.moveaxis(table[bands[0]], -1, 0), [*_COLOUR, ColorInterp.alpha]
@@ -91,9 +91,9 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 def write_raster(path: Path, pixels: NDArray[np.generic], epsg: int, left: float, top: float, gsd_m: float) -> None:
     """Write [C H W] as a north-up, uncompressed GeoTIFF. Equal arrays give equal bytes."""
     bands, height, width = pixels.shape
-    place = {"crs": _crs_of(epsg), "transform": Affine(gsd_m, 0.0, left, 0.0, -gsd_m, top)}
+    georeference = {"crs": _crs_of(epsg), "transform": Affine(gsd_m, 0.0, left, 0.0, -gsd_m, top)}
     shape = {"count": bands, "height": height, "width": width, "dtype": pixels.dtype.name}
-    with rasterio.Env(**_OPTIONS), rasterio.open(path, "w", driver="GTiff", **shape, **place) as target:
+    with rasterio.Env(**_OPTIONS), rasterio.open(path, "w", driver="GTiff", **shape, **georeference) as target:
         target.write(pixels)
 
 

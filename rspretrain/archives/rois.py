@@ -123,12 +123,12 @@ class Rois(Archive):
 
     @final
     def read(self, entry: Entry) -> Patch:
-        """Read one patch. PatchError for a missing or damaged file, and for files at different places."""
+        """Read one patch. PatchError for a missing or damaged file, and for files at different locations."""
         source: Source = entry.source
         rasters = {kind: read_raster(self.root / source.files[kind]) for kind in self.kinds}
         first = rasters[self.kinds[0]]
         for kind, raster in rasters.items():
-            _check_place(source.files[kind], raster, first)
+            _check_location(source.files[kind], raster, first)
             if kind in self.group_of:
                 _check_pixels(source.files[kind], raster, self.group_of[kind])
         placed = next((raster for raster in rasters.values() if raster.bounds), first)
@@ -201,7 +201,7 @@ def _check_pixels(path: str, raster: Raster, group: Group) -> None:
         )
 
 
-def _check_place(path: str, raster: Raster, first: Raster) -> None:
+def _check_location(path: str, raster: Raster, first: Raster) -> None:
     """PatchError unless both files have the same size and CRS, and bounds within half a pixel."""
     size, expected = raster.pixels.shape[1:], first.pixels.shape[1:]
     if size != expected:

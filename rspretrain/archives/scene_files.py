@@ -282,7 +282,7 @@ def _layer(source: Source, times: Fraction, members: list[_Member]) -> Layer:
         for what, found, expected in (
             ("CRS", profile.grid.crs, first.grid.crs),
             ("size", (profile.grid.height, profile.grid.width), (first.grid.height, first.grid.width)),
-            ("place", _corner(first, profile), (0, 0)),
+            ("upper left corner", _corner(first, profile), (0, 0)),
             ("dtype", profile.dtype, first.dtype),
             ("nodata", _nodata(source, profile), _nodata(source, first)),
         ):

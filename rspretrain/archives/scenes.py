@@ -142,8 +142,8 @@ class Folder(ClassFolders):
 
 def _multilabels(root: Path, images: Path, files: tuple[str, ...], *, complete: bool) -> Multilabels | None:
     """The table beside the images or in a parent folder."""
-    places = (images, images.parent, images.parent.parent, root, root.parent)
-    path = next((path for place in places for file in files if (path := place / file).is_file()), None)
+    folders = (images, images.parent, images.parent.parent, root, root.parent)
+    path = next((path for folder in folders for file in files if (path := folder / file).is_file()), None)
     if path is None:
         return None
     return Multilabels(path.name, UCMERCED_MULTILABELS, read_multilabels(path, UCMERCED_MULTILABELS), complete)

@@ -47,7 +47,7 @@ def folders_in(root: Path) -> list[str]:
 def read_patch_folders(parts: Sequence[PatchFolder]) -> tuple[dict[str, NDArray[np.generic]], list[Raster]]:
     """Arrays [C H W] by group name, and the first raster of every folder.
 
-    PatchError, naming the file, if one is missing or truncated, or has another dtype, size or place.
+    PatchError, naming the file, if one is missing or truncated, or has another dtype, size or location.
     """
     images: dict[str, NDArray[np.generic]] = {}
     firsts: list[Raster] = []

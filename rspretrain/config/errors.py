@@ -20,31 +20,31 @@ class ConfigError(ValueError):
 
 
 def explain(item: Mapping[str, Any], tree: Tree, kind: type[Settings]) -> str:
-    """One sentence or two about one error of pydantic: the value, the expectation, the remedy."""
+    """One or two sentences for an error of pydantic: the value, the expectation, the remedy."""
     path = _path_in(tree, item["loc"], item["type"] != "value_error")
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
         return _unknown_key(path, tree, kind)
     if item["type"] == "missing":
         return f"{key!r} is missing and has no default. Set it in the file or as {key}=…."
-    if item["type"] == "value_error":  # a sentence of our own
-        told: str = item["msg"].removeprefix("Value error, ")
-        return told if told.startswith((f"{key}.", f"{key}:")) else f"{key}: {told}"
+    if item["type"] == "value_error":  # our own message
+        message: str = item["msg"].removeprefix("Value error, ")
+        return message if message.startswith((f"{key}.", f"{key}:")) else f"{key}: {message}"
     expected = item["msg"].removeprefix("Input should be ")
     return f"{key!r} is {item['input']!r}, expected {expected}."
 
 
-def _path_in(tree: Tree, place: Sequence[int | str], may_lack: bool) -> list[str]:
-    """pydantic's place of an error without the names of union members, which no file contains.
+def _path_in(tree: Tree, location: Sequence[int | str], may_lack: bool) -> list[str]:
+    """The location of an error from pydantic, without the names of union members, which no file contains.
 
     `may_lack`: the last part is a key even if it is not there.
     """
-    path, here = [], tree
-    for index, part in enumerate(place):
-        inside = isinstance(here, dict) and part in here
-        if inside or (may_lack and index == len(place) - 1) or isinstance(part, int):
+    path, node = [], tree
+    for index, part in enumerate(location):
+        inside = isinstance(node, dict) and part in node
+        if inside or (may_lack and index == len(location) - 1) or isinstance(part, int):
             path.append(str(part))
-            here = here[part] if inside else {}  # type: ignore[index]
+            node = node[part] if inside else {}  # type: ignore[index]
     return path
 
 
@@ -77,7 +77,7 @@ def _chosen_name(by_name: SettingsByName, section: Any) -> str:
 
 
 def _chosen(tree: Tree, kind: type[Settings]) -> dict[str, type[Settings]]:
-    """Section -> the settings of the part that its `name` chooses, where that part is known."""
+    """Section -> the settings of the part that its `name` chooses, if that part is known."""
     models: dict[str, type[Settings]] = {}
     for section, field in kind.model_fields.items():
         if by_name := settings_by_name(field):
@@ -107,7 +107,7 @@ def _same(pattern: list[str], path: list[str]) -> bool:
 
 
 def settings_by_name(field: FieldInfo) -> SettingsByName | None:
-    """How the model of a section depends on its `name`; None for a section with one model."""
+    """The rule by which the model of a section depends on its `name`; None for a section with one model."""
     return next((one for one in field.metadata if isinstance(one, SettingsByName)), None)
 
 

@@ -1,4 +1,4 @@
-"""Which command a configuration is for, by its sections."""
+"""The command that a configuration is for, from its sections."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ _NAMES = {"pretrain": "a pretraining", "active-learning": "an active-learning", 
 
 
 def check_kind(tree: Tree, command: str, path: Path) -> None:
-    """ConfigError where a file's sections are those of another command.
+    """ConfigError if the sections of a file are those of another command.
 
-    A fine-tuning configuration is one of active learning too, with the default budget.
+    A fine-tuning configuration is also valid for active learning, with the default budget.
     """
     found = next((kind for kind, sections in _SECTIONS.items() if sections & tree.keys()), command)
     if found != command and (found, command) != ("finetune", "active-learning"):

@@ -15,7 +15,7 @@ from rspretrain.settings import Settings
 
 Kind = TypeVar("Kind", bound=Settings)
 
-# Where a resumed run must be what it was, because the mathematics would change; and the keys in there that may differ.
+# Sections that must not change when a run resumes, because they decide the mathematics, and keys in them that may.
 # The shard set itself is compared by the SHA-256 of its manifest, so its folder may have moved.
 BINDING = (
     "run.seed", "data", "sensors", "backbone", "objective", "optim", "train.global_batch",
@@ -43,17 +43,17 @@ _Loader.add_implicit_resolver(
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
-    """The settings in a YAML file with `section.key=value` overrides. ConfigError says what is wrong, all of it."""
+    """The settings in a YAML file with `section.key=value` overrides. ConfigError lists all errors."""
     return parse(_read_tree(path, "pretrain"), overrides, str(path))
 
 
 def load_finetune(path: Path, overrides: Sequence[str] = ()) -> FinetuneSettings:
-    """As `load`, of a fine-tuning run."""
+    """As `load`, for fine-tuning."""
     return parse_as(FinetuneSettings, _read_tree(path, "finetune"), overrides, str(path))
 
 
 def load_active(path: Path, overrides: Sequence[str] = ()) -> ActiveSettings:
-    """As `load`, of a label-budget loop."""
+    """As `load`, for active learning."""
     return parse_as(ActiveSettings, _read_tree(path, "active-learning"), overrides, str(path))
 
 
@@ -63,7 +63,7 @@ def parse(tree: Tree, overrides: Sequence[str] = (), source: str = "the configur
 
 
 def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source: str = "the configuration") -> Kind:
-    """As `parse`, of a run of any kind."""
+    """As `parse`, for any kind of run."""
     _check_kind(kind, tree, source)
     for override in overrides:
         _override(tree, override)
@@ -71,8 +71,8 @@ def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        told = " ".join(explain(item, tree, kind) for item in error.errors())
-        raise ConfigError(f"{source}: {told}") from None
+        message = " ".join(explain(item, tree, kind) for item in error.errors())
+        raise ConfigError(f"{source}: {message}") from None
 
 
 def _check_kind(kind: type[Settings], tree: Tree, source: str) -> None:
@@ -100,17 +100,17 @@ def dump(settings: Settings) -> str:
 
 
 def check_same(saved: Path, settings: CommonSettings) -> None:
-    """ConfigError where going on with `settings` would not be the run whose configuration was saved."""
-    # Parsed, so that what was saved before a field existed has its default.
+    """ConfigError if `settings` would not continue the run with the saved configuration."""
+    # Parsed, so that fields that are newer than the saved file have their defaults.
     written = parse_as(type(settings), _read_tree(saved))
     before, now = (dict(_flatten(each.model_dump(mode="json"))) for each in (written, settings))
     bound = [key for key in {**before, **now} if key.startswith(BINDING) and re.sub(r"\.\d+\.", ".*.", key) not in FREE]
     differing = [key for key in bound if before.get(key) != now.get(key)]
     if differing:
-        told = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing)
+        changes = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing)
         raise ConfigError(
-            f"--resume: {saved} differs where the mathematics would change: {told}. Resume with the saved values, or "
-            "start a new run with another run.dir."
+            f"--resume: {saved} differs where the mathematics would change: {changes}. Resume with the saved values, "
+            "or start a new run with another run.dir."
         )
 
 
@@ -146,7 +146,7 @@ def _override(tree: Tree, text: str) -> None:
     try:
         tree[last] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError:
-        tree[last] = value  # a text with quotes of its own: data.filter='Pastures' in labels_19
+        tree[last] = value  # a text that contains quotes: data.filter='Pastures' in labels_19
 
 
 def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -154,6 +154,6 @@ def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            yield from _flatten({str(place): each for place, each in enumerate(value)}, f"{prefix}{key}.")
+            yield from _flatten({str(index): each for index, each in enumerate(value)}, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

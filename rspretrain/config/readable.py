@@ -17,7 +17,7 @@ PLURALS = {"whole number": "whole numbers", "number": "numbers"}
 
 
 def nested_model(annotation: Any) -> tuple[str, type[Settings] | None]:
-    """The model of a section and its place: "" for the field itself, ".*" for entries of a list or dictionary."""
+    """The model of a section and its path: "" for the field itself, ".*" for entries of a list or dictionary."""
     origin, inside = get_origin(annotation), get_args(annotation)
     if origin in (dict, tuple):
         _, model = nested_model(inside[1] if origin is dict else inside[0])

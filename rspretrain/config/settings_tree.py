@@ -32,7 +32,7 @@ from rspretrain.transforms.train_views import TrainViewSettings
 
 
 class RunSection(Settings):
-    """Which run this is."""
+    """Folder, name and seed of a run."""
 
     dir: Path = Field(
         description="Folder for everything that the run writes. A new or empty folder; --resume continues the"
@@ -47,7 +47,7 @@ class RunSection(Settings):
 
 
 class TrainSection(Settings):
-    """How long, how much at once, and what is kept."""
+    """Length of training, batch, and checkpoints."""
 
     global_batch: int = Field(gt=0, description="Number of samples per step, summed over all ranks.")
     epochs: int = Field(default=100, gt=0, description="Length of the run in epochs, unless steps is set.")
@@ -71,7 +71,7 @@ class TrainSection(Settings):
 
 
 class CommonSettings(Settings):
-    """What every run has, whatever it trains."""
+    """Sections of every run."""
 
     title: ClassVar[str] = "a run"
     command: ClassVar[str] = ""  # of rspretrain
@@ -87,7 +87,7 @@ class CommonSettings(Settings):
 
 
 class RunSettings(CommonSettings):
-    """Everything that decides a pretraining run."""
+    """The configuration of a pretraining run."""
 
     title = "pretraining"
     command = "pretrain"
@@ -100,22 +100,22 @@ class RunSettings(CommonSettings):
 
 
 class FinetuneSettings(CommonSettings):
-    """Everything that decides a fine-tuning run: labels, networks that may be pretrained, and what of them trains."""
+    """The configuration of a fine-tuning run: labels, networks (pretrained or not) and trainable parameters."""
 
     title = "fine-tuning"
     command = "finetune"
 
     sensors: dict[str, SensorSettings] = Field(
         default_factory=dict,
-        description="Sensor name -> bands and normalisation of networks that start at random. Exported "
-        "backbones bring their own.",
+        description="Sensor name -> bands and normalisation of randomly initialised networks. Those of "
+        "exported backbones come from their exports.",
     )
     backbone: dict[str, Path] = Field(
         default_factory=dict,
         description="Sensor name (or s1+s2 for stacked sensors) -> folder of an exported backbone.",
     )
     network: NetworkSettings = Field(
-        default=NetworkSettings(), description="Architecture of the networks that start at random."
+        default=NetworkSettings(), description="Architecture of randomly initialised networks."
     )
     classifier: ClassifierSection = Field(default=LinearSettings(), description="Classifier on top of the backbones.")
     tune: TuneSettings = Field(
@@ -126,12 +126,12 @@ class FinetuneSettings(CommonSettings):
         default=TrainViewSettings(), description="Crops and augmentation of the training images."
     )
     validation: ValidationSettings = Field(
-        default=ValidationSettings(), description="Validation, early stopping and test figures."
+        default=ValidationSettings(), description="Validation, early stopping and test metrics."
     )
 
 
 class ActiveSettings(FinetuneSettings):
-    """Everything that decides a label-budget loop: a fine-tuning run a round, and which images get labels between."""
+    """The configuration of active learning: one fine-tuning run per round, and a query between two rounds."""
 
     title = "active learning"
     command = "active-learning"
@@ -140,12 +140,12 @@ class ActiveSettings(FinetuneSettings):
     query: QuerySection = Field(default=MgeSettings(), description="Query function that selects the images to label.")
     oracle: OracleSettings = Field(
         default=OracleSettings(),
-        description="Source of the labels: table (labels of the shard set), csv (people fill a table), or a "
+        description="Source of the labels: table (labels of the shard set), csv (a table to fill in by hand), or a "
         "section with its settings.",
     )
     warm_start: bool = Field(
         default=True,
-        description="true: each round starts from the weights of the round before; false: from the backbones.",
+        description="true: each round starts from the weights of the previous round; false: from the backbones.",
     )
 
     @field_validator("oracle", mode="before")
@@ -154,9 +154,9 @@ class ActiveSettings(FinetuneSettings):
         return {"name": given} if isinstance(given, str) else given
 
     def of_round(self, number: int) -> FinetuneSettings:
-        """The fine-tuning run of a round, in a folder and with random choices of its own."""
+        """The fine-tuning run of a round, with its own folder and random choices."""
         common = {name: getattr(self, name) for name in FinetuneSettings.model_fields}
-        seed = mix(self.run.seed, self.budget.seed, number) >> 33  # 31 bits, which every library takes
+        seed = mix(self.run.seed, self.budget.seed, number) >> 33  # 31 bits, which every library accepts
         name = f"{self.run.name or self.run.dir.name}, round {number}"
         run = RunSection(dir=self.run.dir / "rounds" / f"{number:02d}", seed=seed, name=name)
         return FinetuneSettings.model_construct(**{**common, "run": run})

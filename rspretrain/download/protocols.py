@@ -1,8 +1,7 @@
 """Protocol-specific details: parts of URLs, options for time limits, and the meaning of errors.
 
-Credentials and endpoints come from the places where each file system looks for them (AWS_…,
-GOOGLE_APPLICATION_CREDENTIALS, fsspec's configuration), never from the configuration of a run, which is saved and
-printed.
+Credentials and endpoints are found as each file system documents (AWS_…, GOOGLE_APPLICATION_CREDENTIALS,
+fsspec's configuration). They are never in the configuration of a run, which is saved and printed.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The label-fraction ablation: one fine-tuning run per method, label fraction and seed, one after the other.
+"""The label-fraction ablation: one fine-tuning run per method, label fraction and seed, in sequence.
 
 A cell is an ordinary run in run.dir/<method>/<fraction>/<seed>. Complete cells are skipped and interrupted cells
 resume, so the same command starts and continues an ablation, on any number of ranks.

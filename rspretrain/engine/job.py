@@ -162,7 +162,9 @@ def describe(job: Job) -> str:
         f"  steps                       {plan['steps_per_epoch']:,} per epoch, {job.total_steps:,} in all, "
         f"{settings.train.global_batch // job.world.size:,} samples per rank and step",
         f"  shards per node             {plan['shards'] // nodes if own else plan['shards']:,} of {plan['shards']:,}"
-        + ("" if own else f" (data.streams={settings.data.streams} is no multiple of {nodes} nodes: each reads all)"),
+        + (
+            "" if own else f" (data.streams={settings.data.streams} is not a multiple of {nodes} nodes: each reads all)"
+        ),
         f"  bytes per epoch             {plan['bytes_per_epoch']:,}, {plan['bytes_per_epoch'] // nodes:,} per node",
         f"  learning rate               {optim.peak_lr(settings.train.global_batch):.3g} after warm-up, "
         f"then {optim.describe_schedule()}",

@@ -122,7 +122,7 @@ def read_classifier_contract(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} is no exported classifier: it has no config.json. Expected the folder of an exported "
+            f"{folder} is not an exported classifier: it has no config.json. Expected the folder of an exported "
             "classifier, such as run.dir/export/classifier of `rspretrain finetune`."
         )
     try:

@@ -70,7 +70,7 @@ classifier, contract = load_classifier("PATH/TO/THIS/FOLDER")
 ## Classes, in the order of the logits
 
 {classes}
-{figures}
+{results}
 ## Bands, in the order of the channels
 
 Input = (clip(pixel, low, high) - mean) / std.{scaling}
@@ -128,7 +128,7 @@ def _cell(limit: float | None) -> str:
 
 
 def classifier_card(title: str, contract: dict[str, Any]) -> str:
-    """README.md of an exported classifier. The figures are the numbers in `provenance["results"]`."""
+    """README.md of an exported classifier. The results are the numbers in `provenance["results"]`."""
     provenance, inputs, classes = contract["provenance"], contract["inputs"], contract["classes"]
     crop_px, threshold = contract["crop_px"], contract["threshold"]
     return _CLASSIFIER.format(
@@ -146,7 +146,7 @@ def classifier_card(title: str, contract: dict[str, Any]) -> str:
         if contract["multi"]
         else "predict the class with the largest logit",
         classes="\n".join(f"{number}. {name}" for number, name in enumerate(classes)),
-        figures=_figures(provenance.get("results", {})),
+        results=_results(provenance.get("results", {})),
         scaling="".join(_scaling({**one, "sensor": one["name"]}) for one in inputs),
         rows="\n".join(
             f"| {one['name']} | {channel} | {one['sensor']} | {b['name']} | {_cell(b['low'])} | {_cell(b['high'])} "
@@ -164,8 +164,8 @@ def _network(backbone: dict[str, Any]) -> str:
     return f"`{backbone['sensor']}`: `{backbone['architecture']}` at {backbone['px']} px, {args}"
 
 
-def _figures(results: dict[str, Any]) -> str:
+def _results(results: dict[str, Any]) -> str:
     """A table of the numbers among the results, or nothing."""
     numbers = {name: value for name, value in results.items() if isinstance(value, int | float)}
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
-    return f"\n## Figures\n\n| figure | value |\n|---|---|\n{rows}\n" if rows else ""
+    return f"\n## Results\n\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""

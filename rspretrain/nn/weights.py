@@ -124,8 +124,8 @@ def read_contract(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} is no exported backbone: it has no config.json. Expected the folder of an exported backbone, "
-            "such as run.dir/export/rgb."
+            f"{folder} is not an exported backbone: it has no config.json. Expected the folder of an exported "
+            "backbone, such as run.dir/export/rgb."
         )
     config = json.loads(path.read_text())
     if "rspretrain" not in config:

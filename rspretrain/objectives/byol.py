@@ -2,7 +2,8 @@
 
 Grill et al. 2020, eq. 2, and DeepMind's reference; docs/methods.md, BYOL. One student per sensor, or one for the
 stacked bands of all (`fusion`); several students share only the crops of their views. Deviations: the teacher starts as
-a copy of the student; the first layer of each head has no bias, because the norm after it would remove it.
+a copy of the student; the first layer of each head has no bias, because the norm after it would remove it; dropout and
+stochastic depth are off in the teacher; brightness is multiplied instead of added; views are resampled bilinearly.
 """
 
 from collections import OrderedDict

@@ -3,7 +3,8 @@
 Caron et al. 2021, algorithm 1, and its code; docs/methods.md, DINO. No negatives and no predictor. Two global views,
 and `local_crops` small local views that only the student sees. One student per sensor, or one for the stacked bands of
 all. Deviations: views are BYOL's, resampled bilinearly; the last layer is frozen by zero gradients (PrototypeHead);
-heads have no BatchNorm, also with CNNs.
+heads have no BatchNorm, also with CNNs; the class token and learned position embeddings have no weight decay. ViTs need
+`dynamic_img_size` for local views.
 """
 
 import math

@@ -1,7 +1,8 @@
 """Dual-SimCLR: the images of two sensors are the two views of a location; one backbone and head per sensor, NT-Xent.
 
 Scheibenreif et al. 2022; docs/methods.md, Dual-SimCLR. A shared random window is the only augmentation; random flips
-are off, as in the released code. Deviation: `fixed` scaling by default, the released code's is `hsg`.
+are off, as in the released code. Deviations: `fixed` scaling by default, `hsg` in the released code; a projection head
+for transformers, too; negatives come from all ranks.
 """
 
 from collections.abc import Sequence

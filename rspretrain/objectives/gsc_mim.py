@@ -1,8 +1,8 @@
 """GSC-MIM: the student sees two views with complementary masks and predicts the teacher's tokens of the whole views.
 
 Patch tokens predict the masked patches of their own view, the class token predicts that of the other view. From the
-paper (doi 10.3389/fevo.2022.1083801), and from iBOT's code where it is silent; docs/methods.md, GSC-MIM. Masks are
-drawn per image; an image with r = 0 has no mask in either view. Deviations: views are resampled bilinearly; the last
+paper (doi 10.3389/fevo.2022.1083801), and from iBOT's code where it is silent; docs/methods.md, GSC-MIM. Deviations:
+masks are drawn per image, and an image with r = 0 has no mask in either view; views are resampled bilinearly; the last
 layer is frozen by zero gradients (PrototypeHead).
 """
 
@@ -60,7 +60,7 @@ class GscMimSettings(ObjectiveSettings, TeacherStudentSettings):
     masking: Literal["paired", "shared_geometry", "double"] = Field(
         default="paired",
         description="paired: a mask on one view, its complement on the other; shared_geometry: the same, and "
-        "both views show one place; double: both masks on both views, at twice the student's "
+        "both views are the same crop; double: both masks on both views, at twice the student's "
         "cost.",
     )
     mask_shape: MaskShape = Field(

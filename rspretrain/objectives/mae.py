@@ -2,7 +2,8 @@
 
 He et al. 2022 and its code; docs/methods.md, MAE. One network per sensor, or one for the stacked bands of all
 (`fusion`); views and masks of a sample are shared. A patch is normalised over all its pixels and bands, as over colours
-in the paper. Deviations: the encoder has timm's initialisation; views have vertical flips and rotations too.
+in the paper. Deviations: the encoder has timm's initialisation; views have vertical flips and rotations too, and are
+resampled bilinearly; P - floor(rho P) patches are visible; the released code has floor((1 - rho) P).
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,8 @@
 Chen et al. 2021, algorithm 1, and its code; docs/methods.md, MoCo v3. No queue: negatives are the other samples of the
 global batch. One student per sensor, or one for the stacked bands of all; views are BYOL's. Deviations: ViTs have
 timm's learned position embeddings instead of fixed sines, and timm's initialisation of the patch embedding. The teacher
-is updated after each step, which equals the paper's update before the next step.
+is updated after each step with that step's momentum; in algorithm 1, before the next forward with the next step's. The
+predictor ends in a BatchNorm with ResNets too. Biases, norms, class token and position embeddings have no weight decay.
 """
 
 from collections import OrderedDict

@@ -2,7 +2,8 @@
 
 Chen et al. 2020; docs/methods.md, SimCLR. Photometric augmentation is SimCLR's for true-colour bands, else the one for
 the sensor type (transforms/colour.py). Deviations: vertical flips and rotations, because overhead images have no
-upright; crop boxes that do not fit are cut instead of redrawn.
+upright; crop boxes that do not fit are cut instead of redrawn; the last layer of the head has no BatchNorm, as in the
+paper, but not as in the released code.
 """
 
 from collections.abc import Sequence

@@ -64,7 +64,7 @@ def uniformity(features: Tensor) -> Tensor:
     Wang & Isola 2020, t = 2. One [B B] product: 0.5 ms at [256 256] on a core.
     """
     x = F.normalize(features.detach().float(), dim=1)
-    squared = (2.0 - 2.0 * (x @ x.T)).clamp(min=0.0).fill_diagonal_(torch.inf)  # a sample is no pair with itself
+    squared = (2.0 - 2.0 * (x @ x.T)).clamp(min=0.0).fill_diagonal_(torch.inf)  # a sample does not pair with itself
     num_pairs = len(x) * (len(x) - 1)
     return torch.log(torch.exp(-2.0 * squared).sum() / num_pairs) if num_pairs else x.sum() * torch.nan
 

@@ -46,8 +46,8 @@ class Countdown:
             self._next_line = time.monotonic() + self._interval_s
             rate = (done - self._first) / (time.monotonic() - self._started)
             left = duration((total - done) / rate) if rate else "unknown time"
-            figures = f"{done}/{total} {self._unit}, {rate:.1f} {self._unit}/s, {left} left"
-            print(f"{self._label}: {figures}", file=self._stream, flush=True)
+            values = f"{done}/{total} {self._unit}, {rate:.1f} {self._unit}/s, {left} left"
+            print(f"{self._label}: {values}", file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -84,13 +84,13 @@ class ProgressBar:
         """After step number `step` (counted from 1); `wait_share` is in [0, 1]."""
         if not self._enabled:
             return
-        figures = f"loss {loss:.4f}, {samples_per_s:.1f} samples/s, waiting {wait_share:.0%}"
+        values = f"loss {loss:.4f}, {samples_per_s:.1f} samples/s, waiting {wait_share:.0%}"
         if self._bar is not None:
-            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.set_postfix_str(values, refresh=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() >= self._next_line or step == self._total:
             self._next_line = time.monotonic() + self._interval_s
-            print(f"step {step}/{self._total}: {figures}, {self._left(step)} left", file=self._stream, flush=True)
+            print(f"step {step}/{self._total}: {values}, {self._left(step)} left", file=self._stream, flush=True)
 
     def _left(self, step: int) -> str:
         step_s = (time.monotonic() - self._started) / max(step - self._first, 1)

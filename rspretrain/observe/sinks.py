@@ -18,7 +18,7 @@ from rspretrain.settings import Settings
 
 
 class WatchSettings(Settings):
-    """Where metrics are written, and how often."""
+    """Destinations and frequency of metrics."""
 
     wandb: Literal["offline", "online", "off"] = Field(
         default="offline", description="wandb mode. offline writes to wandb/ in the run folder, for wandb sync."

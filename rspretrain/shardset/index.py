@@ -96,8 +96,8 @@ class ShardSet:
 
     def urls(self) -> list[str]:
         """The tars in order, for stock webdataset: local paths, or URLs of a remote set."""
-        place = self.remote.url if self.remote is not None else str(self.path)
-        return [f"{place}/{entry.name}" for entry in self.manifest.shards]
+        folder = self.remote.url if self.remote is not None else str(self.path)
+        return [f"{folder}/{entry.name}" for entry in self.manifest.shards]
 
     def webdataset(self, **options: Any) -> Any:
         """A stock webdataset pipeline over all tars, for any codec. Samples are dicts of decoded members.

@@ -83,7 +83,7 @@ def _type(name: str, rows: Sequence[Row]) -> pa.DataType:
 
 
 def with_footprints(table: pa.Table) -> pa.Table:
-    """Add the columns lon, lat and geometry if any row has a place that can be transformed to degrees."""
+    """Add the columns lon, lat and geometry if the location of any row can be transformed to degrees."""
     corners = corners_of(table)
     known = np.isfinite(corners.reshape(-1, 10).sum(axis=1))
     if not known.any():

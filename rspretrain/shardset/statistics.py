@@ -205,9 +205,9 @@ class _Bins:
 
     def percentile(self, percent: float) -> float:
         """A percentile, interpolated between the two nearest ranks like numpy's."""
-        place = (self.num - 1) * (percent / 100)
-        rank = min(math.floor(place), self.num - 1)
-        below, above, share = self._at(rank), self._at(min(rank + 1, self.num - 1)), place - rank
+        position = (self.num - 1) * (percent / 100)
+        rank = min(math.floor(position), self.num - 1)
+        below, above, share = self._at(rank), self._at(min(rank + 1, self.num - 1)), position - rank
         step = above - below
         return above - step * (1 - share) if share >= 0.5 else below + step * share
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from rspretrain import world as ranks
+from rspretrain import world as distributed
 from rspretrain.batch import Batch
 from rspretrain.nn.drop_path import key_drop_path_, keyed_drop_paths
 from rspretrain.nn.ema import TeacherPair, drift_squares, ema_update_, paired_parameters
@@ -190,14 +190,14 @@ class Strategy(ABC):
         if not self._student_teacher:
             return None
         squares = drift_squares(*self._local_pairs())
-        apart, length = (ranks.sum_over_ranks(squares) if self.is_sharded else squares).tolist()
+        apart, length = (distributed.sum_over_ranks(squares) if self.is_sharded else squares).tolist()
         return math.sqrt(apart / length) if length else math.nan
 
     def weight_norm(self) -> float:
         """L2 norm of all trainable parameters. Collective; one pass over the weights."""
         parts = [self._local(parameter) for _, parameter in self.trainable()]
         square = nn.utils.get_total_norm(parts).double().square()
-        return math.sqrt(ranks.sum_over_ranks(square) if self.is_sharded else square)
+        return math.sqrt(distributed.sum_over_ranks(square) if self.is_sharded else square)
 
     def _local_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
         """This rank's parts of the teachers' and students' parameters."""

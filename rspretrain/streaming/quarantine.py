@@ -32,13 +32,13 @@ class Quarantine:
 
     def replace(self, rows: Ints, is_intact: Callable[[int], bool]) -> Ints:
         """`rows` with every damaged row replaced. `is_intact(row)` checks one row."""
-        damaged = [place for place, row in enumerate(rows.tolist()) if not is_intact(row)]
+        damaged = [index for index, row in enumerate(rows.tolist()) if not is_intact(row)]
         if not damaged:
             return rows
         replaced = rows.copy()
         with self._lock:
-            for place in damaged:
-                replaced[place] = self._replacement(int(rows[place]), is_intact)
+            for index in damaged:
+                replaced[index] = self._replacement(int(rows[index]), is_intact)
         return replaced
 
     def _replacement(self, row: int, is_intact: Callable[[int], bool]) -> int:

@@ -82,8 +82,8 @@ class Reader:
         self._damaged: set[int] = set()
         self._codec = shards.manifest.codec
 
-    def gather(self, rows: Ints, buffers: Buffers, places: Iterable[int]) -> Ints:
-        """Copy the samples `rows` to `places` in the buffers; returns the rows that were copied.
+    def gather(self, rows: Ints, buffers: Buffers, slots: Iterable[int]) -> Ints:
+        """Copy the samples `rows` to `slots` in the buffers; returns the rows that were copied.
 
         These are `rows`, except for damaged samples that the quarantine replaced. RuntimeError if a shard is missing or
         its size differs from the manifest, CorruptSampleError if a sample's checksum does not match.
@@ -92,10 +92,10 @@ class Reader:
             rows = self.quarantine.replace(rows, self._is_intact)
         whole = buffers.images.keys() - buffers.sizes.keys()  # groups whose images all have the full size
         samples = zip(
-            places, rows.tolist(), self._shard_of[rows].tolist(), self._record_of[rows].tolist(),
+            slots, rows.tolist(), self._shard_of[rows].tolist(), self._record_of[rows].tolist(),
             self._unchecked[rows].tolist(), strict=True,
         )  # fmt: skip
-        for place, row, shard, record, unchecked in samples:
+        for slot, row, shard, record, unchecked in samples:
             mapped = self._open.get(shard) or self._map(shard)
             # Check and copy sample by sample: its bytes are still in the core's cache when they are copied, which is a
             # third faster than checking all samples first.
@@ -104,9 +104,9 @@ class Reader:
             for name in self._groups:
                 source = mapped.pixels.get(name)
                 if name in whole and source is not None:
-                    buffers.flat[name][place] = source[record]  # numpy copies a row without holding the GIL
+                    buffers.flat[name][slot] = source[record]  # numpy copies a row without holding the GIL
                 else:
-                    self._decode(mapped, name, row, buffers, place)
+                    self._decode(mapped, name, row, buffers, slot)
         return rows
 
     @contextmanager
@@ -139,15 +139,15 @@ class Reader:
                 self._damaged.add(row)
         return row not in self._damaged
 
-    def _decode(self, mapped: _Mapped, name: str, row: int, buffers: Buffers, place: int) -> None:
-        """Decode one image of any size and codec into the upper left of its place; other pixels keep old values."""
+    def _decode(self, mapped: _Mapped, name: str, row: int, buffers: Buffers, slot: int) -> None:
+        """Decode an image of any size and codec into the upper left of its slot; the other pixels keep old values."""
         start = int(self._shards.numbers(f"offset_{name}")[row])
         member = mapped.data[start : start + int(self._shards.numbers(f"bytes_{name}")[row])]
         image = decode_array(member.data, self._codec)
         _, height, width = image.shape
-        buffers.images[name][place, :, :height, :width] = image
+        buffers.images[name][slot, :, :height, :width] = image
         if name in buffers.sizes:
-            buffers.sizes[name][place] = height, width
+            buffers.sizes[name][slot] = height, width
 
     def _checked(self, number: int, row: int) -> _Mapped:
         """The shard, after verifying the checksum of `row`; CorruptSampleError if it does not match.
@@ -247,14 +247,14 @@ class JointReader:
         self.sources, self._readers = sources, readers
 
     def gather(self, rows: Ints, buffers: Buffers) -> Ints:
-        """Copy the samples `rows` into the first len(rows) places; returns the copied rows. See Reader.gather."""
+        """Copy the samples `rows` into the first len(rows) slots; returns the copied rows. See Reader.gather."""
         if len(self._readers) == 1:
             return self._readers[0].gather(rows, buffers, range(len(rows)))
         copied = np.empty_like(rows)
         numbers, local = self.sources.locate(rows)
         for number, (reader, first) in enumerate(zip(self._readers, self.sources.first_rows, strict=False)):
-            places = np.flatnonzero(numbers == number)
-            copied[places] = first + reader.gather(local[places], buffers, places.tolist())
+            slots = np.flatnonzero(numbers == number)
+            copied[slots] = first + reader.gather(local[slots], buffers, slots.tolist())
         return copied
 
     @property

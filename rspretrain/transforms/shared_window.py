@@ -1,8 +1,8 @@
 """One random window for two sensors: the whole transform of Dual-SimCLR and MMA, from batch to network input.
 
 Both methods use the two sensors as the two views of a location, so the shared crop is the only augmentation. Random
-flips are available and off by default, as in the released code
-(docs/methods.md, Shared random window).
+flips are available and off by default, as in the released code (docs/methods.md, Shared random
+window).
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,7 @@
 RandomSensorDrop comes last and in training only: with a given probability one sensor of a sample, chosen uniformly, is
 set to 0. It lets the network work with a missing sensor (Wang, Albrecht, Zhu 2022, DINO-MM; used by SCT Fusion). Of two
 sensors at probability 1/2: 50 % both, 25 % each alone, never none. In DINO-MM 0 is "mean - 2 sigma" of 8-bit data;
-after standardisation, as here, it is the band's mean, which no paper
-states (docs/methods.md, RandomSensorDrop).
+after standardisation, as here, it is the band's mean, which no paper states (docs/methods.md, RandomSensorDrop).
 """
 
 from collections.abc import Mapping

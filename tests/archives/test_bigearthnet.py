@@ -63,7 +63,7 @@ def test_law(source, sensors):
     assert entries == sorted(entries, key=lambda entry: entry.key)
 
 
-def test_a_patch_has_its_place_and_dates(source):
+def test_a_patch_has_its_location_and_dates(source):
     archive = BigEarthNet(source, source, source)
     patch = archive.read(archive.entries()[0][0])
     assert re.fullmatch(r"EPSG:326(29|3[1-5])", patch.crs)
@@ -239,7 +239,7 @@ def test_flags_are_attributes_if_their_list_exists(copy):
     flagged = write_lists(copy)
     (copy / LISTS["cloud"]).unlink()
     archive = BigEarthNet(copy, splits=copy)
-    first, last = (archive.read(archive.entries()[0][place]).attributes for place in (0, -1))
+    first, last = (archive.read(archive.entries()[0][index]).attributes for index in (0, -1))
     assert first["s2_name"] == flagged["snow"][0]
     assert (first["snow"], last["snow"], "cloud" in first) == (1, 0, False)
 

@@ -160,7 +160,7 @@ def test_missing_and_truncated_files_are_named(copy, group):
     check(BigEarthNetV2(copy), {entry.name: f"{path.name}: the file is missing. Unpack or download"})
 
 
-def test_files_of_other_places_and_shapes_are_named(copy):
+def test_files_of_other_locations_and_shapes_are_named(copy):
     entry, files = first_files(copy)
     path = files["map_10m"][0]
     raster = read_raster(path)
@@ -289,7 +289,7 @@ def test_the_real_patches_are_unpaired_and_have_no_maps():
 
 
 @real
-def test_the_real_tables_hold_what_the_reader_expects():
+def test_the_real_tables_match_the_reader():
     archive = BigEarthNetV2(REAL, s2=REAL, include_snow_cloud=True)
     assert len(archive._read_tables()) == 480_038 + 69_450
 
@@ -320,8 +320,8 @@ def test_columns_of_other_types_and_labels_that_are_empty(copy):
     with pytest.raises(ValueError, match=r"no labels, expected CORINE names\. Repair the table"):
         archive.read(broken[0])
     table = pq.read_table(copy / TABLE)
-    place = table.schema.get_field_index("labels")
-    pq.write_table(table.set_column(place, "labels", pa.array(range(len(table)))), copy / TABLE)
+    column = table.schema.get_field_index("labels")
+    pq.write_table(table.set_column(column, "labels", pa.array(range(len(table)))), copy / TABLE)
     with pytest.raises(
         ValueError, match=r"cannot be read \(Unsupported cast from int64 to list.*BigEarthNet v2's table"
     ):

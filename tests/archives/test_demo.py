@@ -1,4 +1,4 @@
-"""The demo archive has BigEarthNet-MM's layout, keys and places, and the same bytes for any number of workers."""
+"""The demo archive has BigEarthNet-MM's layout, keys and coordinates, and the same bytes for any number of workers."""
 
 import json
 import subprocess

@@ -97,9 +97,9 @@ def test_tiles_cover_the_scene(tmp_path, height, width, window, overlap, edge):
         seen = np.zeros(whole.shape[1:], int)
         for entry in archive.entries()[0]:
             row, col = entry.source.row // times, entry.source.col // times
-            place = np.s_[..., row : row + group.shape[0], col : col + group.shape[1]]
-            whole[place] = archive.read(entry).images[group.name]
-            seen[place] += 1
+            window = np.s_[..., row : row + group.shape[0], col : col + group.shape[1]]
+            whole[window] = archive.read(entry).images[group.name]
+            seen[window] += 1
         expected = np.concatenate([rasterio.open(tmp_path / f"scene/{band}.tif").read() for band in group.bands])
         assert np.array_equal(whole, np.where(seen > 0, expected, 0))
         assert edge == "drop" or seen.min() > 0

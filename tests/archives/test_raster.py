@@ -25,8 +25,8 @@ def test_write_and_read_keep_pixels_and_georeference(tmp_path):
 
 def test_a_crs_without_a_code_stays_wkt(tmp_path):
     wkt = CRS.from_proj4("+proj=laea +lat_0=11 +lon_0=12 +datum=WGS84 +units=m").to_wkt()
-    place = {"crs": wkt, "transform": rasterio.Affine(10, 0, 0, 0, -10, 0)}
-    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", **place) as target:
+    transform = {"crs": wkt, "transform": rasterio.Affine(10, 0, 0, 0, -10, 0)}
+    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", **transform) as target:
         target.write(np.zeros((1, 3, 3), np.uint8))
     assert read_raster(tmp_path / "a.tif").crs.startswith("PROJCS[")
     assert crs_of_wkt("no crs") is None
@@ -97,13 +97,13 @@ def test_an_image_with_a_damaged_size(tmp_path):
 
 
 def test_an_invalid_georeference(tmp_path):
-    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, np.nan, 0, -10, 0)}
-    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", compress="lzw", **place) as target:
+    transform = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, np.nan, 0, -10, 0)}
+    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 3, 3, 1, dtype="uint8", compress="lzw", **transform) as target:
         target.write(np.zeros((1, 3, 3), np.uint8))
     assert read_raster(tmp_path / "a.tif").bounds is None
 
 
-def test_degrees_of_known_places():
+def test_degrees_of_known_locations():
     degrees = to_degrees("EPSG:32633", np.array([[500_000.0]]), np.array([[0.0]]))
     np.testing.assert_allclose(degrees, [[[15.0, 0.0]]], atol=1e-9)
     assert to_degrees("EPSG:4326", np.array([15.0]), np.array([48.0])).tolist() == [[15.0, 48.0]]

@@ -110,7 +110,7 @@ def test_missing_bands(tmp_path):
     [(16, 3, r"s2_19_p30.tif: \(16, 16\) pixels, expected \(32, 32\) as its partner has"),
      (32, 4, r"s2_19_p30.tif: is at EPSG:32631 \(501280.0, .*\), expected EPSG:32631 \(500960.0, .* Check")],
 )  # fmt: skip
-def test_files_of_a_patch_have_the_same_place(tmp_path, size, seed, message):
+def test_files_of_a_patch_have_the_same_location(tmp_path, size, seed, message):
     archive = Sen12Ms(write_sen12ms(tmp_path))
     entry = next(entry for entry in archive.entries()[0] if entry.name == PATCH)
     write_kind(path_of(archive, "s2"), "s2", seed, size)

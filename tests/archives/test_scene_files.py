@@ -198,13 +198,17 @@ def test_duplicate_bands(tmp_path):
             {},
             "B03.tif: its size is (48, 59), expected (48, 60) as in B02.tif. Nothing is resampled or ",
         ),
-        (noise(), {"left": 500_010.0}, "B03.tif: its place is (1.0, 0.0), expected (0, 0) as in B02.tif. Nothing is"),
+        (
+            noise(),
+            {"left": 500_010.0},
+            "B03.tif: its upper left corner is (1.0, 0.0), expected (0, 0) as in B02.tif.",
+        ),
         (noise(), {"crs": "EPSG:32634"}, "B03.tif: its CRS is EPSG:32634, expected EPSG:32633 as in B02.tif."),
         (noise(dtype="uint8"), {}, "B03.tif: its dtype is uint8, expected uint16 as in B02.tif."),
         (noise(), {"nodata": 0}, "B03.tif: its nodata is 0.0, expected None as in B02.tif."),
         (noise(1, 32, 40), {"gsd": 15.0}, "B03.tif: pixels of 15 x 15, expected a multiple of 10 x 10 (B02.tif). Warp"),
     ],
-    ids=["size", "place", "crs", "dtype", "nodata", "pixels"],
+    ids=["size", "corner", "crs", "dtype", "nodata", "pixels"],
 )
 def test_inconsistent_files_of_a_scene(tmp_path, pixels, options, message):
     write_file(tmp_path / "scene/B02.tif", noise())

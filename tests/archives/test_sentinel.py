@@ -42,11 +42,11 @@ def sides(tmp_path):
 def test_groups_hold_their_bands_by_name(sides):
     images, firsts = read_patch_folders(sides)
     for group in (*S2_GROUPS, *S1_GROUPS, *MAP_GROUPS):
-        want = np.concatenate([pixels(group, band) for band in group.bands])
+        expected = np.concatenate([pixels(group, band) for band in group.bands])
         assert images[group.name].dtype == group.dtype
-        np.testing.assert_array_equal(images[group.name], want)
-    place = (f"EPSG:{EPSG}", (LEFT, TOP - 1200, LEFT + 1200, TOP))
-    assert [(raster.crs, raster.bounds) for raster in firsts] == [place] * 3
+        np.testing.assert_array_equal(images[group.name], expected)
+    location = (f"EPSG:{EPSG}", (LEFT, TOP - 1200, LEFT + 1200, TOP))
+    assert [(raster.crs, raster.bounds) for raster in firsts] == [location] * 3
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_an_inconsistent_file_is_named(sides, dtype, rows, shift_m, epsg, messag
     assert message in str(caught.value)
 
 
-def test_sensors_and_maps_have_the_same_place(sides):
+def test_sensors_and_maps_have_the_same_location(sides):
     for (folder, groups), band in zip(sides[1:], ("VH", "clc"), strict=True):
         raster = pixels(groups[0], band)
         write_raster(band_file(folder, band), raster, EPSG, LEFT + 1200, TOP, 10.0)

@@ -31,8 +31,16 @@ def write(
 ) -> Path:
     """A GeoTIFF of noise written by rasterio, in UTM by default."""
     height, width = size
-    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10.1, 0, 399960.3, 0, -9.9, 5400000.7)}
-    profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width, **place, **options}
+    transform = {"crs": "EPSG:32633", "transform": rasterio.Affine(10.1, 0, 399960.3, 0, -9.9, 5400000.7)}
+    profile = {
+        "driver": "GTiff",
+        "dtype": dtype,
+        "count": count,
+        "height": height,
+        "width": width,
+        **transform,
+        **options,
+    }
     bits = np.random.default_rng(0).integers(0, 256, (count, height, width * np.dtype(dtype).itemsize), dtype=np.uint8)
     with rasterio.open(path, "w", **{name: value for name, value in profile.items() if value is not None}) as target:
         target.write(bits.view(dtype))
@@ -70,7 +78,7 @@ def test_plain_files_equal_rasterio(tmp_path, dtype, count, interleave, rows):
 PLAIN = {
     "rgb": {"dtype": "uint8", "photometric": "rgb"},
     "rgba": {"dtype": "uint8", "count": 4, "photometric": "rgb", "alpha": "yes"},
-    "no place": {"crs": None, "transform": None},
+    "no georeference": {"crs": None, "transform": None},
     "no crs": {"crs": None},
     "degrees": {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-4, 0, -3.21, 0, -1e-4, 51.5)},
     "no EPSG code": {"crs": "+proj=laea +lat_0=11 +lon_0=12 +datum=WGS84 +units=m"},

@@ -41,11 +41,11 @@ def test_exact_cover(size, units, overlap, unit, edge):
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # rasterio's use of affine
 @pytest.mark.parametrize("grid", [GRID, DEGREES], ids=["metres", "degrees"])
-@pytest.mark.parametrize("place", [(0, 0, 240, 240), (17, 801, 240, 120), (24, 24, 240, 240)])
-def test_bounds_are_those_of_rasterio(grid, place):
-    row, col, height, width = place
+@pytest.mark.parametrize("window", [(0, 0, 240, 240), (17, 801, 240, 120), (24, 24, 240, 240)])
+def test_bounds_are_those_of_rasterio(grid, window):
+    row, col, height, width = window
     transform = Affine(grid.dx, 0, grid.left, 0, grid.dy, grid.top)
-    assert grid.bounds(*place) == bounds(Window(col, row, width, height), transform)
+    assert grid.bounds(*window) == bounds(Window(col, row, width, height), transform)
 
 
 def test_ratios():

@@ -57,8 +57,8 @@ def pixels_at(root, patch, layer, shape, slack_px):
         with rasterio.open(root / path) as source:
             row, col = patch.attributes["row"], patch.attributes["col"]
             if patch.bounds is not None:
-                place = from_bounds(*patch.bounds, source.transform)
-                row, col = round(place.row_off), round(place.col_off)
-                assert max(abs(place.row_off - row), abs(place.col_off - col)) <= slack_px
+                window = from_bounds(*patch.bounds, source.transform)
+                row, col = round(window.row_off), round(window.col_off)
+                assert max(abs(window.row_off - row), abs(window.col_off - col)) <= slack_px
             images.append(source.read(list(bands), window=Window(col, row, *reversed(shape))))
     return np.concatenate(images)

@@ -14,7 +14,7 @@ from rspretrain.cli.main import Command
 class Done:
     returncode: int
     stdout: str
-    stderr: str  # without the line that announces the work
+    stderr: str  # without the first line, which announces the work
 
 
 def without_announcement(stderr: str) -> str:

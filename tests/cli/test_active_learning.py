@@ -1,4 +1,4 @@
-"""Label budgets from the command line: a loop that is stopped, people's tables, several runs as one curve."""
+"""Active learning from the command line: interruption, labels by hand, and curves of several runs."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def main(command):
-    """Runs a command in this process; exit status, what it printed, and its errors."""
+    """Run a command in this process; exit status, standard output, errors."""
 
     def run(name, *arguments):
         done = command(name, *arguments)

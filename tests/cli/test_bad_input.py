@@ -1,4 +1,4 @@
-"""Input that cannot be meant: one paragraph with value, expectation and remedy, before anything is written."""
+"""Invalid input: one paragraph with value, expectation and remedy, before anything is written."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def refused(tmp_path, command):
-    """Runs `rspretrain pretrain`; the one paragraph of its refusal."""
+    """Run `rspretrain pretrain`; returns the one paragraph of its error."""
     path = write_config(tmp_path, samples=32)
 
     def run(*overrides):
@@ -75,26 +75,26 @@ def test_shards_that_are_missing_in_an_object_store(tmp_path, refused, monkeypat
     (tmp_path / "shards" / "memory-000002.tar").unlink()
     with object_store(tmp_path / "shards", "bad") as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        told = refused("data.shards=s3://bad/set", f"data.cache_dir={tmp_path}/cache")
-    assert "1 of 4 shards in s3://bad/set/ do not match manifest.json: memory-000002.tar is missing. Upload" in told
+        error = refused("data.shards=s3://bad/set", f"data.cache_dir={tmp_path}/cache")
+    assert "1 of 4 shards in s3://bad/set/ do not match manifest.json: memory-000002.tar is missing. Upload" in error
 
 
 def test_an_index_behind_a_url_of_another_build(tmp_path, refused):
     memory_shards(tmp_path / "other", samples=32, seed=1)
     shutil.copy(tmp_path / "other" / "index.parquet", tmp_path / "shards")
     with serving(tmp_path / "shards") as server:
-        told = refused(f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache")
+        error = refused(f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache")
         assert re.search(
             rf"{server.url}/index.parquet is not the file of the manifest, in 3 .*: .* Upload index.parquet of",
-            told,
+            error,
         )
 
 
 def test_nobody_behind_the_url(tmp_path, refused):
     with serving(tmp_path / "shards") as server:
         pass
-    told = refused(f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache", "data.fetch_retries=1")
-    assert re.search(rf"{server.url}/manifest.json could not be downloaded in 2 attempts .* Check network", told)
+    error = refused(f"data.shards={server.url}", f"data.cache_dir={tmp_path}/cache", "data.fetch_retries=1")
+    assert re.search(rf"{server.url}/manifest.json could not be downloaded in 2 attempts .* Check network", error)
 
 
 def test_more_streams_than_shards(refused):
@@ -105,24 +105,24 @@ def test_more_streams_than_shards(refused):
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A real file system of 64 KB of its own."""
+    """A mounted file system of 64 KB."""
     with small_disk(tmp_path / "disk", "64k") as folder:
         yield folder
 
 
 def test_cache_folders_that_cannot_be_written_to(tmp_path, refused):
     with serving(tmp_path / "shards") as server:
-        for place, why in ((tmp_path / "run.yaml", "File exists"), ("/proc/cache", "No such file or directory")):
-            told = refused(f"data.shards={server.url}", f"data.cache_dir={place}")
+        for cache, why in ((tmp_path / "run.yaml", "File exists"), ("/proc/cache", "No such file or directory")):
+            error = refused(f"data.shards={server.url}", f"data.cache_dir={cache}")
             assert re.search(
-                rf"The cache folder .*{place} cannot be used \({why}\). Expected a writable folder on a local disk",
-                told,
+                rf"The cache folder .*{cache} cannot be used \({why}\). Expected a writable folder on a local disk",
+                error,
             )
         assert not server.requests
 
 
 @pytest.mark.parametrize(
-    ("prepare", "told"),
+    ("prepare", "message"),
     [
         (
             ["mount", "-o", "remount,ro"],
@@ -139,11 +139,11 @@ def test_cache_folders_that_cannot_be_written_to(tmp_path, refused):
     ],
     ids=["read-only", "full", "nearly full"],
 )
-def test_cache_folders_on_disks_without_room(tmp_path, mounted, refused, prepare, told):
+def test_cache_folders_on_disks_without_room(tmp_path, mounted, refused, prepare, message):
     subprocess.run([*prepare, mounted], check=False)
     with serving(tmp_path / "shards") as server:
         assert re.search(
-            f"{mounted}/cache {told}", refused(f"data.shards={server.url}", f"data.cache_dir={mounted}/cache")
+            f"{mounted}/cache {message}", refused(f"data.shards={server.url}", f"data.cache_dir={mounted}/cache")
         )
 
 

@@ -1,4 +1,4 @@
-"""`rspretrain build` and what is done to its result: printed lines, files, exit codes."""
+"""`rspretrain build` and the commands on its result: output, files, exit codes."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_broken_patches_are_named_left_out_and_counted(tmp_path, command):
 
 
 def test_two_pictures_of_one_key(tmp_path, command):
-    root = write_resisc45(tmp_path / "pictures")  # its stems are unique; in any folder of pictures both would stay
+    root = write_resisc45(tmp_path / "pictures")  # its stems are unique; a folder of pictures would keep both
     first = sorted(path for path in root.rglob("*") if path.is_file())[0]
     first.with_suffix(".tif").write_bytes(first.read_bytes())
     built = command("build", "resisc45", "--source", root, "--out", tmp_path / "out")
@@ -87,7 +87,7 @@ def test_two_pictures_of_one_key(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["moon", "--source", "x"], "Unknown archive 'moon', expected one of bigearthnet, bigearthnet-v2, sen12ms, "),
         (["folder", "--source", "nowhere"], "nowhere is not a folder"),
@@ -95,10 +95,10 @@ def test_two_pictures_of_one_key(tmp_path, command):
         (["bigearthnet", "--source", "S3=x"], "has no source 'S3=x'"),
     ],
 )
-def test_mistakes_are_one_paragraph(tmp_path, command, arguments, told):
+def test_mistakes_are_one_paragraph(tmp_path, command, arguments, message):
     done = command("build", *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -121,13 +121,13 @@ def test_compressed_shards_have_the_same_pixels(tmp_path, command, codec):
     assert other.manifest.codec == codec
     assert one.manifest.statistics == other.manifest.statistics
     for row in range(10):
-        (images, told), (packed, also_told) = one.read(row), other.read(row)
+        (images, metadata), (packed, packed_metadata) = one.read(row), other.read(row)
         assert all(np.array_equal(images[name], packed[name]) for name in images)
-        assert {**told, "xxh3": None} == {**also_told, "xxh3": None}
+        assert {**metadata, "xxh3": None} == {**packed_metadata, "xxh3": None}
     assert command("verify", tmp_path / codec).returncode == 0
 
 
-def test_what_options_leave_out_is_counted_and_named_but_no_fault(tmp_path, command):
+def test_samples_excluded_by_options_are_counted_but_no_faults(tmp_path, command):
     root = write_bigearthnet(tmp_path / "archive", pairs=10)
     write_lists(root, snow=2, cloud=1)
     built = command("build", "bigearthnet", *sources(root), "--option", "exclude=snow,cloud", "--out", tmp_path / "out")

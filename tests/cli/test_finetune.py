@@ -1,4 +1,4 @@
-"""The launcher in a process of its own: what it prints, that a kill changes nothing, and that it takes ranks."""
+"""The launcher in a separate process: output, resuming after a kill, and several ranks."""
 
 import signal
 import subprocess
@@ -71,11 +71,11 @@ def test_invalid_configurations_are_one_paragraph(tmp_path, command):
     assert plan.returncode == 0
     assert "classifier" in plan.stdout
     assert not (tmp_path / "run").exists()
-    for wrong, told in (
+    for wrong, message in (
         ("labels.nomenclatur=all", "Did you mean 'labels.nomenclature'?"),
-        ("backbone.s2=nowhere", "nowhere is no exported backbone"),
+        ("backbone.s2=nowhere", "nowhere is not an exported backbone"),
     ):
         refused = command("finetune", "--config", path, wrong)
         assert refused.returncode == 2
-        assert told in refused.stderr
+        assert message in refused.stderr
         assert refused.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The launcher as a person starts it, on two ranks; engine/fractions.py has tests of its own."""
+"""The launcher on two ranks; tests/engine/test_fractions.py covers the rest."""
 
 import json
 import os

@@ -38,17 +38,17 @@ def launch(folder, command, monkeypatch):
 
 
 def test_a_table_and_the_exact_images(folder, launch):
-    status, told, wrong = launch("--shards", "shards", "--random-baseline", "--draws", "3")
-    assert (status, wrong) == (0, "")
-    assert "trained on 3 images, 0.01 of every class, tested on 12; 3 draws" in told
+    status, output, errors = launch("--shards", "shards", "--random-baseline", "--draws", "3")
+    assert (status, errors) == (0, "")
+    assert "trained on 3 images, 0.01 of every class, tested on 12; 3 draws" in output
     assert (
-        "s2 backbone, student (the protocol wants the teacher: rspretrain export --whose teacher); features cls4"
-        in (told)
+        "s2 backbone, student (the protocol uses the teacher: rspretrain export --whose teacher); features cls4"
+        in output
     )
     written = json.loads((folder / "export/linear_eval.json").read_text())
     assert written["network"] == "student"
     result = written["results"]["pretrained"]
-    line = next(line for line in told.splitlines() if line.startswith("pretrained"))
+    line = next(line for line in output.splitlines() if line.startswith("pretrained"))
     assert line.split()[1] == f"{100 * result['top1_mean']:.1f}"
     assert len(line.split()) == 4 + 3
     train = set(open_shards(folder / "shards").keys(open_shards(folder / "shards").split_rows("train")))
@@ -58,7 +58,7 @@ def test_a_table_and_the_exact_images(folder, launch):
 
 
 def test_several_labels_are_one_paragraph(launch):
-    status, _, wrong = launch("--shards", "shards", "--nomenclature", "all")
+    status, _, errors = launch("--shards", "shards", "--nomenclature", "all")
     assert status == 2
-    assert wrong.startswith("rspretrain linear-eval: error: labels.per_class: got true for 'all', which has several")
-    assert wrong.count("\n") == 1
+    assert errors.startswith("rspretrain linear-eval: error: labels.per_class: got true for 'all', which has several")
+    assert errors.count("\n") == 1

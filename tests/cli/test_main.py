@@ -1,4 +1,4 @@
-"""The table of commands, and what every one of them does before its slow imports."""
+"""The table of commands, and the first line of each before its slow imports."""
 
 import re
 import subprocess
@@ -73,8 +73,8 @@ def test_help_names_the_command_that_was_typed(monkeypatch, capsys, name):
         assert capsys.readouterr().out.startswith(f"usage: {typed.replace('-', '_') if '/' in typed else typed} ")
 
 
-def test_commands_speak_before_slow_imports():
-    """Without numpy and torch, which everything slow needs: each prints a line, and only then fails to import."""
+def test_commands_print_before_slow_imports():
+    """Without numpy and torch, each command prints a line before its import fails."""
     code = f"""
 import importlib, sys
 sys.modules["numpy"] = sys.modules["torch"] = None

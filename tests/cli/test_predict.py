@@ -1,4 +1,4 @@
-"""From the command line to the table and the map: alone and under torchrun, of shards and of images."""
+"""`rspretrain predict` on shards and images, alone and under torchrun: table, map and messages."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def export(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Classifiers of two sensors and of pictures, and shard sets."""
+    """Classifiers for two sensors and for pictures, and shard sets."""
     folder = tmp_path_factory.mktemp("predict")
     memory_shards(folder / "shards", samples=30)
     memory_shards(folder / "s2_shards", samples=10, groups=tuple(g for g in PAIR_GROUPS if g.sensor == "s2"))
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def predict(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """`rspretrain predict` in this process: arguments to exit status; it announces nothing to the tests."""
+    """`rspretrain predict` in this process, without its first line; returns the exit status."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["rspretrain"])
     monkeypatch.setattr("rspretrain.cli.predict.announce", lambda text: None)
@@ -68,14 +68,14 @@ def table(path: Path) -> dict[str, dict[str, str]]:
 def test_alone_and_under_torchrun(folder: Path, predict, tmp_path: Path, capsys) -> None:
     arguments = ("--classifier", "pair", "--shards", "shards", "--split", "test", "--batch-size", "4", "--score")
     assert predict(*arguments, "--out", tmp_path / "alone.csv") == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert "6 images in" in told.out
-    assert "scores of 6 labelled images, in percent: AP macro" in told.out
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "6 images in" in captured.out
+    assert "scores of 6 labelled images, in percent: AP macro" in captured.out
     alone = table(tmp_path / "alone.csv")
     assert sorted(alone) == [f"patch-{number:05d}" for number in range(0, 30, 5)]
-    places = json.loads((tmp_path / "alone.geojson").read_text())["features"]
-    assert [feature["id"] for feature in places] == list(alone)
+    footprints = json.loads((tmp_path / "alone.geojson").read_text())["features"]
+    assert [feature["id"] for feature in footprints] == list(alone)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "rspretrain.cli.predict", *arguments, "--out", str(tmp_path / "two.csv")]
@@ -90,10 +90,10 @@ def test_alone_and_under_torchrun(folder: Path, predict, tmp_path: Path, capsys)
         )
 
 
-def test_a_sensor_that_the_shards_lack_is_told(predict, tmp_path: Path, capsys) -> None:
+def test_a_sensor_that_the_shards_lack_is_reported(predict, tmp_path: Path, capsys) -> None:
     assert predict("--classifier", "pair", "--shards", "s2_shards", "--out", tmp_path / "a.csv") == 0
-    told = capsys.readouterr()
-    assert told.err == "warning: s2_shards has no s1; the classifier treats them as missing\n"
+    captured = capsys.readouterr()
+    assert captured.err == "warning: s2_shards has no s1; the classifier treats them as missing\n"
     assert len(table(tmp_path / "a.csv")) == 10
 
 
@@ -104,15 +104,15 @@ def test_a_filter_chooses(predict, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_pictures(predict, tmp_path: Path, capsys) -> None:
-    """Of other sizes, one of them broken: it is named, and the rest is labelled."""
+    """Pictures of several sizes; a broken one is reported and the others are labelled."""
     for number, size in enumerate(((30, 20), (9, 9), (16, 40))):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"P{number}.png")
     (tmp_path / "q.jpg").write_bytes(b"no picture")
     assert predict("--classifier", "rgb", "--images", tmp_path, "--out", tmp_path / "out.csv") == 1
-    told = capsys.readouterr()
-    assert told.err.startswith("left out: q.jpg: ")
-    assert told.err.count("\n") == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("left out: q.jpg: ")
+    assert captured.err.count("\n") == 1
     rows = table(tmp_path / "out.csv")
     assert list(rows) == ["p0", "p1", "p2"]
     for row in rows.values():
@@ -129,22 +129,27 @@ def test_windows_of_scenes_of_two_sensors(predict, tmp_path: Path, capsys) -> No
     write_s1(tmp_path / "s1/scene.tif")
     where = ("--images", f"s2={tmp_path}/s2", f"s1={tmp_path}/s1", "--window", 24, "--option", "edge=drop")
     assert predict("--classifier", "pair", *where, "--out", tmp_path / "map.csv") == 0
-    told = capsys.readouterr()
-    assert "3 images in" in told.out
-    assert "; 1 left out by --option" in told.out  # a window without data
-    assert told.err == ""
+    captured = capsys.readouterr()
+    assert "3 images in" in captured.out
+    assert "; 1 left out by --option" in captured.out  # a window without data
+    assert captured.err == ""
     features = json.loads((tmp_path / "map.geojson").read_text())["features"]
     assert [feature["id"] for feature in features] == ["scene_0_24", "scene_24_0", "scene_24_24"]
-    corner = features[1]["geometry"]["coordinates"][0][0]  # the lower left one of the lower left window
+    corner = features[1]["geometry"]["coordinates"][0][0]  # the lower left corner of the lower left window
     (lon,), (lat,) = transform("EPSG:32633", "EPSG:4326", [500_000], [5_000_000 - 480])
     assert corner == pytest.approx([lon, lat], abs=1e-8)
 
 
-def test_what_does_not_fit_is_one_paragraph(predict, tmp_path: Path, capsys) -> None:
+def test_mismatches_are_one_paragraph(predict, tmp_path: Path, capsys) -> None:
     out = ("--out", tmp_path / "a.csv")
     (tmp_path / "empty").mkdir()
     for arguments, message in {
-        ("--classifier", "shards", "--shards", "shards"): "is no exported classifier: it has no config.json. Expected",
+        (
+            "--classifier",
+            "shards",
+            "--shards",
+            "shards",
+        ): "is not an exported classifier: it has no config.json. Expected",
         (
             "--classifier",
             "pair",

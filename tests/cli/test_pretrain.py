@@ -1,4 +1,4 @@
-"""The launcher as a person starts it: alone, under deepspeed, and with mistakes."""
+"""The launcher alone, under deepspeed, and with invalid arguments."""
 
 import shutil
 
@@ -7,12 +7,13 @@ import torch
 from engine.runs import DEEPSPEED, TORCHRUN, launch, losses, whole_lines, write_config
 from safetensors.torch import load_file
 
-# A ViT: in float32 a CNN's BatchNorms turn rounding into percents within three steps (law 4 is tried in float64).
-# eps: the gradient of a key's bias is zero but for rounding, which AdamW would turn into steps of +-lr.
+# A ViT: in float32 a CNN's BatchNorms turn rounding into percents within three steps
+# (tests/laws.py uses float64).
+# eps: the gradient of a key's bias is zero except for rounding, which AdamW would turn into steps of +-lr.
 VIT = (
     "backbone.name=vit_tiny_patch16_224",
     "backbone.args={patch_size: 4, embed_dim: 48, depth: 2, num_heads: 3}",
-    "backbone.drop_path=0.3",  # of the sample, whatever the ranks
+    "backbone.drop_path=0.3",  # per sample, for any number of ranks
     "train.steps=20",
     "optim.eps=1e-4",
 )
@@ -25,7 +26,7 @@ def weights(run):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """The configuration, and the run of one process."""
+    """The configuration, and a run of it in one process."""
     path = write_config(tmp_path_factory.mktemp("pretrain"))
     assert launch(path, *VIT).returncode == 0
     return path, path.parent / "run"
@@ -40,7 +41,7 @@ def assert_equal_runs(one, two):
 
 
 @pytest.mark.slow
-def test_deepspeed_with_two_ranks_sees_and_learns_what_one_process_does(one, tmp_path):
+def test_deepspeed_with_two_ranks_equals_one_process(one, tmp_path):
     path, alone = one
     two = tmp_path / "two"
     started = launch(path, *VIT, f"run.dir={two}", launcher=DEEPSPEED)
@@ -49,13 +50,13 @@ def test_deepspeed_with_two_ranks_sees_and_learns_what_one_process_does(one, tmp
     state = (two / "checkpoints" / "step_00000020" / "state.json").read_text()
     assert '"strategy": "deepspeed"' in state
     assert '"world_size": 2' in state
-    resumed = launch(path, *VIT, f"run.dir={two}", "train.steps=22", "--resume")  # one process goes on with it
+    resumed = launch(path, *VIT, f"run.dir={two}", "train.steps=22", "--resume")  # one process continues the run
     assert resumed.returncode == 0
     assert "Resuming after step 20 of 22 (written by deepspeed on 2 ranks)." in resumed.stdout
 
 
 @pytest.mark.slow
-def test_sharded_runs_learn_what_one_process_does_and_take_over_from_each_other(one, tmp_path):
+def test_sharded_runs_equal_one_process_and_resume_each_other(one, tmp_path):
     path, alone = one
     two = tmp_path / "two"
     started = launch(path, *VIT, f"run.dir={two}", "strategy.name=fsdp", launcher=TORCHRUN)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported backbone, a shard set that it fits, and one that it does not."""
+    """An exported backbone, a matching shard set, and one that does not match."""
     folder = tmp_path_factory.mktemp("probe")
     memory_shards(folder / "shards", samples=40)
     memory_shards(folder / "pictures", samples=10, groups=SCENE_GROUPS)
@@ -50,7 +50,7 @@ def test_a_table_and_a_file(folder: Path, launch) -> None:
     assert (result["n_train"], result["n_test"]) == (32, 8)
 
 
-def test_what_does_not_fit_is_one_paragraph(launch) -> None:
+def test_mismatches_are_one_paragraph(launch) -> None:
     for args, message in {
         ("--shards", "pictures"): "Sensor 's2' is not in the shard set, which has ['rgb']",
         ("--shards", "shards", "--test-split", "val"): "has no split 'val'; its splits are {'test': 8, 'train': 32}",

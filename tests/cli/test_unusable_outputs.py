@@ -1,4 +1,4 @@
-"""Output paths that cannot be used are one sentence before anything is opened, in every command that writes."""
+"""Every command that writes rejects an unusable output path in one sentence, before it opens anything."""
 
 import pytest
 
@@ -25,7 +25,7 @@ RUNS = {
 
 @pytest.fixture
 def refused(tmp_path, command):
-    """Runs a command; its one sentence, after which nothing has changed."""
+    """Run a command; returns its one sentence of error, and checks that nothing has changed."""
     (tmp_path / "file").write_text("")
 
     def run(name, *arguments):
@@ -52,7 +52,7 @@ def test_files(refused, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["probe", "linear-eval", "curves"])
-def test_a_folder_in_the_place_of_a_file(refused, tmp_path, name):
+def test_a_folder_instead_of_a_file(refused, tmp_path, name):
     error = refused(name, *FILES[name], tmp_path)
     assert f": {tmp_path} cannot be written (it is a folder). Choose another " in error
 

@@ -1,4 +1,4 @@
-"""The wheel, installed beside this environment's libraries, does everything away from the checkout."""
+"""The installed wheel works without the checkout, with the libraries of this environment."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
 def build_wheel(folder: Path) -> Path:
-    """From a copy of the sources, so that nothing is written into the checkout."""
+    """Build from a copy of the sources, so that nothing is written into the checkout."""
     shutil.copytree(ROOT / "rspretrain", folder / "source/rspretrain", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
@@ -43,7 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "venv")
     target = ("--python", folder / "venv/bin/python")
     subprocess.run((*PIP, *target, "install", "--no-deps", "--no-index", build_wheel(folder)), check=True, timeout=120)
-    # Only the folder itself: the .pth files in it, among them that of an editable rspretrain, are not read.
+    # The .pth files in the folder are not read; one of them may be that of an editable rspretrain.
     (packages,) = (folder / "venv/lib").glob("python*/site-packages")
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "venv/bin"
@@ -63,8 +63,8 @@ def test_from_an_empty_folder_to_probed_backbones(installed, tmp_path):
         return done.stdout
 
     assert rspretrain("--version") == f"rspretrain {__version__}\n"
-    place = (installed / "python", "-c", "import rspretrain; print(rspretrain.__file__)")
-    found = subprocess.run(place, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    command = (installed / "python", "-c", "import rspretrain; print(rspretrain.__file__)")
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.startswith(str(installed.parent))
     assert "12 simulated pairs" in rspretrain("demo", "--pairs", "12")
     archive, shards = "data/demo/archive", "data/demo/shards"

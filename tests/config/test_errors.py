@@ -27,7 +27,7 @@ def load(tmp_path, *overrides):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("optim.lrr=1", r"Unknown key 'optim.lrr'. Did you mean 'optim.lr'\?"),
         ("optimm.lr=1", r"Unknown key 'optimm'. Did you mean 'optim'\?"),
@@ -68,8 +68,8 @@ def load(tmp_path, *overrides):
         ("optim.betas=[0.9", r"'optim.betas' is '\[0.9', expected "),
     ],
 )
-def test_errors_say_value_expectation_and_remedy(tmp_path, override, told):
-    with pytest.raises(ConfigError, match=told):
+def test_errors_say_value_expectation_and_remedy(tmp_path, override, message):
+    with pytest.raises(ConfigError, match=message):
         load(tmp_path, override)
 
 
@@ -80,12 +80,12 @@ def test_missing_keys_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [("[1]", "holds list, expected sections"), ("a: [", "is not YAML"), (None, "cannot read .*No such file")],
 )
-def test_files_that_are_no_configuration(tmp_path, content, told):
+def test_files_that_are_no_configuration(tmp_path, content, message):
     path = tmp_path / "run.yaml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         config.load(path)

@@ -44,7 +44,7 @@ def test_exponents_in_the_file(tmp_path):
     assert config.load(write(tmp_path, text="optim: {lr: 3e-4, weight_decay: 1E-2, eps: 1.e-7}\n")).optim.eps == 1e-7
 
 
-def test_what_is_dumped_loads_as_the_same(tmp_path):
+def test_a_dump_loads_as_the_same_settings(tmp_path):
     settings = load(tmp_path, "optim.lr=3e-7", "watch.wandb=off")
     (tmp_path / "saved.yaml").write_text(config.dump(settings))
     assert config.load(tmp_path / "saved.yaml") == settings
@@ -67,7 +67,7 @@ def test_resume_compares_what_would_change_the_mathematics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "sections", "told"),
+    ("kind", "sections", "message"),
     [
         (
             config.RunSettings,
@@ -92,9 +92,9 @@ def test_resume_compares_what_would_change_the_mathematics(tmp_path):
         ),
     ],
 )
-def test_a_configuration_of_another_kind_of_run_is_one_sentence(kind, sections, told):
+def test_a_configuration_of_another_kind_of_run_is_one_sentence(kind, sections, message):
     common = {name: section for name, section in SMALL.items() if name != "objective"}
-    with pytest.raises(ConfigError, match=f"^x.yaml is a configuration of {told}"):
+    with pytest.raises(ConfigError, match=f"^x.yaml is a configuration of {message}"):
         config.parse_as(kind, common | sections, (), "x.yaml")
 
 

@@ -53,15 +53,15 @@ def test_explain_a_key():
 
 
 def test_explain_a_section_with_names_of_the_user():
-    told = explain("sensors.s2", RunSettings)
-    assert "sensors.s2.bands\n    non-empty list of text; required\n" in told
-    assert explain("sensors.s2.normalise", RunSettings) in told
+    text = explain("sensors.s2", RunSettings)
+    assert "sensors.s2.bands\n    non-empty list of text; required\n" in text
+    assert explain("sensors.s2.normalise", RunSettings) in text
 
 
 def test_explain_names_the_objectives_that_have_a_key():
-    told = explain("objective.momentum", RunSettings)
-    assert "objective.momentum  (byol, dino, gsc_mim)\n    number from 0 to 1; default 0.996" in told
-    assert "objective.momentum  (moco_v3)\n    number from 0 to 1; default 0.99" in told
+    text = explain("objective.momentum", RunSettings)
+    assert "objective.momentum  (byol, dino, gsc_mim)\n    number from 0 to 1; default 0.996" in text
+    assert "objective.momentum  (moco_v3)\n    number from 0 to 1; default 0.99" in text
     assert "one of byol, dino, dual_simclr" in explain("objective.name", RunSettings)
 
 

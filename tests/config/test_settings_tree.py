@@ -39,9 +39,8 @@ def test_every_configuration_of_the_repository_loads(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/active_learning").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_label_budget_loop_of_the_repository_loads(path):
     settings = config.load_active(path)
-    assert (
-        settings.budget.num_labels == {"ucmerced": 440, "ucmerced_small": 180}[path.stem]
-    )  # the paper's, and its table's
+    # Those of the paper and of its table.
+    assert settings.budget.num_labels == {"ucmerced": 440, "ucmerced_small": 180}[path.stem]
 
 
 def test_a_round_is_a_fine_tuning_run_with_random_choices_of_its_own(tmp_path):
@@ -53,7 +52,9 @@ def test_a_round_is_a_fine_tuning_run_with_random_choices_of_its_own(tmp_path):
     others = [
         active(tmp_path, override).of_round(0) for override in ("run.seed=6", "budget.seed=1", "query.name=random")
     ]
-    assert len({one.run.seed for one in (first, second, *others)}) == 4  # query functions begin alike
+    assert (
+        len({one.run.seed for one in (first, second, *others)}) == 4
+    )  # all query functions start with the same images
     assert others[2].run.seed == first.run.seed
 
 

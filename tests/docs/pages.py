@@ -1,4 +1,4 @@
-"""The documents in parts: sections, blocks of code and commands."""
+"""Parts of the documents: sections, code blocks and commands."""
 
 import re
 from pathlib import Path

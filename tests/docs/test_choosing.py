@@ -22,7 +22,7 @@ def results(name: str) -> list[dict[str, str]]:
 
 
 def table(title: str) -> list[list[str]]:
-    """The cells of the first table of a section, without its two head lines."""
+    """The cells of the first table of a section, without the two header lines."""
     rows = re.search(r"(?:^\|.*\|\n)+", section("choosing", title), re.MULTILINE)[0].splitlines()
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows[2:]]
 
@@ -35,7 +35,7 @@ def test_every_shipped_configuration_has_its_row():
 
 
 @pytest.mark.parametrize("row", [row for row in results("memory") if ".py" not in row["config"]])
-def test_what_fits_is_the_arithmetic_that_the_page_states(row):
+def test_what_fits_follows_the_documented_arithmetic(row):
     (cells,) = [cells for cells in table("What fits") if cells[0] == f"`{row['config']}`"]
     trained, frozen = float(row["params_m"]), float(row["teacher_params_m"])
     fixed_mb, sample_mb = float(row["weights_mb"]), float(row["activations_mb_per_sample"])
@@ -59,7 +59,7 @@ def test_costs_of_archives_are_those_of_the_benchmark():
         for name, images in (("bigearthnet-mm", "BigEarthNet-MM pairs"), ("sen12ms", "SEN12MS pair"))
         if (row["images"], row["method"]) == (images, "bit shuffle + lz4 9")
     }
-    shown = table("What an archive costs")
+    shown = table("Size and build time of the archives")
     for row, cells in zip(results("archive_costs"), shown, strict=True):
         size = float(row["shards_gb"])
         assert size == pytest.approx(int(row["samples"]) * int(row["bytes_per_sample"]) / 1e9, abs=0.1)

@@ -19,7 +19,7 @@ from rspretrain.shipped_configs import find_config
 from rspretrain.strategies import resolve_strategy
 from rspretrain.world import World
 
-# A command line is what is installed (`rspretrain build`), a module under a launcher, or a script of the checkout.
+# A command line runs the installed command, a module under a launcher, or a script of the checkout.
 FORMS = re.compile(
     r"(?:rspretrain (?P<command>[a-z-]+)"
     r"|(?P<launcher>\w+ .*?)(?:rspretrain\.cli\.(?P<module>\w+)|(?:launchers|shards)/(?P<script>\w+)\.py))"
@@ -38,7 +38,7 @@ class Typed(NamedTuple):
 
 
 def typed(page: str, line: str) -> Typed | None:
-    """None for a line that starts no command, or has placeholders for all that matters."""
+    """None for a line that is no command, or has placeholders for all important parts."""
     found = FORMS.fullmatch(line) if line.startswith(STARTS) else None
     if found is None or found["rest"].strip() in ("…", "ARCHIVE …"):
         return None
@@ -85,7 +85,7 @@ def test_every_build_has_sources_and_options_of_its_archive(line):
         _value(args.archive, text, choices[name])
 
 
-# Command -> how it reads a configuration, the kind of configuration, and the one that stands for `--config …`.
+# Command -> its loader, the kind of configuration, and the configuration used for `--config …`.
 CONFIGURED = {
     "pretrain": (load, "pretrain", "dual_simclr_bigearthnet"),
     "finetune": (load_finetune, "finetune", "linear"),

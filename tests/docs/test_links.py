@@ -1,4 +1,4 @@
-"""Links of the documents lead to files, sections and tests that exist. No network, no site generator."""
+"""Links in the documents lead to existing files, sections and tests. No network, no site generator."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ OUTSIDE = ("https://", "http://", "mailto:")
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, where GitHub and the site make the same."""
+    """The anchors of a page's headings that are the same on GitHub and on the site."""
     titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)
     plain = [re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()) for title in titles]
     return {anchor for title in plain if "--" not in (anchor := title.strip().replace(" ", "-"))}
@@ -42,7 +42,7 @@ def test_every_page_is_linked_from_the_index_and_the_readme():
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
     index = {Path(target).stem for page, target in links() if page == "docs/index.md"}
     assert sorted(pages - index) == []
-    # The README leaves out the pages on how figures were measured; benchmarks.md links them.
+    # The README does not link the pages about measurements; benchmarks.md does.
     known = {
         Path(target.partition("#")[0]).stem for page, target in links() if page in ("README.md", "docs/benchmarks.md")
     }

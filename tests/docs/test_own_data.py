@@ -43,8 +43,8 @@ def write_pairs(folder):
 )
 def test_own_data_needs_shards_and_a_folder_for_the_run(tmp_path, name, write, size, exports):
     assert build.main([*write(tmp_path / "data"), "--out", str(tmp_path / "shards")]) == 0
-    places = (f"data.shards={tmp_path}/shards", f"run.dir={tmp_path}/run")
-    settings = config.load(shipped("pretrain")[name], [*places, *TINY, size])
+    paths = (f"data.shards={tmp_path}/shards", f"run.dir={tmp_path}/run")
+    settings = config.load(shipped("pretrain")[name], [*paths, *TINY, size])
     job = prepare(settings, World(0, 1, 0, torch.device("cpu")), False)
     assert {sensor: list(one.bands) for sensor, one in job.settings.sensors.items()} == exports
     finish = train(job, resume=False, log=print)

@@ -1,4 +1,4 @@
-"""docs/shards.md, queries.md, streaming.md and remote.md: fields and settings are all there, and every example runs."""
+"""docs/shards.md, queries.md, streaming.md and remote.md: complete fields and settings, and examples that run."""
 
 import csv
 import inspect
@@ -114,7 +114,7 @@ def test_filters_find_something_but_not_everything(shards):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_stock_webdataset_reads_what_the_page_says(number, shards, monkeypatch):
+def test_stock_webdataset_reads_as_documented(number, shards, monkeypatch):
     monkeypatch.chdir(shards.parent)
     names: dict = {}
     exec(blocks("shards", "python")[number], names)
@@ -134,13 +134,13 @@ def test_every_way_to_read_works(number, shards, monkeypatch):
     monkeypatch.chdir(shards.parent)
     names: dict = {}
     exec(blocks("streaming", "python")[number], names)
-    told = {
+    examples = {
         0: lambda: names["same"].key == names["first"].key and names["finnish"] and "Finland" in names["countries"],
         1: lambda: names["images"].shape[:2] == (4, 4) and names["labels"].shape == (4, 19),
         2: lambda: len(names["keys"]) == 8 and names["bands"].shape == (8, 4, 120, 120),
         3: lambda: names["seen"][0] == names["keys"] and len(set(names["seeds"].tolist())) == 4,
     }  # fmt: skip
-    assert told[number]()
+    assert examples[number]()
 
 
 def test_the_mixture_of_the_page_is_one(shards, monkeypatch):
@@ -148,8 +148,8 @@ def test_the_mixture_of_the_page_is_one(shards, monkeypatch):
     (text,) = blocks("streaming", "yaml")
     settings = DataSettings(**yaml.safe_load(text)["data"])
     sources = open_sources(settings)
-    here = World(0, 1, 0, torch.device("cpu"))
-    loader = Loader(sources, settings, ["s2_10m"], global_batch=4, seed=0, world=here)
+    world = World(0, 1, 0, torch.device("cpu"))
+    loader = Loader(sources, settings, ["s2_10m"], global_batch=4, seed=0, world=world)
     counts = loader.samples_seen(2500)
     assert counts == {"ben": 7000, "finland": 3000}
     override = re.search(r'`"(data\.sources=.*?)"`', PAGES["streaming"])[1]
@@ -160,7 +160,7 @@ def test_the_mixture_of_the_page_is_one(shards, monkeypatch):
 
 @pytest.fixture(scope="module")
 def far(shards) -> Iterator[str]:
-    """An object store that has `ben`; its endpoint."""
+    """An object store with `ben`; returns its endpoint."""
     with object_store(shards / "ben", "archive", "ben") as endpoint:
         yield endpoint
 
@@ -176,15 +176,15 @@ def test_remote_sets_are_read_as_the_page_says(number, shards, far, monkeypatch,
 
 
 def test_settings_of_remote_sets_have_their_defaults():
-    told = dict(re.findall(r"^\| `data\.(\w+)` \| (\S+) \|", section("remote", "Settings"), re.MULTILINE))
+    documented = dict(re.findall(r"^\| `data\.(\w+)` \| (\S+) \|", section("remote", "Settings"), re.MULTILINE))
     fields = {name: str(field.default).lower() for name, field in DataSettings.model_fields.items()}
-    assert told == {name: fields[name] for name in fields if re.match("cache_|fetch", name)}
+    assert documented == {name: fields[name] for name in fields if re.match("cache_|fetch", name)}
 
 
-def test_errors_of_remote_sets_say_what_is_quoted():
+def test_errors_of_remote_sets_are_those_quoted():
     packages = ("rspretrain/shardset", "rspretrain/download")
     code = " ".join(path.read_text() for package in packages for path in (ROOT / package).glob("*.py"))
-    code = re.sub(r'"\s+f?"|\{[^{}]*\}', "", code)  # texts as they are put together
+    code = re.sub(r'"\s+f?"|\{[^{}]*\}', "", code)  # the texts of the messages
     quoted = re.findall(r'"([a-z ]+?)(?: in 9 attempts)?"', section("remote", "Faults"))
     assert len(quoted) >= 6
     assert [text for text in quoted if text not in code] == []

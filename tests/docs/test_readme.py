@@ -45,7 +45,7 @@ def test_python_of_the_readme(folder, monkeypatch, capsys):
 def test_python_of_the_page_on_exports(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     names: dict = {}
-    for text in blocks("exports", "python")[:3]:  # the fourth is for another build of torchvision
+    for text in blocks("exports", "python")[:3]:  # the fourth block needs another build of torchvision
         exec(text, names)
     assert "('B02', " in capsys.readouterr().out
     images = torch.zeros(1, 4, 32, 32)

@@ -1,4 +1,4 @@
-"""The site has every page, and builds without a warning where its generator is installed (requirements/docs.txt)."""
+"""The site has every page, and builds without warnings if its generator is installed (requirements/docs.txt)."""
 
 import re
 import subprocess

@@ -13,6 +13,6 @@ def test_every_setting_of_the_strategy_is_explained():
 
 
 def test_every_strategy_and_deepspeed_file_has_its_row():
-    text = section("strategies", "What each one holds")
+    text = section("strategies", "Memory of each strategy")
     names = [*STRATEGIES, *(path.name for path in (ROOT / "configs/deepspeed").iterdir())]
     assert [name for name in names if not re.search(rf"^\| .*\b{re.escape(name)}\b", text, re.MULTILINE)] == []

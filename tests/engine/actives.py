@@ -43,8 +43,8 @@ def write_config(folder: Path, archive: Coloured | None = None) -> Path:
 
 def loop(path: Path, *overrides: str, resume: bool = False) -> ActiveLearning:
     """The loop of this process or rank."""
-    here = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
-    return prepare_active(config.load_active(path, overrides), here, False, resume)
+    this_world = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
+    return prepare_active(config.load_active(path, overrides), this_world, False, resume)
 
 
 def run(path: Path, *overrides: str, resume: bool = False) -> tuple[LoopStatus, list[str]]:

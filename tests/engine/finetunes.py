@@ -69,7 +69,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 def on_this_rank(path: Path, *overrides: str) -> dict[str, Any]:
     """As `finetune`, on one of several ranks."""
-    here = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
-    run = prepare_finetune(config.load_finetune(path, overrides), here, False)
+    this_world = World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
+    run = prepare_finetune(config.load_finetune(path, overrides), this_world, False)
     train(run, resume=False, log=lambda line: None)
     return results(run.settings.run.dir)

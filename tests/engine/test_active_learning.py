@@ -85,20 +85,20 @@ class Killed(BaseException):
     """Ends the loop as a kill would."""
 
 
-@pytest.mark.parametrize("place", ["request", "prune", "report"])
-def test_a_loop_killed_between_two_rounds_ends_as_an_uninterrupted_one(whole, tmp_path, place, monkeypatch):
+@pytest.mark.parametrize("method_name", ["request", "prune", "report"])
+def test_a_loop_killed_between_two_rounds_ends_as_an_uninterrupted_one(whole, tmp_path, method_name, monkeypatch):
     path, undisturbed = whole
-    owner = Rounds if place in ("prune", "report") else type(loop(path).pool)
-    method, calls = getattr(owner, place), []
+    owner = Rounds if method_name in ("prune", "report") else type(loop(path).pool)
+    method, calls = getattr(owner, method_name), []
 
     def dies(self, *args):
-        calls.append(place)
+        calls.append(method_name)
         if len(calls) == 2:
             raise Killed
         return method(self, *args)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(owner, place, dies)
+        patched.setattr(owner, method_name, dies)
         run(path, f"run.dir={tmp_path}/run")
     run(path, f"run.dir={tmp_path}/run", resume=True)
     assert state(tmp_path / "run") == state(undisturbed)

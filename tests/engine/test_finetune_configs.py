@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 
 
 def export_vits(folder):
-    """Two plain ViTs of one width and depth, on bands of BigEarthNet."""
+    """Two plain ViTs of the same width and depth, on bands of BigEarthNet."""
     for sensor, bands in (("s1", BAND_ORDER["s1"]), ("s2", ("B02", "B03", "B04"))):
         args = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
         kind = BackboneSettings(name="vit_tiny_patch16_224", args=args)

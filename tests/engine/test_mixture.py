@@ -17,10 +17,10 @@ def mixture(folder, weights=(0.75, 0.25), second="b"):
     path = write_config(folder)
     memory_shards(folder / "a", samples=40)
     memory_shards(folder / "b", samples=24, seed=1)
-    places = ", ".join(
+    sources = ", ".join(
         f"{{shards: {folder}/{name}, weight: {weight}}}" for name, weight in zip(("a", second), weights, strict=True)
     )
-    path.write_text(path.read_text().replace(f"shards: {folder}/shards", f"sources: [{places}]"))
+    path.write_text(path.read_text().replace(f"shards: {folder}/shards", f"sources: [{sources}]"))
     return path
 
 

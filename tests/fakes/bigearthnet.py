@@ -1,4 +1,4 @@
-"""Tiny BigEarthNet-MM v1 archives: the demo's simulated pairs, few of them, with every list of the original."""
+"""Tiny BigEarthNet-MM v1 archives: a few of the demo's simulated pairs, with all lists of the original."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ LISTS = {"snow": "patches_with_seasonal_snow.csv", "cloud": "patches_with_cloud_
 
 
 def write_bigearthnet(root: Path, pairs: int = 12, seed: int = 0) -> Path:
-    """`root` with BigEarthNet-v1.0, BigEarthNet-S1-v1.0 and train, val and test.csv: about 20 ms a pair."""
+    """`root` with BigEarthNet-v1.0, BigEarthNet-S1-v1.0 and train, val and test.csv: about 20 ms per pair."""
     write_demo(root, pairs, seed)
     return root
 
 
 def write_lists(root: Path, snow: int = 2, cloud: int = 1) -> dict[str, list[str]]:
-    """Snow and cloud lists that name the first patches, which leave the split files as they do in the original."""
+    """Write snow and cloud lists with the first patches, and remove these from the split files, as in the original."""
     names = sorted(folder.name for folder in (root / "BigEarthNet-v1.0").iterdir())
     flagged = {"snow": names[:snow], "cloud": names[snow : snow + cloud]}
     for flag, stem in LISTS.items():
@@ -29,7 +29,7 @@ def write_lists(root: Path, snow: int = 2, cloud: int = 1) -> dict[str, list[str
 
 
 def band_files(archive: BigEarthNet, entry: Entry) -> dict[str, list[Path]]:
-    """The GeoTIFFs behind every group of one patch, in band order."""
+    """The GeoTIFFs of every group of one patch, in band order."""
     sides = {"s1": (archive.s1, entry.source.s1), "s2": (archive.s2, entry.source.s2)}
     files = {}
     for group in archive.groups:

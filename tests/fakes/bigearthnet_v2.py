@@ -53,12 +53,12 @@ def write_bigearthnet_v2(root: Path, pairs: int = 10, flagged: int = 2, absent: 
 
 
 def write_table(path: Path, rows: list[dict]) -> None:
-    """A table of the real file's schema."""
+    """Write a table with the schema of the real file."""
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
 
 
 def band_files(archive: BigEarthNetV2, entry: Entry) -> dict[str, list[Path]]:
-    """The GeoTIFFs behind every group of one patch, in band order."""
+    """The GeoTIFFs of every group of one patch, in band order."""
     s2, s1 = entry.source.patch_id, entry.source.s1_name
     tile, scene = s2.rsplit("_", 2)[0], s1.rsplit("_", 3)[0]
     files = {}
@@ -72,7 +72,7 @@ def band_files(archive: BigEarthNetV2, entry: Entry) -> dict[str, list[Path]]:
 
 
 def _convert(root: Path, demo: Path, s1: Path, number: int) -> dict:
-    """Moves one pair of the demo to its place in v2, draws its map, and returns its row."""
+    """Move one pair of the demo to its path in v2, and draw its map; returns its row."""
     partner = json.loads((s1 / f"{s1.name}_labels_metadata.json").read_text())["corresponding_s2_patch"]
     s2 = demo / "BigEarthNet-v1.0" / partner
     metadata = json.loads((s2 / f"{s2.name}_labels_metadata.json").read_text())
@@ -86,8 +86,8 @@ def _convert(root: Path, demo: Path, s1: Path, number: int) -> dict:
     pixels = rng.choice([*codes, 999], size=(1, 120, 120)).astype(np.uint16)
     folder = root / "Reference_Maps" / tile / patch_id
     folder.mkdir(parents=True)
-    epsg, place = int(re.findall(r'"EPSG","(\d+)"', metadata["projection"])[-1]), metadata["coordinates"]
-    write_raster(folder / f"{patch_id}_reference_map.tif", pixels, epsg, place["ulx"], place["uly"], 10.0)
+    epsg, corner = int(re.findall(r'"EPSG","(\d+)"', metadata["projection"])[-1]), metadata["coordinates"]
+    write_raster(folder / f"{patch_id}_reference_map.tif", pixels, epsg, corner["ulx"], corner["uly"], 10.0)
     return {
         "patch_id": patch_id,
         "labels": sorted(label_sets(metadata["labels"])["19"]),  # alphabetical, as in the real file
@@ -105,5 +105,5 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _absent_row(row: dict, number: int) -> dict:
-    """A row like another, of a patch that is not on disk."""
+    """The row of a patch that is not on disk, copied from another row."""
     return row | {name: f"{row[name].rpartition('_')[0]}_{90 + number}" for name in ("patch_id", "s1_name")}

@@ -1,4 +1,4 @@
-"""An archive whose patches come from a seed: for tests of the format and the stream that need no GeoTIFFs."""
+"""An archive of random patches, for tests of the format and the stream without GeoTIFFs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tiny archives in the layouts of SEN12MS and DFC2020: one multi-band GeoTIFF a sensor, 10 m, UTM."""
+"""Tiny archives in the layouts of SEN12MS and DFC2020: one multi-band GeoTIFF per sensor, 10 m, UTM."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ DFC = (1, 6, 7, 10)
 
 
 def quarters(codes: tuple[int, ...], size: int, seed: int) -> np.ndarray:
-    """[H W] codes: three quarters of one class, the rest of the next, so that the largest is plain."""
+    """[H W] codes: three quarters of one class, the rest of the next, so that the most frequent is clear."""
     plane = np.full((size, size), codes[seed % len(codes)])
     plane[: size // 2, : size // 2] = codes[(seed + 1) % len(codes)]
     return plane
@@ -30,7 +30,7 @@ def pixels_of(kind: str, size: int, seed: int) -> np.ndarray:
 
 
 def write_kind(path: Path, kind: str, seed: int, size: int = 32, dtype: str | None = None) -> Path:
-    """One file; patches lie side by side."""
+    """Write one file; patches are adjacent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = pixels_of(kind, size, seed)
     write_raster(path, pixels.astype(dtype or pixels.dtype), 32631, 500_000.0 + 10 * size * seed, 1_300_000.0, 10.0)
@@ -45,7 +45,7 @@ def write_sen12ms(
     folder: str = "{season}/{kind}_{scene}",
     size: int = 32,
 ) -> Path:
-    """`<season>/<kind>_<scene>/<season>_<kind>_<scene>_p<patch>.tif`; `folder` for downloads that unpack otherwise."""
+    """`<season>/<kind>_<scene>/<season>_<kind>_<scene>_p<patch>.tif`; `folder`: for other downloads."""
     seed = 0
     for season, scene in scenes:
         for patch in range(30, 30 + patches):
@@ -63,7 +63,7 @@ def write_dfc2020(
     kinds: tuple[str, ...] = ("s1", "s2", "lc", "dfc"),
     size: int = 32,
 ) -> Path:
-    """Both sets; `scene` is the validation scene's name in folders and file names (two releases differ)."""
+    """Both sets; `scene`: name of the validation scene in paths, which differs between two releases."""
     for number, (part, name) in enumerate((("validation", scene), ("test", "0"))):
         for patch in range(patches):
             for kind in kinds:

@@ -15,7 +15,7 @@ from rspretrain.archives.scenes import (
 
 
 def write_picture(path: Path, height: int = 64, width: int = 64, seed: int = 0) -> Path:
-    """One RGB picture of a colour gradient with noise; the format follows from the suffix."""
+    """Write one RGB picture: a colour gradient with noise, in the format of the suffix."""
     rng = np.random.default_rng(seed)
     base = rng.integers(30, 200, 3) + np.linspace(0, 40, width)[None, :, None]
     pixels = np.clip(base + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
@@ -25,7 +25,7 @@ def write_picture(path: Path, height: int = 64, width: int = 64, seed: int = 0) 
 
 
 def write_ucmerced(root: Path, per_class: int = 2, classes: int = 3, odd: bool = True) -> Path:
-    """UC-Merced's layout with multi-labels; the first picture is 61 x 64 instead of 64 x 64 where `odd`."""
+    """UC-Merced's layout with multi-labels; the first picture is 61 x 64 instead of 64 x 64 if `odd`."""
     rng = np.random.default_rng(0)
     rows = ["\t".join(("IMAGE\\LABEL", *UCMERCED_MULTILABELS))]
     for number in range(per_class * classes):
@@ -77,7 +77,7 @@ def write_rsscn7(root: Path, per_class: int = 2) -> Path:
 
 
 def write_splits(folder: Path, prefix: str, **names: list[str]) -> Path:
-    """`<prefix>-<split>.txt`, one name a line."""
+    """`<prefix>-<split>.txt`, one name per line."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, lines in names.items():
         (folder / f"{prefix}-{split}.txt").write_text("".join(f"{line}\n" for line in lines))

@@ -54,7 +54,7 @@ def test_k_branch_has_one_input_per_pixel_grid(shards: ShardSet) -> None:
 
 
 def test_a_folder_without_a_backbone_is_refused(shards: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is no exported backbone: it has no config.json"):
+    with pytest.raises(ValueError, match=r"is not an exported backbone: it has no config.json"):
         load_networks({"s2": tmp_path}, {}, NetworkSettings(), shards)
     assert ValidationSettings().keep == "best"
 

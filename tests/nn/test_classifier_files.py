@@ -196,7 +196,7 @@ def test_edited_and_missing_files_are_errors(tmp_path: Path) -> None:
 
 def test_other_folders_are_errors(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"is no exported classifier: it has no config.json. Expected the folder of an"
+        ValueError, match=r"is not an exported classifier: it has no config.json. Expected the folder of an"
     ):
         load_classifier(tmp_path)
     export_backbone(resnet("s1", S1), {"s1": Normalise("fixed", S1, "db")}, tmp_path / "s1", {})

@@ -26,8 +26,8 @@ def test_outputs_equal_lightly() -> None:
     kept, cls, patches = torch.tensor([[1, 4], [8, 0]]), torch.randn(2, 24), torch.randn(2, 2, 24)
     index = torch.cat([torch.zeros(2, 1, dtype=torch.long), kept + 1], dim=1)
     visible = ours.embed(torch.cat([cls[:, None], patches], dim=1))
-    want = ours.head(theirs(set_at_index(repeat_token(theirs.mask_token, (2, 10)), index, visible)))[:, 1:]
-    torch.testing.assert_close(ours(cls, patches, kept), want, rtol=1e-5, atol=1e-5)
+    expected = ours.head(theirs(set_at_index(repeat_token(theirs.mask_token, (2, 10)), index, visible)))[:, 1:]
+    torch.testing.assert_close(ours(cls, patches, kept), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_parameter_has_a_gradient() -> None:
@@ -39,8 +39,8 @@ def test_every_parameter_has_a_gradient() -> None:
 def test_sines_equal_lightly_on_squares_and_follow_rows_and_columns() -> None:
     from lightly.models.utils import get_2d_sine_cosine_positional_embedding
 
-    want = torch.from_numpy(get_2d_sine_cosine_positional_embedding(16, 5, cls_token=False)).float()
-    torch.testing.assert_close(sine_positions(16, (5, 5)), want, rtol=1e-5, atol=1e-6)
+    expected = torch.from_numpy(get_2d_sine_cosine_positional_embedding(16, 5, cls_token=False)).float()
+    torch.testing.assert_close(sine_positions(16, (5, 5)), expected, rtol=1e-5, atol=1e-6)
     wide = sine_positions(8, (2, 3)).reshape(2, 3, 8)
     one = [math.sin(1), math.sin(0.01), math.cos(1), math.cos(0.01)]
     assert wide[0, 1].tolist() == pytest.approx([*one, 0, 0, 1, 1])  # column 1, row 0

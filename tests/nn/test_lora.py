@@ -38,10 +38,10 @@ def test_vits_get_adapters_in_attention() -> None:
 def test_cnns_get_adapters_in_convolutions() -> None:
     backbone = resnet()
     convs = [part for part in backbone.modules() if isinstance(part, nn.Conv2d)]
-    want = sum(4 * (conv.weight[0].numel() + conv.out_channels) for conv in convs)
+    expected = sum(4 * (conv.weight[0].numel() + conv.out_channels) for conv in convs)
     assert len(adapted_layers(backbone)) == len(convs) > 8
     add_adapters_(backbone, rank=4, alpha=8.0)
-    assert num_adapters(backbone) == want
+    assert num_adapters(backbone) == expected
 
 
 def test_grouped_convolutions_are_skipped() -> None:
@@ -79,11 +79,11 @@ def test_the_output_equals_the_papers_equation() -> None:
         adapted = backbone.model.get_submodule(name)
         first, second = adapted.lora_A["default"], adapted.lora_B["default"]  # type: ignore[index]
         second.weight.normal_()  # type: ignore[operator, union-attr]
-        want = plain(x) + 2.0 * second(first(x))  # type: ignore[operator]
-        torch.testing.assert_close(adapted(x), want)
+        expected = plain(x) + 2.0 * second(first(x))  # type: ignore[operator]
+        torch.testing.assert_close(adapted(x), expected)
         merge_adapters_(backbone)
         assert backbone.model.get_submodule(name) is plain
-        torch.testing.assert_close(plain(x), want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(plain(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_adapter_dropout_is_active_in_training_only() -> None:

@@ -62,7 +62,7 @@ def test_global_batch_statistics_on_real_ranks() -> None:
         kind, dtype, _, options = case
         whole = two_steps(make(kind, dtype, **options), *data(kind, dtype))
         tolerance = 1e-5 if dtype == torch.float32 else 1e-10
-        for name, want in whole.items():
+        for name, expected in whole.items():
             if name in ("y", "dx"):
                 got = torch.cat([part[name] for part in parts])
             elif name in ("dweight", "dbias"):
@@ -71,7 +71,7 @@ def test_global_batch_statistics_on_real_ranks() -> None:
                 assert torch.equal(parts[0][name], parts[1][name]), name
                 got = parts[0][name]
             torch.testing.assert_close(
-                got, want, rtol=tolerance, atol=tolerance * 10, msg=lambda m, c=case: f"{c}: {m}"
+                got, expected, rtol=tolerance, atol=tolerance * 10, msg=lambda m, c=case: f"{c}: {m}"
             )
 
 

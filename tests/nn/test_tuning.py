@@ -165,13 +165,13 @@ def beit_layer(name: str, depth: int) -> int:
 @pytest.mark.parametrize("kind", ["vit", "sct"])
 def test_layer_decay_of_vits_follows_beit(kind: str) -> None:
     classifier = tuned(kind, layer_decay=0.5)
-    want = {}
+    expected = {}
     for name, _ in classifier.named_parameters():
         _, _, inner = name.partition(".model.")
         if inner and beit_layer(inner, 3) != 4:
-            want[name] = 0.5 ** (4 - beit_layer(inner, 3))
-    assert classifier.lr_scales() == want
-    assert set(want.values()) == {0.5, 0.25, 0.125, 0.0625}
+            expected[name] = 0.5 ** (4 - beit_layer(inner, 3))
+    assert classifier.lr_scales() == expected
+    assert set(expected.values()) == {0.5, 0.25, 0.125, 0.0625}
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,15 @@ def test_timm_alone_gives_the_same_features(tmp_path: Path, name: str, px: int) 
     folder = export(backbone, tmp_path / "s2")
     x = torch.randn(3, len(BANDS), px, px)
     with torch.no_grad():
-        want = backbone(x)
+        expected = backbone(x)
         one_line = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        assert torch.equal(one_line(x), want)
+        assert torch.equal(one_line(x), expected)
         config = json.loads((folder / "config.json").read_text())
         by_hand = timm.create_model(config["architecture"], **config["model_args"]).eval()
         by_hand.load_state_dict(load_file(folder / "model.safetensors"))
-        assert torch.equal(by_hand(x), want)
+        assert torch.equal(by_hand(x), expected)
         ours, _ = load_backbone(folder, BANDS)
-        assert torch.equal(ours.eval()(x), want)
+        assert torch.equal(ours.eval()(x), expected)
 
 
 def test_contract_has_bands_scaling_and_provenance(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_errors_have_value_and_remedy(tmp_path: Path) -> None:
         match=r"normalisation is for bands \['B04'\], expected the bands of the backbone, \['B04', 'B02', 'B11'",
     ):
         export_backbone(backbone, {"s2": Normalise("fixed", ("B04",), "dn")}, tmp_path / "s2", {})
-    with pytest.raises(ValueError, match="is no exported backbone: it has no config.json. Expected the folder of"):
+    with pytest.raises(ValueError, match="is not an exported backbone: it has no config.json. Expected the folder of"):
         load_backbone(tmp_path)
     folder = export(backbone, tmp_path / "s2")
     config = json.loads((folder / "config.json").read_text())

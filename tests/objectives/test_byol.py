@@ -66,9 +66,9 @@ def test_equals_a_loop_written_from_the_paper() -> None:
         features = [[net.encoder(view).double().numpy() for view in views] for net in (student, teacher)]
     predicted = [slow_head(slow_head(x, student.projector), objective.predictor["s2"]) for x in features[0]]
     targets = [slow_head(x, teacher.projector) for x in features[1]]
-    want = slow_distance(predicted[0], targets[1]) + slow_distance(predicted[1], targets[0])
+    expected = slow_distance(predicted[0], targets[1]) + slow_distance(predicted[1], targets[0])
     result = objective(batch)
-    assert result.loss.item() == pytest.approx(want, rel=1e-5)
+    assert result.loss.item() == pytest.approx(expected, rel=1e-5)
     assert result.metrics["loss/byol"] == result.loss
 
 

@@ -46,8 +46,8 @@ def test_equals_lightly_and_the_paper() -> None:
 
 def test_closed_form_of_equal_orthogonal_views() -> None:
     z, temperature = torch.eye(8), 0.5
-    want = math.log(1 + 14 * math.exp(-1 / temperature))
-    assert nt_xent(z, z, temperature).item() == pytest.approx(want, rel=1e-6)
+    expected = math.log(1 + 14 * math.exp(-1 / temperature))
+    assert nt_xent(z, z, temperature).item() == pytest.approx(expected, rel=1e-6)
     assert nt_xent(z, z, temperature, "cross").item() == pytest.approx(math.log(1 + 7 * math.exp(-2)), rel=1e-6)
 
 
@@ -60,16 +60,16 @@ def test_chance_levels() -> None:
 def test_cross_is_the_mean_of_two_cross_entropies() -> None:
     z1, z2 = features()
     logits = F.normalize(z1) @ F.normalize(z2).T / 0.1
-    want = 0.5 * (F.cross_entropy(logits, torch.arange(12)) + F.cross_entropy(logits.T, torch.arange(12)))
-    torch.testing.assert_close(nt_xent(z1, z2, 0.1, "cross"), want)
+    expected = 0.5 * (F.cross_entropy(logits, torch.arange(12)) + F.cross_entropy(logits.T, torch.arange(12)))
+    torch.testing.assert_close(nt_xent(z1, z2, 0.1, "cross"), expected)
 
 
 @pytest.mark.parametrize("negatives", ["all", "cross"])
 def test_order_of_samples_and_of_views_does_not_matter(negatives: Negatives) -> None:
     (z1, z2), order = features(), torch.randperm(12)
-    want = nt_xent(z1, z2, 0.1, negatives)
-    torch.testing.assert_close(nt_xent(z1[order], z2[order], 0.1, negatives), want)
-    torch.testing.assert_close(nt_xent(z2, z1, 0.1, negatives), want)
+    expected = nt_xent(z1, z2, 0.1, negatives)
+    torch.testing.assert_close(nt_xent(z1[order], z2[order], 0.1, negatives), expected)
+    torch.testing.assert_close(nt_xent(z2, z1, 0.1, negatives), expected)
 
 
 def test_float32_under_autocast() -> None:

@@ -85,9 +85,9 @@ def test_equals_a_loop_written_from_the_paper(local_crops: int) -> None:
         teacher_outputs = np.stack([teacher.head(teacher.encoder(view)).double().numpy() for view in views[:2]])
         outputs = np.stack([student.head(student.encoder(view)).double().numpy() for view in views])
     sharp = np.exp((teacher_outputs - before) / 0.04)
-    want = slow_loss(sharp / sharp.sum(2, keepdims=True), outputs)
+    expected = slow_loss(sharp / sharp.sum(2, keepdims=True), outputs)
     result = objective(batch)
-    assert result.loss.item() == pytest.approx(want, rel=1e-5)
+    assert result.loss.item() == pytest.approx(expected, rel=1e-5)
     assert result.metrics["loss/dino"] == result.loss
     np.testing.assert_allclose(center.value, 0.9 * before + 0.1 * teacher_outputs.mean((0, 1)), atol=1e-6)
 
@@ -115,8 +115,8 @@ def test_steps_equal_lightly() -> None:
         views = objective.views(batch)["rgb"]
         with torch.no_grad():
             teacher, student = ([net["rgb"](view) for view in views] for net in (objective.teacher, objective.student))
-            want = reference(teacher, student, epoch=epoch)
-            torch.testing.assert_close(objective(batch).loss, want, rtol=1e-5, atol=1e-6)
+            expected = reference(teacher, student, epoch=epoch)
+            torch.testing.assert_close(objective(batch).loss, expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(objective.centers["rgb"].value, reference.center[0, 0], rtol=1e-5, atol=1e-6)
 
 

@@ -79,12 +79,12 @@ def test_backbones_and_inputs_by_sensor() -> None:
 
 def test_no_gradient_and_float32_views_under_autocast() -> None:
     objective, batch = make(), batch_of(np.arange(4))
-    want = objective.views(batch)
+    expected = objective.views(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        assert all(torch.equal(want[name], view) for name, view in objective.views(batch).items())
+        assert all(torch.equal(expected[name], view) for name, view in objective.views(batch).items())
         result = objective(batch)
     assert result.loss.dtype == torch.float32
-    assert not any(view.requires_grad for view in want.values())
+    assert not any(view.requires_grad for view in expected.values())
 
 
 def test_errors() -> None:

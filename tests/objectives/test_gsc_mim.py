@@ -295,7 +295,7 @@ def test_one_student_per_sensor_or_one_for_all() -> None:
 def test_bf16_forwards_have_float32_losses() -> None:
     objective, batch = make_changed("rgb"), batch_of(np.arange(4))
     with torch.no_grad():
-        want = objective(batch).loss
+        expected = objective(batch).loss
     again = make_changed("rgb")
     with torch.autocast("cpu", torch.bfloat16):
         result = again(batch)
@@ -303,7 +303,7 @@ def test_bf16_forwards_have_float32_losses() -> None:
     for loss in (result.loss, result.metrics["loss/cls"], result.metrics["loss/patch"]):
         assert loss.dtype == torch.float32
         assert loss != loss.bfloat16()  # not rounded to bf16 before
-    assert result.loss.item() == pytest.approx(want.item(), rel=0.02)
+    assert result.loss.item() == pytest.approx(expected.item(), rel=0.02)
     assert all(buffer.dtype == torch.float32 for buffer in again.centers.buffers())
 
 

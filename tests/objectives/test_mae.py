@@ -66,9 +66,9 @@ def test_equals_lightlys_encoder_and_a_loop_written_from_the_paper() -> None:
     index = torch.cat([torch.zeros(3, 1, dtype=torch.long), kept + 1], dim=1)
     tokens = encoder.encode(view, idx_keep=index)
     predicted = objective.decoders["s2"](tokens[:, 0], tokens[:, 1:], kept).detach().double().numpy()
-    want = [slow_loss(p, v.double().numpy(), h.numpy(), 8) for p, v, h in zip(predicted, view, hidden, strict=True)]
+    expected = [slow_loss(p, v.double().numpy(), h.numpy(), 8) for p, v, h in zip(predicted, view, hidden, strict=True)]
     result = objective(batch)
-    assert result.loss.item() == pytest.approx(np.mean(want), rel=1e-5)
+    assert result.loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
     assert result.metrics["loss/mae"] == result.loss
     assert set(result.metrics) == set(objective.metric_names)
 
@@ -79,8 +79,8 @@ def test_targets_equal_lightly() -> None:
     torch.manual_seed(0)
     target, hidden = patchify(torch.randn(2, 3, 12, 12), 4), torch.rand(2, 9) < 0.7
     predicted = torch.randn_like(target)
-    want = torch.nn.MSELoss()(predicted[hidden], normalize_mean_var(target)[hidden])
-    torch.testing.assert_close(masked_mse(predicted, standardise(target), hidden), want)
+    expected = torch.nn.MSELoss()(predicted[hidden], normalize_mean_var(target)[hidden])
+    torch.testing.assert_close(masked_mse(predicted, standardise(target), hidden), expected)
     torch.testing.assert_close(
         masked_mse(predicted, target, hidden), torch.nn.MSELoss()(predicted[hidden], target[hidden])
     )

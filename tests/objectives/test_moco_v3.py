@@ -75,9 +75,9 @@ def test_equals_a_loop_written_from_the_paper() -> None:
         features = [[net.encoder(view).double().numpy() for view in views] for net in (student, teacher)]
     q1, q2 = (slow_head(slow_head(x, student.projector), objective.predictor["s2"]) for x in features[0])
     k1, k2 = (slow_head(x, teacher.projector) for x in features[1])
-    want = slow_info_nce(q1, k2, 0.2) + slow_info_nce(q2, k1, 0.2)
+    expected = slow_info_nce(q1, k2, 0.2) + slow_info_nce(q2, k1, 0.2)
     result = objective(batch)
-    assert result.loss.item() == pytest.approx(want, rel=1e-4)
+    assert result.loss.item() == pytest.approx(expected, rel=1e-4)
     assert result.metrics["loss/moco_v3"] == result.loss
 
 
@@ -108,9 +108,9 @@ def test_closed_forms() -> None:
 
 def test_momentum_rises_from_099_to_one_by_a_half_cosine() -> None:
     objective = make("s1")
-    for step, want in ((0, 0.99), (500, 0.995), (1000, 1.0)):
+    for step, expected in ((0, 0.99), (500, 0.995), (1000, 1.0)):
         objective.prepare(Progress(step, 1000, 10))
-        assert objective.momentum == pytest.approx(want)
+        assert objective.momentum == pytest.approx(expected)
 
 
 def test_heads_have_the_papers_layers() -> None:

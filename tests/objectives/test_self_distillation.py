@@ -71,9 +71,9 @@ def test_means_weight_rows_not_ranks() -> None:
 
 def test_temperatures_equal_ibot_per_epoch() -> None:
     table = [*np.linspace(0.04, 0.07, 30), 0.07, 0.07]
-    for epoch, want in enumerate(table):
+    for epoch, expected in enumerate(table):
         for within in (0.0, 0.99):
-            assert warmup_temperature(epoch + within, 30, 0.04, 0.07) == pytest.approx(want)
+            assert warmup_temperature(epoch + within, 30, 0.04, 0.07) == pytest.approx(expected)
     assert warmup_temperature(0, 0, 0.04, 0.07) == 0.07
     assert warmup_temperature(0, 1, 0.04, 0.07) == 0.04
 

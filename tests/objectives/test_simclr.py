@@ -46,8 +46,8 @@ def test_views_do_not_depend_on_the_batch(sensor: str) -> None:
     objective, positions = make(sensor), np.arange(6)
     whole = objective.views(batch_of(positions))
     for part in ([4], [5, 0, 3], [1, 2]):
-        for view, want in zip(objective.views(batch_of(positions[part])), whole, strict=True):
-            torch.testing.assert_close(view, want[part], rtol=1e-5, atol=1e-5)
+        for view, expected in zip(objective.views(batch_of(positions[part])), whole, strict=True):
+            torch.testing.assert_close(view, expected[part], rtol=1e-5, atol=1e-5)
     again = objective.views(batch_of(positions, seed=1))
     assert not torch.allclose(again[0], whole[0])
     assert not torch.allclose(whole[0], whole[1])

@@ -64,8 +64,8 @@ def test_measures_are_detached_float32_scalars_and_nan_for_nan(measure) -> None:
 
 def test_alignment_is_two_minus_two_cosines_and_zero_for_equal_views() -> None:
     a, b = torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(0))
-    want = 2 - 2 * torch.nn.functional.cosine_similarity(a, b).mean()
-    assert alignment(a, 3 * b).item() == pytest.approx(want.item(), abs=1e-6)
+    expected = 2 - 2 * torch.nn.functional.cosine_similarity(a, b).mean()
+    assert alignment(a, 3 * b).item() == pytest.approx(expected.item(), abs=1e-6)
     assert alignment(a, 7 * a).item() < 1e-12
     assert alignment(a, -a).item() == pytest.approx(4.0)
 
@@ -73,8 +73,8 @@ def test_alignment_is_two_minus_two_cosines_and_zero_for_equal_views() -> None:
 def test_uniformity_equals_a_loop_over_pairs_and_its_closed_forms() -> None:
     x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     unit = torch.nn.functional.normalize(x, dim=1)
-    want = torch.pdist(unit).square().mul(-2).exp().mean().log()  # the code in Wang & Isola's paper
-    assert uniformity(5 * x).item() == pytest.approx(want.item(), abs=1e-5)
+    expected = torch.pdist(unit).square().mul(-2).exp().mean().log()  # the code in Wang & Isola's paper
+    assert uniformity(5 * x).item() == pytest.approx(expected.item(), abs=1e-5)
     assert uniformity(x[:1].expand(8, 8)).item() == pytest.approx(0.0, abs=1e-5)
     assert uniformity(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])).item() == pytest.approx(-8.0)
     assert uniformity(x[:1]).isnan()

@@ -109,12 +109,12 @@ def test_permanently_wrong_bytes_name_the_url(tmp_path, server):
     assert left(tmp_path) == sorted([shards.path.name, "ledger.lock"])
 
 
-def damage(path, place=700):
+def damage(path, offset=700):
     """Change a byte in place, like a faulty disk, while processes may map the file."""
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte ^ 1]))
 
 

@@ -11,7 +11,7 @@ from rspretrain.patch import Patch, PatchError
 from rspretrain.shardset.record import encode
 from rspretrain.shardset.rows import finished_table, index_row, shard_table, with_footprints
 
-PLACES = {
+LOCATIONS = {
     "crs": ["EPSG:32633", None, "EPSG:4326", "no such thing"],
     "left": [499_400.0, None, 10.0, 1.0],
     "bottom": [5_399_400.0, None, -5.0, 1.0],
@@ -49,7 +49,7 @@ def test_attributes_with_the_names_of_the_index(name):
 
 
 def test_centres_and_polygons_in_degrees():
-    table = with_footprints(pa.table(PLACES))
+    table = with_footprints(pa.table(LOCATIONS))
     np.testing.assert_allclose(table.column("lon")[0].as_py(), 15.0, atol=1e-8)
     np.testing.assert_allclose(table.column("lat")[0].as_py(), 48.753013, atol=1e-5)
     assert table.column("lon").to_pylist()[1::2] == [None, None]
@@ -59,8 +59,8 @@ def test_centres_and_polygons_in_degrees():
     assert table.column("geometry")[1].as_py() is None
 
 
-def test_tables_without_places_are_unchanged():
-    table = pa.table(PLACES).slice(3)
+def test_tables_without_locations_are_unchanged():
+    table = pa.table(LOCATIONS).slice(3)
     assert with_footprints(table) is table
 
 

@@ -40,8 +40,8 @@ def test_equals_numpy_on_all_pixels(groups):
     tally = tally_of(groups, range(50))
     assert tally.images == 50
     for group in groups:
-        for place, name in enumerate(group.bands):
-            values = np.concatenate([images_of(groups, number)[group.name][place].ravel() for number in range(50)])
+        for index, name in enumerate(group.bands):
+            values = np.concatenate([images_of(groups, number)[group.name][index].ravel() for number in range(50)])
             found = tally.summary()[group.name][name]
             assert (found.count, found.min, found.max) == (values.size, values.min(), values.max())
             exact = values.astype(np.float64)

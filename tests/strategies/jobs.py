@@ -29,7 +29,7 @@ from rspretrain.sensors import Group
 from rspretrain.shardset.building.build import build_shards
 from rspretrain.strategies import Strategy, build_strategy
 from rspretrain.strategies.base import StepReport
-from strategies.toys import here
+from strategies.toys import this_world
 
 STEPS = 20
 GROUPS = (
@@ -139,7 +139,7 @@ def stir_(module: nn.Module) -> None:
 
 def start(shards: Path, case: str, name: str, stage: int, **strategy: object) -> tuple[Job, Strategy]:
     """A job and its strategy; the initial objective is the same on all ranks and for all strategies."""
-    job = prepare(settings(shards, CASES[case], name, stage, **strategy), here(), deepspeed_launcher=False)
+    job = prepare(settings(shards, CASES[case], name, stage, **strategy), this_world(), deepspeed_launcher=False)
     smooth_(job.objective)
     stir_(job.objective)
     own = job.settings

@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from rspretrain import world
 from rspretrain.strategies import Strategy
-from strategies.toys import ALL, MOMENTUM, here, samples, strategy, take, tensors
+from strategies.toys import ALL, MOMENTUM, samples, strategy, take, tensors, this_world
 
 HALF, REST, NEXT = range(10), range(10, 20), range(20, 23)
 BAD = (5, 1)  # step and rank with a NaN in a sample; with one rank, on that rank
@@ -94,7 +94,7 @@ def refused(trained: Strategy) -> bool:
     """Whether a refused step leaves weights, teachers, buffers and optimizer state unchanged."""
     before, updates = flat(trained), trained.updates
     batch = samples(3)
-    if here().rank == here().size - 1:
+    if this_world().rank == this_world().size - 1:
         batch.x[:] = float("inf")
     report = trained.train_step(batch, 1e-3, MOMENTUM)
     untouched = all(map(torch.equal, before, flat(trained)))
@@ -149,6 +149,6 @@ def on_any_rank() -> dict[str, Found]:
     found = {}
     for which in ALL[1:]:
         trained = strategy(*which)
-        losses = take(trained, range(20), bad=(BAD[0], here().size - 1))
+        losses = take(trained, range(20), bad=(BAD[0], this_world().size - 1))
         found[label(*which)] = {"losses": losses, "whole": tensors(trained), "held": held(trained)}
     return found

@@ -27,9 +27,9 @@ def tree(shards, objective, accumulate, **strategy):
 
 
 def train(shards, objective, accumulate, dtype=torch.float64, **strategy):
-    here = world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
-    job = prepare(tree(shards, objective, accumulate, **strategy), here, deepspeed_launcher=False)
-    made = build_strategy(job.settings.strategy, here, job.objective.to(dtype), job.settings.optim)
+    this_world = world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
+    job = prepare(tree(shards, objective, accumulate, **strategy), this_world, deepspeed_launcher=False)
+    made = build_strategy(job.settings.strategy, this_world, job.objective.to(dtype), job.settings.optim)
     losses, norms = [], []
     batches = job.loader.batches()
     for step in range(STEPS if dtype == torch.float64 else 1):  # Adam turns rounding errors of zero into full steps

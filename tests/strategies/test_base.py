@@ -7,7 +7,7 @@ from rspretrain.nn.ema import ema_update_, paired_parameters
 from rspretrain.strategies import build_strategy
 from rspretrain.strategies.base import StrategySettings, propagate_nonfinite
 from rspretrain.strategies.optim import OptimSettings, lr_scales
-from strategies.toys import MOMENTUM, Contrast, here, samples, strategy, take, tensors
+from strategies.toys import MOMENTUM, Contrast, samples, strategy, take, tensors, this_world
 
 
 def test_a_finite_loss_keeps_its_gradient():
@@ -64,8 +64,8 @@ def test_clipping_per_tensor_uses_each_tensors_norm():
     for name, parameter in free.trainable():
         steps = [(tensors(one)[0][name] - start[name]) / scales.get(parameter, 1.0) for one in (free, clipped)]
         lengths.append(steps[0].norm().item())
-        want = steps[0] * min(1.0, 2.0 / lengths[-1])
-        torch.testing.assert_close(steps[1], want, rtol=1e-4, atol=1e-6, msg=name)
+        expected = steps[0] * min(1.0, 2.0 / lengths[-1])
+        torch.testing.assert_close(steps[1], expected, rtol=1e-4, atol=1e-6, msg=name)
     assert min(lengths) < 2.0 < max(lengths)  # some are clipped, some are not
 
 
@@ -97,8 +97,8 @@ def test_scaled_rates_equal_manual_parameter_groups(optimizer, reference):
     toy = strategy("single", clip_norm=None).objective
     exempt = {"body.token", "sharpness"}
     scales = {"sharpness": 3.0, "body.blocks.0.gamma": 0.5 * 0.5, "body.blocks.1.gamma": 0.5 * 0.7, "body.token": 1.0}
-    for place, name in enumerate(dict(toy.body.named_parameters())):
-        scales.setdefault(f"body.{name}", 1 - 0.1 * (place % 7))
+    for index, name in enumerate(dict(toy.body.named_parameters())):
+        scales.setdefault(f"body.{name}", 1 - 0.1 * (index % 7))
     groups = [
         {
             "params": [parameter],
@@ -148,7 +148,7 @@ def test_momentum_is_given_exactly_with_teachers():
     with pytest.raises(AssertionError, match="momentum=None with 1 teachers"):
         strategy("single").train_step(samples(0), 1e-3)
     toy = Contrast()
-    plain = build_strategy(StrategySettings(name="single", precision="fp32"), here(), toy, OptimSettings())
+    plain = build_strategy(StrategySettings(name="single", precision="fp32"), this_world(), toy, OptimSettings())
     assert plain.teacher_drift() is None
     before = [parameter.clone() for parameter in toy.teacher.parameters()]
     plain.train_step(samples(0), 1e-3)

@@ -25,11 +25,11 @@ def followed(trained: Strategy, steps: Iterator[object]) -> tuple[float, float]:
     """The distance that this rank's part of the teachers moved, relative to its norm, and the error of that distance
     relative to a float64 recursion."""
     start = flat(trained._local_pairs()[0])
-    want = start.clone()
+    expected = start.clone()
     for _ in steps:
-        want.lerp_(flat(trained._local_pairs()[1]), 1 - MOMENTUM)
-    way = (want - start).norm()
-    return (way / start.norm()).item(), ((flat(trained._local_pairs()[0]) - want).norm() / way).item()
+        expected.lerp_(flat(trained._local_pairs()[1]), 1 - MOMENTUM)
+    way = (expected - start).norm()
+    return (way / start.norm()).item(), ((flat(trained._local_pairs()[0]) - expected).norm() / way).item()
 
 
 def flat(parts: list[Tensor]) -> Tensor:

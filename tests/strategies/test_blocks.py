@@ -9,7 +9,7 @@ from rspretrain.strategies import resolve_strategy
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.blocks import blocks_of, checkpoint_activations_, require_blocks
 from rspretrain.strategies.optim import OptimSettings
-from strategies.toys import Contrast, here
+from strategies.toys import Contrast, this_world
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_compiled_and_checkpointed_blocks_are_equal_with_fsdp(found):
 def test_compiling_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="got true without no-such-compiler.*Install no-such-compiler, or"):
-        resolve_strategy(StrategySettings(compile=True), here(), OptimSettings(), deepspeed_launcher=False)
+        resolve_strategy(StrategySettings(compile=True), this_world(), OptimSettings(), deepspeed_launcher=False)

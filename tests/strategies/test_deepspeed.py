@@ -7,7 +7,7 @@ from rspretrain.strategies import resolve_strategy
 from rspretrain.strategies.base import StrategySettings
 from rspretrain.strategies.deepspeed import read_config
 from rspretrain.strategies.optim import OptimSettings
-from strategies.toys import here
+from strategies.toys import this_world
 
 
 def config_file(tmp_path, **content):
@@ -41,18 +41,18 @@ def test_missing_file(tmp_path):
 def test_lars_is_refused():
     settings = StrategySettings(name="deepspeed")
     with pytest.raises(ValueError, match="got lars with ZeRO stage 1.*Use strategy.deepspeed=zero0"):
-        resolve_strategy(settings, here(), OptimSettings(name="lars"), deepspeed_launcher=False)
+        resolve_strategy(settings, this_world(), OptimSettings(name="lars"), deepspeed_launcher=False)
 
 
 def test_compiling_stage_3_is_refused():
     settings = StrategySettings(name="deepspeed", deepspeed="configs/deepspeed/zero3.json", compile=True)
     with pytest.raises(ValueError, match="got true with ZeRO stage 3, expected false.*Use strategy.name=fsdp"):
-        resolve_strategy(settings, here(), OptimSettings(), deepspeed_launcher=False)
+        resolve_strategy(settings, this_world(), OptimSettings(), deepspeed_launcher=False)
 
 
 def test_clipping_per_tensor_is_refused():
     settings, optim = StrategySettings(name="deepspeed"), OptimSettings(clip="per_tensor", clip_norm=3.0)
     with pytest.raises(ValueError, match=r"got per_tensor with ZeRO stage 1.*Use strategy.deepspeed=.*optim.clip=norm"):
-        resolve_strategy(settings, here(), optim, deepspeed_launcher=False)
+        resolve_strategy(settings, this_world(), optim, deepspeed_launcher=False)
     whole = settings.model_copy(update={"deepspeed": Path("configs/deepspeed/zero0.json")})
-    assert resolve_strategy(whole, here(), optim, deepspeed_launcher=False).name == "deepspeed"
+    assert resolve_strategy(whole, this_world(), optim, deepspeed_launcher=False).name == "deepspeed"

@@ -10,7 +10,7 @@ from torture import times
 from rspretrain.engine.checkpoint import Checkpoints, RunState
 from rspretrain.strategies import Strategy
 from strategies.jobs import CASES, STEPS, apart, land_shards, start, take, tensors
-from strategies.toys import here
+from strategies.toys import this_world
 
 HALF = STEPS // 2
 WAYS = (("ddp", 0, "fsdp", 0), ("fsdp", 0, "ddp", 0), ("ddp", 0, "deepspeed", 3), ("deepspeed", 3, "fsdp", 0))[
@@ -35,7 +35,7 @@ def through_a_checkpoint(folder: Path, case: str, writer: tuple[str, int], reade
 
 
 def state(strategy: Strategy) -> RunState:
-    return RunState(HALF, strategy.updates, 16 * HALF, strategy.settings.name, here().size, "config", "shards")
+    return RunState(HALF, strategy.updates, 16 * HALF, strategy.settings.name, this_world().size, "config", "shards")
 
 
 def on_rank(folder: Path) -> dict[tuple[str, ...], Found]:

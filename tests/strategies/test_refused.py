@@ -7,7 +7,7 @@ import pytest
 
 from rspretrain.engine.job import prepare
 from strategies.jobs import CASES, Case, land_shards, settings
-from strategies.toys import here
+from strategies.toys import this_world
 
 NORMS, COUPLED = "batch norms (", "couples the samples of a step other than through their embeddings"
 ACCUMULATE = {
@@ -41,7 +41,7 @@ def case_of(name: str) -> Case:
 
 def refusal(shards: Path, case: Case, name: str = "single", stage: int = 0, **strategy: object) -> str | None:
     try:
-        prepare(settings(shards, case, name, stage, **strategy), here(), deepspeed_launcher=False)
+        prepare(settings(shards, case, name, stage, **strategy), this_world(), deepspeed_launcher=False)
     except ValueError as error:
         return str(error)
     return None

@@ -56,7 +56,7 @@ class Body(nn.Module):
 
     def lr_scales(self) -> dict[str, float]:
         """Factors that give groups of one tensor and of several."""
-        return {name: 1 - 0.1 * (place % 7) for place, name in enumerate(dict(self.named_parameters()))}
+        return {name: 1 - 0.1 * (index % 7) for index, name in enumerate(dict(self.named_parameters()))}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(x)
@@ -106,7 +106,8 @@ def samples(step: int) -> Samples:
     return Samples(x.chunk(world.size())[world.rank()])
 
 
-def here() -> world.World:
+def this_world() -> world.World:
+    """This process in the current process group, on the CPU."""
     return world.World(world.rank(), world.size(), world.rank(), torch.device("cpu"))
 
 
@@ -123,7 +124,7 @@ def strategy(
     toy = Contrast()
     for name, parameter in toy.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name.startswith(only))
-    return build_strategy(settings, here(), toy, OptimSettings(**options), toy.teachers())
+    return build_strategy(settings, this_world(), toy, OptimSettings(**options), toy.teachers())
 
 
 def take(strategy: Strategy, steps: range, bad: tuple[int, int] | None = None) -> list[float]:

@@ -35,13 +35,13 @@ def test_data_loader_over_a_selection(tmp_path, workers):
     assert len(data) == 16
     keys = []
     for batch in DataLoader(data, batch_size=4, num_workers=workers):
-        for place, key in enumerate(batch["key"]):
+        for index, key in enumerate(batch["key"]):
             number = int(key[-5:])
             for group in PAIR_GROUPS:
                 expected = torch.from_numpy(MemoryArchive().pixels(number, group))
-                assert torch.equal(batch[group.name][place], expected)
-            assert batch["labels_class"][place] == number % 3
-            assert batch["labels_all"][place].tolist() == [1, 1, 1]  # odd numbers have all classes
+                assert torch.equal(batch[group.name][index], expected)
+            assert batch["labels_class"][index] == number % 3
+            assert batch["labels_all"][index].tolist() == [1, 1, 1]  # odd numbers have all classes
         keys += batch["key"]
     assert sorted(keys) == [f"patch-{i:05d}" for i in range(40) if i % 2 and i % 5]
 

@@ -30,8 +30,8 @@ def ledger(data, sources, global_batch, world, accumulation, first, last):
     """
     parts = []
     for rank in range(world * accumulation):
-        place = World(rank, world * accumulation, rank, torch.device("cpu"))
-        stream = Loader(sources, data, ["s2_60m"], global_batch=global_batch, seed=11, world=place)
+        this_world = World(rank, world * accumulation, rank, torch.device("cpu"))
+        stream = Loader(sources, data, ["s2_60m"], global_batch=global_batch, seed=11, world=this_world)
         batches = stream.batches(first)
         parts.append(
             [
@@ -57,8 +57,8 @@ def test_restarts_and_world_sizes_do_not_change_the_ledger(
     sets, mixed, streams, window, worlds, accumulation, steps, stops
 ):
     options = {"streams": streams, "window": window, "threads": 1, "prefetch": 1}
-    places = [{"shards": sets / "a", "weight": 2}, {"shards": sets / "b", "weight": 1}]
-    data = DataSettings(**({"sources": places} if mixed else {"shards": sets / "a"}), **options)
+    weighted = [{"shards": sets / "a", "weight": 2}, {"shards": sets / "b", "weight": 1}]
+    data = DataSettings(**({"sources": weighted} if mixed else {"shards": sets / "a"}), **options)
     sources = open_sources(data)
     batch = 48 if 48 * steps < 400 else 24
     whole = ledger(data, sources, batch, 1, 1, 0, steps)

@@ -12,9 +12,9 @@ from rspretrain.world import World
 
 
 def loader(shards, rank=0, world=1, global_batch=8, **settings):
-    place = World(rank, world, rank, torch.device("cpu"))
+    this_world = World(rank, world, rank, torch.device("cpu"))
     data = DataSettings(shards=shards.path, **{"streams": 2, "window": 2, **settings})
-    return Loader(shards, data, list(shards.groups), global_batch=global_batch, seed=5, world=place)
+    return Loader(shards, data, list(shards.groups), global_batch=global_batch, seed=5, world=this_world)
 
 
 def batch_keys(shards, batches, count):
@@ -50,10 +50,10 @@ def test_pixels_and_seeds_are_those_of_the_sample(tmp_path):
     for step, batch in enumerate(itertools.islice(stream.batches(), 6)):
         indices = stream._plan.indices(step)
         assert batch.seeds.tolist() == sample_seeds(5, int(indices.epoch[0]), indices.position).tolist()
-        for place, key in enumerate(shards.keys(batch.rows)):
+        for index, key in enumerate(shards.keys(batch.rows)):
             for name, group in shards.groups.items():
                 expected = torch.from_numpy(MemoryArchive().pixels(int(key[-5:]), group))
-                assert torch.equal(batch.images[name][place], expected)
+                assert torch.equal(batch.images[name][index], expected)
 
 
 def test_split_selects_rows(tmp_path):

@@ -26,9 +26,9 @@ def damage(folder, rows):
 
 
 def loader(shards, rank=0, world=1, **settings):
-    place = World(rank, world, rank, torch.device("cpu"))
+    this_world = World(rank, world, rank, torch.device("cpu"))
     data = DataSettings(shards=shards.path, **{"window": 2, "on_corrupt": "quarantine", **settings})
-    return Loader(shards, data, list(shards.groups), global_batch=8, seed=5, world=place)
+    return Loader(shards, data, list(shards.groups), global_batch=8, seed=5, world=this_world)
 
 
 def batch_rows(stream, steps, first=0):
@@ -58,10 +58,10 @@ def test_pixels_are_those_of_the_replacement(tmp_path):
     memory_shards(tmp_path, samples=40)
     shards = damage(tmp_path, range(0, 40, 5))
     for batch in itertools.islice(loader(shards).batches(), 5):
-        for place, key in enumerate(shards.keys(batch.rows)):
+        for index, key in enumerate(shards.keys(batch.rows)):
             for name, group in shards.groups.items():
                 expected = torch.from_numpy(MemoryArchive().pixels(int(key[-5:]), group))
-                assert torch.equal(batch.images[name][place], expected)
+                assert torch.equal(batch.images[name][index], expected)
 
 
 @pytest.mark.parametrize("fault", ["missing", "cut"])

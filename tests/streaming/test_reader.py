@@ -32,11 +32,11 @@ def test_pixels_of_uniform_shards(tmp_path):
     rows = np.array([19, 0, 7, 7, 3])
     buffers = make_buffers(shards, shards.groups, 6)
     reader.gather(rows, buffers, range(5))
-    for place, key in enumerate(shards.keys(rows)):
+    for index, key in enumerate(shards.keys(rows)):
         for group in PAIR_GROUPS:
             expected = MemoryArchive().pixels(int(key[-5:]), group)
-            np.testing.assert_array_equal(buffers.images[group.name][place], expected)
-    assert not buffers.images["s1_10m"][5].any()  # places beyond the rows stay empty
+            np.testing.assert_array_equal(buffers.images[group.name][index], expected)
+    assert not buffers.images["s1_10m"][5].any()  # the rest of the buffer stays empty
 
 
 def test_images_of_different_sizes_keep_all_their_pixels(tmp_path):
@@ -44,11 +44,11 @@ def test_images_of_different_sizes_keep_all_their_pixels(tmp_path):
     reader = Reader(shards, ["rgb"])
     buffers = make_buffers(shards, ["rgb"], 12)
     reader.gather(np.arange(12), buffers, range(12))
-    for place, key in enumerate(shards.keys()):
+    for index, key in enumerate(shards.keys()):
         expected = MemoryArchive(groups=SCENE_GROUPS).pixels(int(key[-5:]), SCENE_GROUPS[0])
-        height, width = buffers.sizes["rgb"][place]
+        height, width = buffers.sizes["rgb"][index]
         assert (height, width) == expected.shape[1:]
-        np.testing.assert_array_equal(buffers.images["rgb"][place, :, :height, :width], expected)
+        np.testing.assert_array_equal(buffers.images["rgb"][index, :, :height, :width], expected)
 
 
 def flip_byte(path, position):
@@ -108,14 +108,14 @@ def test_mixture_reads_every_sample_from_its_own_set(tmp_path, other):
         memory_shards(tmp_path / name, samples=20, seed=archive.seed, groups=archive.groups)
     stream = mixed_loader(tmp_path, ["s1_10m", "s2_10m"])
     for batch in itertools.islice(stream.batches(), 6):
-        for place, key in enumerate(stream.sources.keys(batch.rows)):
+        for index, key in enumerate(stream.sources.keys(batch.rows)):
             name, _, patch = key.partition(":")
             for group in archives[name].groups[:2]:
                 image = torch.from_numpy(archives[name].pixels(int(patch[-5:]), group))
                 height, width = image.shape[1:]
-                assert torch.equal(batch.images[group.name][place, :, :height, :width], image)
+                assert torch.equal(batch.images[group.name][index, :, :height, :width], image)
                 if group.name in batch.sizes:
-                    assert batch.sizes[group.name][place].tolist() == [height, width]
+                    assert batch.sizes[group.name][index].tolist() == [height, width]
     assert ("s1_10m" in batch.sizes) == (other is not PAIR_GROUPS)
 
 

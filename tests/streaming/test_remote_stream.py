@@ -34,8 +34,8 @@ def settings(where, folder, **more):
 
 def loader(data, rank=0, world=1, shards=None):
     shards = shards or open_shards(data.shards, data.remote_options())
-    place = World(rank, world, rank, torch.device("cpu"))
-    return Loader(shards, data, list(shards.groups), global_batch=8, seed=5, world=place)
+    this_world = World(rank, world, rank, torch.device("cpu"))
+    return Loader(shards, data, list(shards.groups), global_batch=8, seed=5, world=this_world)
 
 
 def seen(stream, steps=STEPS, first=0):
@@ -123,8 +123,8 @@ def test_samples_of_a_failed_download_are_replaced(tmp_path, server):
 
 def test_a_mixture_of_a_url_and_a_folder(tmp_path, server):
     memory_shards(tmp_path / "near", samples=30, seed=1)
-    places = [{"shards": tmp_path / "set", "weight": 2}, {"shards": tmp_path / "near", "weight": 1}]
-    local = DataSettings(sources=places, streams=2, window=1)
+    weighted = [{"shards": tmp_path / "set", "weight": 2}, {"shards": tmp_path / "near", "weight": 1}]
+    local = DataSettings(sources=weighted, streams=2, window=1)
     far = local.model_copy(update={"cache_dir": tmp_path / "cache", "prefetch": 1})
     far = far.model_copy(update={"sources": (SourceSettings(shards=server.url, weight=2), far.sources[1])})
     assert same(seen(mixed(far)), seen(mixed(local)))

@@ -27,10 +27,10 @@ def test_jitter_in_any_order_equals_torchvision() -> None:
     factors, order = colour._draw_jitter(SEEDS[:40], "view0", settings)
     got = colour.colour_jitter(x, factors, order)
     for index in range(40):
-        want = x[index]
+        expected = x[index]
         for op in order[index].tolist():
-            want = ops[op](want, factors[index, op].item())
-        torch.testing.assert_close(got[index], want, rtol=1e-4, atol=2e-5)
+            expected = ops[op](expected, factors[index, op].item())
+        torch.testing.assert_close(got[index], expected, rtol=1e-4, atol=2e-5)
     assert len({tuple(row) for row in order.tolist()}) > 15
 
 
@@ -41,8 +41,8 @@ def test_greyscale_and_blur_equal_torchvision() -> None:
     torch.testing.assert_close(colour.greyscale(x), tv.rgb_to_grayscale(x))
     got = colour.gaussian_blur(x, sigma, torch.tensor([True, True, True, True]))
     for index in range(4):
-        want = tv.gaussian_blur(x[index], [7, 7], [sigma[index].item()] * 2)
-        torch.testing.assert_close(got[index], want, rtol=1e-5, atol=1e-5)
+        expected = tv.gaussian_blur(x[index], [7, 7], [sigma[index].item()] * 2)
+        torch.testing.assert_close(got[index], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_blur_neither_changes_nor_reads_inactive_samples() -> None:

@@ -48,10 +48,10 @@ def test_clipping_comes_before_averaging() -> None:
 
 def test_evaluation_at_scale_one_returns_the_pixels() -> None:
     batch = batch_of(np.arange(4))
-    want = batch.images["s2_10m"].float()[:, [3, 0]].clip(0, 1e4) / 1e4
-    torch.testing.assert_close(NetworkInput([make("s2", "B08", "B02")]).evaluate(batch, 24), want)
+    expected = batch.images["s2_10m"].float()[:, [3, 0]].clip(0, 1e4) / 1e4
+    torch.testing.assert_close(NetworkInput([make("s2", "B08", "B02")]).evaluate(batch, 24), expected)
     middle = NetworkInput([make("s2", "B08", "B02")]).evaluate(batch, 16, crop_px=16)
-    torch.testing.assert_close(middle, want[:, :, 4:20, 4:20])
+    torch.testing.assert_close(middle, expected[:, :, 4:20, 4:20])
 
 
 def test_bands_of_several_sensors_are_stacked() -> None:
@@ -60,8 +60,8 @@ def test_bands_of_several_sensors_are_stacked() -> None:
     assert (both.name, both.bands) == ("s1+s2", ("VH", "VV", "B08", "B02"))
     assert both.groups == ("s1", "s2_10m")
     assert list(both.normalisations()) == ["s1", "s2"]
-    want = [NetworkInput([part]).evaluate(batch, 16, crop_px=20) for part in parts]
-    assert torch.equal(both.evaluate(batch, 16, crop_px=20), torch.cat(want, dim=1))
+    expected = [NetworkInput([part]).evaluate(batch, 16, crop_px=20) for part in parts]
+    assert torch.equal(both.evaluate(batch, 16, crop_px=20), torch.cat(expected, dim=1))
 
 
 def test_images_of_different_size() -> None:
@@ -69,8 +69,8 @@ def test_images_of_different_size() -> None:
     got = NetworkInput([one]).evaluate(batch, 20)
     for index, (height, width) in enumerate(batch.sizes["rgb"].tolist()):
         image = batch.images["rgb"][index : index + 1, :, :height, :width].float() / 255
-        want = F.interpolate(image, (20, 20), mode="bilinear", antialias=True)
-        torch.testing.assert_close(got[index], want[0], rtol=1e-5, atol=1e-5)
+        expected = F.interpolate(image, (20, 20), mode="bilinear", antialias=True)
+        torch.testing.assert_close(got[index], expected[0], rtol=1e-5, atol=1e-5)
 
 
 def test_window_of_coarse_bands_is_crop_then_upsample() -> None:

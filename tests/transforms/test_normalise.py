@@ -29,8 +29,8 @@ def test_hsg_divides_every_band_by_its_own_maximum() -> None:
     one = Normalise("hsg", ("VV", "VH"), "db")
     x = torch.randn(3, 2, 8, 8) * 5 - 12
     y = one.scale(x.clip(-25, 0))
-    want = (x.clip(-25, 0) + 25) / ((x.clip(-25, 0) + 25).amax((2, 3), keepdim=True) + 1e-5)
-    torch.testing.assert_close(y, want)
+    expected = (x.clip(-25, 0) + 25) / ((x.clip(-25, 0) + 25).amax((2, 3), keepdim=True) + 1e-5)
+    torch.testing.assert_close(y, expected)
 
 
 def test_the_state_dict_has_no_buffers() -> None:

@@ -73,8 +73,8 @@ def test_the_eight_symmetries_are_exact() -> None:
     bits = [[bool(i & 1), bool(i & 2), bool(i & 4)] for i in range(8)]
     (y,) = resample(x, [geometry([[0.0, 0, 1, 1]] * 8, [b[:2] for b in bits], [b[2] for b in bits])], 9)
     for index, (down, across, turned) in enumerate(bits):
-        want = x[index].flip([axis for axis, use in ((1, down), (2, across)) if use])
-        assert torch.equal(y[index], want.transpose(1, 2) if turned else want)
+        expected = x[index].flip([axis for axis, use in ((1, down), (2, across)) if use])
+        assert torch.equal(y[index], expected.transpose(1, 2) if turned else expected)
     base = torch.arange(9.0).view(1, 1, 3, 3).expand(8, 1, 3, 3)
     (orbit,) = resample(base, [geometry([[0.0, 0, 1, 1]] * 8, [b[:2] for b in bits], [b[2] for b in bits])], 3)
     rotations = [torch.rot90(base[0, 0], k) for k in range(4)]
@@ -101,7 +101,7 @@ def test_limits_clip_before_averaging() -> None:
 def test_slices_and_several_views_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.rand(5, 2, 30, 30)
     first, second = full_geometry(5, CPU), geometry([[0.1, 0.2, 0.9, 0.7]] * 5)
-    want = [resample(x, [one], 12)[0] for one in (first, second)]
+    expected = [resample(x, [one], 12)[0] for one in (first, second)]
     monkeypatch.setattr("rspretrain.transforms.resample._SLICE", 2 * 2 * 30 * 30)
-    for got, wanted in zip(resample(x, [first, second], 12), want, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+    for got, alone in zip(resample(x, [first, second], 12), expected, strict=True):
+        torch.testing.assert_close(got, alone, rtol=1e-6, atol=1e-6)

@@ -38,9 +38,9 @@ RECORDED = {
 @pytest.mark.parametrize("sensor", RECORDED)
 def test_views_of_a_single_sensor_equal_the_recorded_ones(sensor: str) -> None:
     one = views({sensor: (SENSORS | RGB)[sensor]})
-    index, want = RECORDED[sensor]
+    index, expected = RECORDED[sensor]
     means = one(batch_of(np.arange(6)))[sensor][index].mean(dim=(1, 2, 3))
-    torch.testing.assert_close(means, torch.tensor(want), rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(means, torch.tensor(expected), rtol=1e-4, atol=2e-5)
 
 
 def test_all_sensors_of_a_sample_show_the_same_area() -> None:
@@ -80,8 +80,8 @@ def test_views_do_not_depend_on_the_batch(fusion: Fusion) -> None:
     one = views(SENSORS, fusion=fusion)
     whole, part = one(batch_of(np.arange(6))), one(batch_of(np.array([5, 0, 3])))
     for name, found in part.items():
-        for view, want in zip(found, whole[name], strict=True):
-            torch.testing.assert_close(view, want[[5, 0, 3]], rtol=1e-5, atol=1e-5)
+        for view, expected in zip(found, whole[name], strict=True):
+            torch.testing.assert_close(view, expected[[5, 0, 3]], rtol=1e-5, atol=1e-5)
 
 
 def test_a_view_without_augmentation_is_the_crop() -> None:
@@ -107,11 +107,11 @@ def test_every_view_has_its_own_colour_settings() -> None:
 
 def test_no_gradient_and_float32_under_autocast() -> None:
     one, batch = views(SENSORS), batch_of(np.arange(3))
-    want = one(batch)
+    expected = one(batch)
     with torch.autocast("cpu", torch.bfloat16):
         found = one(batch)
-    for name in want:
-        assert all(torch.equal(*both) for both in zip(found[name], want[name], strict=True))
+    for name in expected:
+        assert all(torch.equal(*both) for both in zip(found[name], expected[name], strict=True))
         assert not any(view.requires_grad for view in found[name])
 
 

@@ -1,4 +1,4 @@
-"""Which images to label next: one query function a file, pure functions of what the model sees and the seed."""
+"""Query functions choose the images to label next. One per file, pure functions of the candidates and the seed."""
 
 from typing import Annotated
 
@@ -27,17 +27,17 @@ QuerySection = Annotated[QuerySettings, SettingsByName(QUERIES, default="mge")]
 
 
 def choose(settings: QuerySettings, candidates: Candidates, budget: int, seed: int) -> Rows:
-    """The rows of `budget` images to label next, those that tell most first; the same on all ranks.
+    """The rows of `budget` images to label next, the most informative first; the same on all ranks.
 
-    All ranks give the same candidates (`gather_candidates`). ValueError where there are fewer than `budget`.
+    All ranks pass the same candidates (`gather_candidates`). ValueError if there are fewer than `budget`.
     """
     if not 1 <= budget <= len(candidates):
         raise ValueError(
             f"A query for {budget} images got {len(candidates)} without labels; expected 1 to {len(candidates)}. Lower "
-            "the number of images a round, or end the loop."
+            "the number of images per round, or end the loop."
         )
-    places = QUERIES.find(settings.name)(settings)(candidates, budget, seed)
-    assert len(set(places.tolist())) == budget, f"{settings.name} chose an image twice, or too few: {places}"
-    # Unlike machines differ in the last bits: the first rank's choice holds.
-    first: Rows = world.gather_stack(torch.from_numpy(candidates.rows[places]))[0].numpy()
+    chosen = QUERIES.find(settings.name)(settings)(candidates, budget, seed)
+    assert len(set(chosen.tolist())) == budget, f"{settings.name} chose an image twice, or too few: {chosen}"
+    # Different machines differ in the last bits, so all ranks use the choice of the first.
+    first: Rows = world.gather_stack(torch.from_numpy(candidates.rows[chosen]))[0].numpy()
     return first

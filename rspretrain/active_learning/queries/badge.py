@@ -1,10 +1,11 @@
-"""BADGE: images whose gradients at the last layer are large and unlike each other (Ash et al. 2020).
+"""BADGE: images with large and diverse gradients at the last layer (Ash et al. 2020).
 
 A gradient is the outer product of a = p - yhat [K] and the features h [D]. It is never formed: the product of two outer
 products is the product of the products, so |g - g'|^2 = |a|^2 |h|^2 + |a'|^2 |h'|^2 - 2 (a . a') (h . h').
-For several labels a is the residual of all sigmoids (methods.md F.1); the 1/C of the mean loss scales all alike.
+With several labels, a is the residual of all sigmoids (docs/methods.md, BADGE); the factor 1/C of the mean loss is the
+same for all images, so it is left out.
 As in the authors' code (JordanAsh/badge), the first image has the largest gradient, and each next one is drawn by
-k-means++: with a chance proportional to its squared distance from the nearest of those chosen.
+k-means++: with a probability proportional to its squared distance from the nearest chosen one.
 """
 
 from typing import final
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rspretrain.active_learning.queries.base import Query
-from rspretrain.active_learning.queries.candidates import Candidates, Places
+from rspretrain.active_learning.queries.candidates import Candidates, Positions
 from rspretrain.rng import mix
 
 _PURPOSE = 0x62616467  # of the draws
@@ -25,7 +26,7 @@ _PURPOSE = 0x62616467  # of the draws
 class Badge(Query):
     """k-means++ on gradient embeddings."""
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
         """b images in the order of the draws."""
         gradients = Gradients(candidates)
         chosen = [int(np.argmax(gradients.squares.numpy()))]
@@ -45,16 +46,16 @@ class Gradients:
         self.a, self.h = candidates.residuals().double(), candidates.features.double()
         self.squares: Tensor = self.a.square().sum(dim=1) * self.h.square().sum(dim=1)  # [N] squared norms
 
-    def distances(self, place: int) -> Tensor:
+    def distances(self, index: int) -> Tensor:
         """[N] float64: the squared distance of every embedding from that of one image."""
-        products = (self.a @ self.a[place]) * (self.h @ self.h[place])
-        return (self.squares + self.squares[place] - 2 * products).clamp(min=0.0)
+        products = (self.a @ self.a[index]) * (self.h @ self.h[index])
+        return (self.squares + self.squares[index] - 2 * products).clamp(min=0.0)
 
 
 def _draw(weights: NDArray[np.float64], chosen: list[int], word: int) -> int:
-    """A place with a chance proportional to its weight; the first that is free where no weight is left (duplicates)."""
+    """Draw an index with a probability proportional to its weight; the first free one if all weights are 0."""
     total = np.cumsum(weights)
     if total[-1] <= 0.0:
         return int(np.setdiff1d(np.arange(len(weights)), chosen)[0])
-    share = (word >> 12) / 2**52  # in [0, 1) by so much that the product stays below the total
+    share = (word >> 12) / 2**52  # far enough below 1 that the product stays below the total
     return int(np.searchsorted(total, share * total[-1], side="right"))

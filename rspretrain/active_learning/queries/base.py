@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from rspretrain.active_learning.queries.candidates import Candidates, Places
+from rspretrain.active_learning.queries.candidates import Candidates, Positions
 from rspretrain.registry import NamedSettings
 
 
@@ -33,5 +33,5 @@ class Query(ABC):
         self.settings = settings
 
     @abstractmethod
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
         """Positions of `budget` different candidates, the most informative first; equal ones in the order of rows."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from rspretrain.arrays import Rows
 from rspretrain.evaluation.gather import gather_samples
 
-Places = NDArray[np.int64]  # indices into the candidates, which are sorted by row
+Positions = NDArray[np.int64]  # indices into the candidates, which are sorted by row
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,6 @@ def candidates_of(
     return Candidates(rows[~labelled], x[~known], p[~known], x[known], multi)
 
 
-def largest_first(values: Tensor) -> Places:
+def largest_first(values: Tensor) -> Positions:
     """Positions by descending value [N]; equal values in the order of rows."""
     return np.argsort(-values.numpy(), kind="stable")

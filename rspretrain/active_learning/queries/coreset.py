@@ -1,4 +1,4 @@
-"""Coreset: images that leave none far from a labelled one: greedy k-centres (Sener & Savarese 2018, algorithm 1)."""
+"""Coreset: greedy k-centres, so that no image is far from a labelled one (Sener & Savarese 2018, algorithm 1)."""
 
 from typing import final
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rspretrain.active_learning.queries.base import Query
-from rspretrain.active_learning.queries.candidates import Candidates, Places
+from rspretrain.active_learning.queries.candidates import Candidates, Positions
 from rspretrain.rng import mix
 
 _PURPOSE = 0x636F7265  # of the draw
@@ -18,10 +18,10 @@ _CHUNK = 1024  # candidates at a time
 class Coreset(Query):
     """Greedy k-centres on the features."""
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
-        """b times the image that is farthest from its nearest labelled or chosen one; the first row of equals.
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
+        """Repeat b times: the image farthest from its nearest labelled or chosen one; the first row of equals.
 
-        Where nothing is labelled yet, the seed draws the first.
+        If nothing is labelled yet, the first image is random.
         """
         x = candidates.features
         free = np.ones(len(x), dtype=np.bool_)
@@ -38,9 +38,9 @@ class Coreset(Query):
 
 
 def _from_labelled(x: Tensor, labelled: Tensor) -> Tensor:
-    """[N] squared distance of features [N D] from the nearest of [M D]; the largest number where there is none."""
+    """[N] squared distance of features [N D] from the nearest of [M D]; the largest float32 if M = 0."""
     if not len(labelled):
         return torch.full((len(x),), torch.finfo(torch.float32).max)
-    # By differences: as a difference of products, small distances between large features would be noise.
+    # By differences: in the expanded form, small distances between large features are rounding noise.
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cat([torch.cdist(part, labelled, compute_mode=exact).amin(dim=1).square() for part in x.split(_CHUNK)])

@@ -1,7 +1,8 @@
-"""MGE + clustering: the images that would move the last layer most, one of each of b groups that look alike.
+"""MGE + clustering: the images with the largest gradients of the last layer, one from each of b clusters.
 
-Möllenbrok & Demir, "Active learning guided fine-tuning", eq. 3 and section 2.2; methods.md F.2. Not given there: m
-(10 b), the bias (left out), what fills b where clusters are empty (the next largest gradients).
+Möllenbrok & Demir, "Active learning guided fine-tuning", eq. 3 and section 2.2; docs/methods.md, MGE
+with clustering. Not given there: m (here 10 b), the bias (left out), and what replaces empty clusters (the next largest
+gradients).
 """
 
 from typing import final
@@ -11,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rspretrain.active_learning.queries.base import Query, QuerySettings
-from rspretrain.active_learning.queries.candidates import Candidates, Places, largest_first
+from rspretrain.active_learning.queries.candidates import Candidates, Positions, largest_first
 from rspretrain.active_learning.queries.kmeans import clusters
 
 
@@ -24,19 +25,19 @@ class MgeSettings(QuerySettings):
 
 @final
 class Mge(Query):
-    """The image of the largest gradient in each cluster."""
+    """The image with the largest gradient of each cluster."""
 
     Settings = MgeSettings
     settings: MgeSettings
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
-        """The image of the largest gradient in each of b clusters of the m = `uncertain` * b largest; largest first."""
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
+        """The largest gradient in each of b clusters of the m = `uncertain` * b largest; largest first."""
         likely = largest_first(magnitudes(candidates))[: self.settings.uncertain * budget]
         cluster = clusters(candidates.features[likely], budget, seed)
         _, best = np.unique(cluster, return_index=True)  # the first of a cluster has its largest gradient
         others = np.setdiff1d(np.arange(len(likely)), best)
-        places: Places = likely[np.concatenate([np.sort(best), others])[:budget]]
-        return places
+        chosen: Positions = likely[np.concatenate([np.sort(best), others])[:budget]]
+        return chosen
 
 
 def magnitudes(candidates: Candidates) -> Tensor:

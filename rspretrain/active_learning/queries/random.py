@@ -5,7 +5,7 @@ from typing import final
 import numpy as np
 
 from rspretrain.active_learning.queries.base import Query
-from rspretrain.active_learning.queries.candidates import Candidates, Places
+from rspretrain.active_learning.queries.candidates import Candidates, Positions
 from rspretrain.rng import mix, mix_array
 
 _PURPOSE = 0x72616E64  # of the draws
@@ -15,6 +15,6 @@ _PURPOSE = 0x72616E64  # of the draws
 class Random(Query):
     """Every image with the same chance."""
 
-    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Places:
-        """b of them. Every row has its own draw, whatever else is in the pool."""
+    def __call__(self, candidates: Candidates, budget: int, seed: int) -> Positions:
+        """b random images. The draw of a row does not depend on the rest of the pool."""
         return np.argsort(mix_array(mix(seed, _PURPOSE), candidates.rows), kind="stable")[:budget]

@@ -53,7 +53,7 @@ class SctFusion(Classifier):
     """Any number of ViTs of equal width and depth; sensor, bands, patch, heads and px may differ. See Classifier.
 
     The backbones, random or pretrained, are copied and not changed. The copies in `self.backbones` have no final norm
-    and are not for export. ValueError if one is no plain ViT, or widths or depths differ, and as in `input_bands`.
+    and are not for export. ValueError if one is not a plain ViT, or widths or depths differ, and as in `input_bands`.
     """
 
     Settings = SctSettings

@@ -132,12 +132,12 @@ def _draw_band(axis: Axes, group: Group, name: str, found: BandStatistics) -> No
 
 def _draw_codes(axis: Axes, group: Group, band: str, shares: Sequence[tuple[int, float]]) -> None:
     """One bar per code, the most frequent on top, in the colours of the preview."""
-    places = range(len(shares))
+    positions = range(len(shares))
     colours = [code_colour(band, code, group.nodata) for code, _ in shares]
-    axis.barh(places, [share for _, share in shares], color=colours, height=0.7, alpha=0.5)  # with text on top
-    for place, (code, share) in zip(places, shares, strict=True):
+    axis.barh(positions, [share for _, share in shares], color=colours, height=0.7, alpha=0.5)  # with text on top
+    for position, (code, share) in zip(positions, shares, strict=True):
         text = f" {code_name(band, code)[:24]}  {share:.0%}"
-        axis.text(0, place, text, fontsize=6, color=_INK, va="center")
+        axis.text(0, position, text, fontsize=6, color=_INK, va="center")
     axis.set_ylim(_MOST_CODES - 0.5, -0.5)
     axis.set_xlim(0, 1)
     axis.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])

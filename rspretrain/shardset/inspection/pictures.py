@@ -175,9 +175,9 @@ def code_colour(band: str, code: int, nodata: float | None = None) -> Colour:
 
 def colour_codes(codes: NDArray[Any], band: str, nodata: float | None) -> NDArray[np.float32]:
     """A map [H W] of codes as a picture [H W 3] in [0, 1]."""
-    values, places = np.unique(codes, return_inverse=True)
+    values, indices = np.unique(codes, return_inverse=True)
     colours = np.array([code_colour(band, int(value), nodata) for value in values], dtype=np.float32)
-    picture: NDArray[np.float32] = colours[places.reshape(codes.shape)]
+    picture: NDArray[np.float32] = colours[indices.reshape(codes.shape)]
     return picture
 
 

@@ -100,7 +100,7 @@ def describe(shards: ShardSet, row: int) -> str:
     shard = shards.manifest.shards[int(shards.numbers("shard")[row])].name
     lines = [f"{metadata['key']}  (row {row}, {shard}, byte {int(shards.numbers('offset')[row]):,})"]
     lines += [f"  {name}: {', '.join(labels) or '(none)'}" for name, labels in metadata["labels"].items()]
-    lines += [f"  split: {metadata['split'] or '(none)'}", f"  place: {place(metadata) or '(unknown)'}"]
+    lines += [f"  split: {metadata['split'] or '(none)'}", f"  location: {location(metadata) or '(unknown)'}"]
     lines += [f"  {name}: {value}" for name, value in metadata["attributes"].items() if value is not None]
     wide = column_width(shards.groups, 10)
     narrow = column_width((name for group in shards.groups.values() for name in group.bands), 6)
@@ -125,7 +125,7 @@ def _numbers(group: Group, band: str, pixels: Any) -> str:
     )
 
 
-def place(metadata: Metadata) -> str | None:
+def location(metadata: Metadata) -> str | None:
     """Country and centre of a sample, in degrees, or in CRS units if they cannot be transformed."""
     country: str | None = metadata["attributes"].get("country")
     if metadata["bounds"] is None:
@@ -143,7 +143,7 @@ def place(metadata: Metadata) -> str | None:
 
 
 def draw_sample(shards: ShardSet, row: int, path: Path, *, labels: bool = True) -> None:
-    """Draw a PNG of one sample: all its pictures, with key, date, place, and optionally labels."""
+    """Draw a PNG of one sample: all its pictures, with key, date, location, and optionally labels."""
     images, metadata = shards.read(row)
     shown = pictures_of(list(shards.groups.values()), images)
     columns = min(_COLUMNS, len(shown))
@@ -276,7 +276,7 @@ def _dates(metadata: Metadata) -> str:
 
 
 def _caption(shards: ShardSet, metadata: Metadata, characters: int, labels: bool) -> str:
-    facts = (_dates(metadata), place(metadata), f"split {metadata['split']}" if metadata["split"] else None)
+    facts = (_dates(metadata), location(metadata), f"split {metadata['split']}" if metadata["split"] else None)
     names = _labels(shards, metadata) if labels else []
     lines = (metadata["key"], ", ".join(names), "  ·  ".join(filter(None, facts)))
     return "\n".join(textwrap.fill(line, characters) for line in lines if line)

@@ -54,12 +54,12 @@ def _check_sizes(shards: ShardSet, numbers: NDArray[np.integer]) -> None:
         elif found[entry.name] != entry.bytes:
             wrong.append(f"{entry.name} has {found[entry.name]} bytes instead of {entry.bytes}")
     if wrong:
-        place = shards.remote.display_url("") if shards.remote else shards.path
+        folder = shards.remote.display_url("") if shards.remote else shards.path
         remedy = (
             "Upload them again" if shards.remote else f"Restore them from a copy (`rspretrain verify {shards.path}`)"
         )
         raise ValueError(
-            f"{len(wrong)} of {len(numbers)} shards in {place} do not match {MANIFEST_NAME}: "
+            f"{len(wrong)} of {len(numbers)} shards in {folder} do not match {MANIFEST_NAME}: "
             f"{_some(wrong)}. {remedy}, or {_QUARANTINE}."
         )
 

@@ -4,7 +4,7 @@ import torch
 
 from active_learning.queries.cases import candidates, query
 from rspretrain.active_learning.queries import badge
-from rspretrain.active_learning.queries.candidates import Candidates, Places
+from rspretrain.active_learning.queries.candidates import Candidates, Positions
 from rspretrain.rng import mix
 
 
@@ -19,11 +19,11 @@ def test_distances_are_those_of_the_embeddings_written_out(multi: bool) -> None:
     g = materialised(pool)
     gradients = badge.Gradients(pool)
     torch.testing.assert_close(gradients.squares, g.square().sum(1))
-    for place in (0, 17, 59):
-        torch.testing.assert_close(gradients.distances(place), (g - g[place]).square().sum(1), atol=1e-10, rtol=1e-9)
+    for index in (0, 17, 59):
+        torch.testing.assert_close(gradients.distances(index), (g - g[index]).square().sum(1), atol=1e-10, rtol=1e-9)
 
 
-def reference(pool: Candidates, budget: int, seed: int) -> Places:
+def reference(pool: Candidates, budget: int, seed: int) -> Positions:
     """k-means++ as in JordanAsh/badge on written-out embeddings, with this package's draws."""
     g = materialised(pool)
     chosen = [int(g.norm(dim=1).argmax())]

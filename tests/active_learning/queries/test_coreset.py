@@ -7,7 +7,7 @@ from rspretrain.active_learning.queries.candidates import Candidates
 
 
 def reference(pool: Candidates, budget: int) -> list[int]:
-    """Algorithm 1, every distance anew."""
+    """Algorithm 1, with all distances computed in every step."""
     x, centres = pool.features.double().numpy(), list(pool.labelled.double().numpy())
     chosen: list[int] = []
     while len(chosen) < budget:

@@ -12,13 +12,13 @@ from rspretrain.active_learning.queries.candidates import Candidates
 
 def test_one_image_of_every_clump_and_the_nearest_to_its_mean() -> None:
     pool = candidates()
-    places = query("kmeans")(pool, 4, seed=0)
+    chosen = query("kmeans")(pool, 4, seed=0)
     clump = pool.features.argmax(1).numpy()
-    assert sorted(clump[places]) == [0, 1, 2, 3]
-    for place in places:
-        inside = np.flatnonzero(clump == clump[place])
+    assert sorted(clump[chosen]) == [0, 1, 2, 3]
+    for index in chosen:
+        inside = np.flatnonzero(clump == clump[index])
         distance = (pool.features[inside] - pool.features[inside].mean(0)).norm(dim=1)
-        assert inside[distance.argmin()] == place
+        assert inside[distance.argmin()] == index
 
 
 def test_clusters_are_scikit_learns() -> None:
@@ -43,6 +43,6 @@ def test_one_thread_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fewer_different_images_than_clusters() -> None:
     x = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
-    places = query("kmeans")(Candidates(np.arange(4), x, torch.ones(4, 2), x[:0]), 3, seed=0)
-    assert set(places[:2]) == {0, 3}
-    assert places[2] == 1
+    chosen = query("kmeans")(Candidates(np.arange(4), x, torch.ones(4, 2), x[:0]), 3, seed=0)
+    assert set(chosen[:2]) == {0, 3}
+    assert chosen[2] == 1

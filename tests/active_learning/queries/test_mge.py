@@ -44,15 +44,15 @@ def test_every_cluster_gives_its_largest_gradient() -> None:
     pool, size = candidates(), mge.magnitudes(candidates())
     likely = largest_first(size)[:40]
     cluster = clusters(pool.features[likely], 4, seed=5)
-    expected = {max(likely[cluster == c], key=lambda place: size[place].item()) for c in range(4)}
-    places = query("mge")(pool, 4, seed=5)
-    assert set(places) == expected
-    assert size[places].tolist() == sorted(size[places].tolist(), reverse=True)
+    expected = {max(likely[cluster == c], key=lambda index: size[index].item()) for c in range(4)}
+    chosen = query("mge")(pool, 4, seed=5)
+    assert set(chosen) == expected
+    assert size[chosen].tolist() == sorted(size[chosen].tolist(), reverse=True)
 
 
 def test_where_clusters_are_empty_the_next_largest_gradients_follow() -> None:
     h = torch.tensor([[1.0, 0.0]] * 5 + [[0.0, 2.0]] * 5)
     p = torch.linspace(0.1, 0.4, 10)[:, None].expand(10, 2)
-    places = query("mge")(Candidates(np.arange(10), h, p, h[:0]), 4, seed=0)
-    assert set(places[:2]) == {9, 4}  # the two clusters
-    assert places[2:].tolist() == [8, 7]
+    chosen = query("mge")(Candidates(np.arange(10), h, p, h[:0]), 4, seed=0)
+    assert set(chosen[:2]) == {9, 4}  # the two clusters
+    assert chosen[2:].tolist() == [8, 7]

@@ -1,4 +1,4 @@
-"""What every query function owes (methods.md F.7)."""
+"""Properties of every query function (docs/methods.md, Label-budget loop)."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def chosen_of_rank() -> dict[str, list[int]]:
     return chosen | {"of the first rank": choose(settings("random"), pool, 9, seed=world.rank()).tolist()}
 
 
-def test_two_ranks_choose_what_one_process_does() -> None:
+def test_two_ranks_choose_the_images_of_one_process() -> None:
     alone = {name: choose(settings(name), candidates(), 9, seed=3).tolist() for name in NAMES}
     alone["of the first rank"] = choose(settings("random"), candidates(), 9, seed=0).tolist()
     assert run_ranks(2, chosen_of_rank) == [alone, alone]

@@ -36,8 +36,8 @@ def test_logits_equal_the_equations() -> None:
     maps = torch.einsum("bfhw,kf->bkhw", features, model.class_attention.weight[:, :, 0, 0])
     torch.testing.assert_close(model.attention_maps(given), maps, rtol=1e-4, atol=1e-5)
     nodes = model.lstm(maps.flatten(2))[0]
-    want = (nodes * model.head.weight[0]).sum(dim=2) + model.head.bias
-    torch.testing.assert_close(model(given), want, rtol=1e-4, atol=1e-5)
+    expected = (nodes * model.head.weight[0]).sum(dim=2) + model.head.bias
+    torch.testing.assert_close(model(given), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_classes_influence_each_other_in_both_directions() -> None:

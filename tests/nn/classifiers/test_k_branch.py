@@ -55,8 +55,8 @@ def test_convolutions_pad_like_same() -> None:
     given = images()
     for name, branch in make().branches.items():
         pad, conv = branch[0][0], branch[0][1]  # type: ignore[index]
-        want = nn.functional.conv2d(given[name], conv.weight, conv.bias, padding="same")
-        torch.testing.assert_close(conv(pad(given[name])), want, rtol=1e-4, atol=1e-5)
+        expected = nn.functional.conv2d(given[name], conv.weight, conv.bias, padding="same")
+        torch.testing.assert_close(conv(pad(given[name])), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_logits_and_maps_of_a_whole_image() -> None:
@@ -96,8 +96,8 @@ def test_logits_equal_the_equations() -> None:
     a = torch.softmax(w2 @ torch.tanh(w1 @ omega), dim=2)  # [B T R]
     psi = (omega @ a.transpose(1, 2)).clamp(min=0)  # [B 256 T]
     linear = model.head[1]
-    want = psi.transpose(1, 2).flatten(1) @ linear.weight.T + linear.bias
-    torch.testing.assert_close(model(given), want, rtol=1e-4, atol=1e-5)
+    expected = psi.transpose(1, 2).flatten(1) @ linear.weight.T + linear.bias
+    torch.testing.assert_close(model(given), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.attention_maps(given), a)
     assert (omega @ a.transpose(1, 2) < 0).any()  # so that max(0, .) has an effect
 

@@ -29,9 +29,9 @@ def test_the_head_of_dual_simclr_has_the_published_size() -> None:
 def test_early_fusion_stacks_the_bands_in_channel_order() -> None:
     model, given = early().eval(), early_images()
     stacked = torch.cat([given["s1"], given["s2"]], dim=1)
-    want = model.head(model.backbones["s1+s2"](stacked))
-    assert torch.equal(model(given), want)
-    assert torch.equal(model(dict(reversed(given.items()))), want)
+    expected = model.head(model.backbones["s1+s2"](stacked))
+    assert torch.equal(model(given), expected)
+    assert torch.equal(model(dict(reversed(given.items()))), expected)
     assert model.bands == STACK
 
 

@@ -114,7 +114,7 @@ def test_shared_fusion_is_one_layer_used_after_every_block() -> None:
 def test_the_order_of_patches_does_not_matter() -> None:
     """If positions move along: attention is permutation-invariant, and only class tokens are exchanged."""
     model, given = small().eval(), images()
-    want = model(given)
+    expected = model(given)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
     cut = given["s2"].unflatten(2, (4, 6)).unflatten(4, (4, 6)).permute(0, 1, 2, 4, 3, 5)  # [B C 4 4 6 6]
     moved = cut.flatten(2, 3)[:, :, order].unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).reshape(3, 10, 24, 24)
@@ -122,8 +122,8 @@ def test_the_order_of_patches_does_not_matter() -> None:
     pos = model.backbones["s2"].model.pos_embed
     with torch.no_grad():
         pos[:, 1:] = pos[:, 1:][:, order]
-    torch.testing.assert_close(model({**given, "s2": moved}), want, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(only_pixels, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model({**given, "s2": moved}), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(only_pixels, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_missing_sensor_is_zeros() -> None:

@@ -21,16 +21,16 @@ def test_a_stored_plan_is_equal_when_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"samples": 21}, "entries: 20 / 21; entries_sha256"),
         ({"codec": "zstd"}, "codec: raw / zstd; layout"),
         ({"shuffle": False}, "shuffled: True / False; entries_sha256"),
     ],
 )
-def test_other_settings_are_another_plan(change, told):
+def test_other_settings_are_another_plan(change, expected):
     assert plan_of(**change).sha256 != plan_of().sha256
-    assert differences(plan_of(), plan_of(**change)) == told
+    assert differences(plan_of(), plan_of(**change)) == expected
 
 
 def test_shards_are_shuffled_by_key_and_keep_the_archive_order_inside():

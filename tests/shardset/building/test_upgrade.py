@@ -27,7 +27,7 @@ def archive_of(folder):
 
 
 def check(folder, archive):
-    """Every pixel, label and place equals that of the archive, in `read` and in the stream."""
+    """All pixels, labels and coordinates equal those of the archive, in `read` and in the stream."""
     shards = open_shards(folder)
     assert verify(folder) == []
     patches = {entry.key: archive.read(entry) for entry in archive.entries()[0]}
@@ -37,10 +37,10 @@ def check(folder, archive):
         for name, image in images.items():
             np.testing.assert_array_equal(image, patches[key].images[name])
     for batch in evaluation_batches(shards, list(shards.groups), np.arange(len(shards)), 2):
-        for place, key in enumerate(shards.keys(batch.rows)):
+        for index, key in enumerate(shards.keys(batch.rows)):
             for name, image in patches[key].images.items():
                 _, height, width = image.shape
-                np.testing.assert_array_equal(batch.images[name][place, :, :height, :width].numpy(), image)
+                np.testing.assert_array_equal(batch.images[name][index, :, :height, :width].numpy(), image)
 
 
 @pytest.mark.parametrize("golden", SETS, ids=lambda path: str(path.relative_to(GOLDEN)))
@@ -57,7 +57,7 @@ def test_sets_of_every_version_are_read_after_an_upgrade(golden, tmp_path):
     check(tmp_path / "set", archive_of(golden))
 
 
-def test_an_upgraded_set_has_what_a_new_one_has(tmp_path):
+def test_an_upgraded_set_equals_a_new_one(tmp_path):
     shutil.copytree(GOLDEN / "v1/pairs", tmp_path / "old")
     upgrade(tmp_path / "old")
     old, new = open_shards(tmp_path / "old"), memory_shards(tmp_path / "new", samples=5, samples_per_shard=3)
@@ -65,8 +65,8 @@ def test_an_upgraded_set_has_what_a_new_one_has(tmp_path):
     for name in ("groups", "layout", "nomenclatures", "splits", "codec", "samples"):
         assert getattr(old.manifest, name) == getattr(new.manifest, name)
     for name in ("lon", "lat", "geometry", "country", "labels_all"):
-        told = [dict(zip(s.keys(), s.column(name).to_pylist(), strict=True)) for s in (old, new)]
-        assert told[0] == told[1]
+        metadata = [dict(zip(s.keys(), s.column(name).to_pylist(), strict=True)) for s in (old, new)]
+        assert metadata[0] == metadata[1]
 
 
 def test_todays_builder_writes_the_golden_bytes(tmp_path):

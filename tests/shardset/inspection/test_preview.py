@@ -19,7 +19,7 @@ from rspretrain.shardset.inspection.preview import (
     describe,
     draw_sample,
     draw_sheet,
-    place,
+    location,
     row_of,
     shorten_middle,
     summary,
@@ -61,21 +61,21 @@ def test_an_unknown_key_names_similar_ones(shards: ShardSet) -> None:
         row_of(shards, "Patch_7")
 
 
-def test_places_are_degrees_where_the_crs_is_known() -> None:
+def test_locations_are_degrees_if_the_crs_is_known() -> None:
     metadata = {"attributes": {"country": "Austria"}, "bounds": None, "crs": None}
-    assert place(metadata) == "Austria"
+    assert location(metadata) == "Austria"
     metadata |= {"bounds": [0, 0, 10, 10]}
-    assert place(metadata) == "Austria, x 5 y 5, unknown CRS"
+    assert location(metadata) == "Austria, x 5 y 5, unknown CRS"
     metadata |= {"crs": "EPSG:32633", "bounds": [499_990, 5_400_000, 500_010, 5_400_020]}
-    assert place(metadata) == "Austria, 48.7531° N 15.0000° E, EPSG:32633"
+    assert location(metadata) == "Austria, 48.7531° N 15.0000° E, EPSG:32633"
     metadata |= {"crs": CRS.from_epsg(32733).to_wkt(), "attributes": {}}
-    assert place(metadata) == "41.5516° S 15.0000° E, custom CRS"
+    assert location(metadata) == "41.5516° S 15.0000° E, custom CRS"
 
 
-def test_a_place_is_that_of_the_index(shards: ShardSet) -> None:
+def test_a_location_is_that_of_the_index(shards: ShardSet) -> None:
     metadata = shards.read(7)[1]
     lon, lat = (float(shards.numbers(name)[7]) for name in ("lon", "lat"))
-    assert place(metadata) == f"{metadata['attributes']['country']}, {lat:.4f}° N {lon:.4f}° E, EPSG:32633"
+    assert location(metadata) == f"{metadata['attributes']['country']}, {lat:.4f}° N {lon:.4f}° E, EPSG:32633"
 
 
 def test_scenes_of_different_sizes_fit_on_a_sheet(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_long_text_is_shortened_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         (("field",), "patch-00001\nfield"),
         (("field", "forest", "water"), "patch-00001\nfield, forest, water"),
@@ -101,9 +101,9 @@ def test_long_text_is_shortened_in_the_middle() -> None:
         ((), "patch-00001"),
     ],
 )
-def test_labels_that_do_not_fit_are_counted(shards: ShardSet, labels: tuple[str, ...], told: str) -> None:
+def test_labels_that_do_not_fit_are_counted(shards: ShardSet, labels: tuple[str, ...], message: str) -> None:
     metadata = {"key": "patch-00001", "labels": {"all": labels}}
-    assert _short(shards, metadata, 30 if len(labels) > 3 else 28) == told
+    assert _short(shards, metadata, 30 if len(labels) > 3 else 28) == message
 
 
 LONG = Group("other_30cm", "other", ("near_infrared_narrow", "t"), "float32", (8, 8), 0.3, "dn")
@@ -144,7 +144,7 @@ def test_the_command_draws_and_needs_no_torch(shards: ShardSet, tmp_path: Path) 
     png = tmp_path / "sample.png"
     done = inspect(str(shards.path), "--sample", "patch-00003", "--png", str(png), cwd=REPOSITORY / "shards")
     assert done.returncode == 0, done.stderr
-    assert "place: Finland, " in done.stdout
+    assert "location: Finland, " in done.stdout
     with Image.open(png) as picture:
         assert picture.width > 1500
     code = "import sys, rspretrain.shardset.inspection.preview; sys.exit('torch' in sys.modules)"
@@ -174,16 +174,16 @@ def test_the_command_prints_and_draws_the_statistics(shards: ShardSet, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--sample", "patch-00001", "--statistics", "a.png"], "--statistics a.png draws the whole set"),
         (["--png", "nowhere/a.png"], "--png nowhere/a.png: nowhere is not an existing folder. Create it first"),
         (["--rows", "0"], "--rows 0: expected at least 1 sample"),
     ],
 )
-def test_invalid_arguments_are_explained(shards: ShardSet, arguments: list[str], told: str) -> None:
+def test_invalid_arguments_are_explained(shards: ShardSet, arguments: list[str], message: str) -> None:
     done = inspect(str(shards.path), *arguments)
-    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
 def test_a_closed_pipe_is_no_error(shards: ShardSet, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ def shards(tmp_path):
     return memory_shards(tmp_path / "set", samples=40)
 
 
-def change(path, place, data):
+def change(path, offset, data):
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(data)
 
 

@@ -32,7 +32,7 @@ def test_an_intact_set_has_no_faults(whole):
     assert verify(whole, workers=3) == []
 
 
-def test_scenes_and_sets_without_places(tmp_path):
+def test_scenes_and_sets_without_locations(tmp_path):
     from fakes.memory import SCENE_GROUPS
 
     memory_shards(tmp_path, samples=9, groups=SCENE_GROUPS)
