@@ -56,9 +56,7 @@ $(STAMP)-docs: $(STAMP) requirements/docs.txt
 	@$(PIP) -r requirements/docs.txt
 	@touch $@
 
-# Without it, DeepSpeed's launcher warns on every machine without a GPU.
-NO_GPU := $(if $(wildcard /dev/nvidiactl /dev/kfd),,DS_ACCELERATOR=cpu)
-# Archive -> shards -> Dual-SimCLR under DeepSpeed -> backbones -> probe, compared with the same networks with random weights.
+# Archive -> shards -> Dual-SimCLR in one process -> backbones -> probe, compared with the same networks with random weights.
 demo: $(STAMP)
 	@rm -rf data/demo runs/demo
 	@echo "1 of 4: generating an archive"
@@ -67,8 +65,7 @@ demo: $(STAMP)
 	@rspretrain build bigearthnet --source S2=data/demo/archive S1=data/demo/archive splits=data/demo/archive \
 	  --out data/demo/shards --samples-per-shard 64 --workers 2
 	@echo "3 of 4: pretraining"
-	@$(NO_GPU) deepspeed --quiet --module rspretrain.cli.pretrain --config dual_simclr_demo \
-	  data.shards=data/demo/shards run.dir=runs/demo
+	@rspretrain pretrain --config dual_simclr_demo data.shards=data/demo/shards run.dir=runs/demo
 	@echo "4 of 4: probing the backbones"
 	@rspretrain probe --backbone runs/demo/export/s1 runs/demo/export/s2 --shards data/demo/shards --random-baseline
 	@echo "run          runs/demo (metrics.jsonl, summary.json, checkpoints/, wandb/)"

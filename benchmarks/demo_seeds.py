@@ -2,8 +2,8 @@
 
 python benchmarks/demo_seeds.py [--seeds 0 1 2]
 
-Each seed has its own generated archive, shards, run of `deepspeed launchers/pretrain.py` with the demo's configuration,
-and random network as the baseline.
+Each seed has its own generated archive, shards, run of the demo's configuration in one process, and random network as
+the baseline, as in `make demo`.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def one_seed(seed: int, folder: Path) -> list[dict[str, Any]]:
     build = (sys.executable, "shards/build.py", "bigearthnet", "--source", *sources, "--out", shards)
     run(*build, "--samples-per-shard", "64", "--workers", "2")
     overrides = (f"data.shards={shards}", f"run.dir={out}", f"run.seed={seed}", "watch.wandb=off")
-    run("deepspeed", "launchers/pretrain.py", "--config", "configs/pretrain/dual_simclr_demo.yaml", *overrides)
+    run(sys.executable, "launchers/pretrain.py", "--config", "dual_simclr_demo", *overrides)
     backbones = (out / "export/s1", out / "export/s2")
     probe = (sys.executable, "launchers/probe.py", "--backbone", *backbones, "--shards", shards)
     run(*probe, "--random-baseline", "--seed", str(seed), "--json", folder / "probe.json")
