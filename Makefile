@@ -2,7 +2,8 @@
 VENV := .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# --no-compile halves the time: Python compiles the modules that are used, at their first import.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 UCMERCED ?= UCMerced  # the folder that holds UCMerced_LandUse, for `make bench`
 AID ?= AID  # the folder that holds AID, for `make bench`
 REALDATA ?= realdata  # the folder that holds bigearthnet-v1, eurosat, …: real patches, for `make bench`
@@ -34,6 +35,7 @@ $(STAMP): requirements/base.txt pyproject.toml
 	@echo "Creating $(VENV) with Python $(VERSION)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the libraries of requirements/base.txt: minutes, most of them for torch"
+	@$(PIP) wheel==0.48.0  # without it, pip warns at DeepSpeed, a source package
 	@$(PIP) -r requirements/base.txt
 	@echo "Installing rspretrain"
 	@$(PIP) --no-deps --editable .
