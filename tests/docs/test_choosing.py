@@ -9,6 +9,7 @@ from docs.pages import ROOT, section
 
 NETWORKS = {
     "densenet121": "DenseNet-121",
+    "resnet10t": "ResNet-10-T",
     "resnet18": "ResNet-18",
     "resnet50": "ResNet-50",
     "vit_small_patch16_224": "ViT-S/16",
