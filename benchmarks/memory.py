@@ -1,4 +1,4 @@
-"""Memory and arithmetic of a training step, per sample, for every shipped pretraining configuration of an archive.
+"""Memory and arithmetic of a training step, per sample, for every shipped pretraining configuration but own_*.
 
     python benchmarks/memory.py
 
@@ -134,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for path in sorted(CONFIGS.glob("*.yaml")):
-        if path.stem.startswith("own_") or (args.only and path.stem not in args.only):  # own_*: bands of the user's data
+        if path.stem.startswith("own_") or (args.only and path.stem not in args.only):
             continue
         settings = config.load(path, ["run.dir=unused"])
         precision = "fp32" if settings.strategy.precision == "fp32" else "bf16"  # auto: as on a GPU
