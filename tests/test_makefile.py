@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Run make in a folder that has only the Makefile, with a python3 of the given version."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of `make test`, which runs these tests
+        monkeypatch.delenv(name, raising=False)
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements").mkdir()
     for name in ("pyproject.toml", "requirements/base.txt"):
