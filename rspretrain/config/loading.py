@@ -72,7 +72,9 @@ def parse_as(kind: type[Kind], tree: Tree, overrides: Sequence[str] = (), source
         return kind.model_validate(tree)
     except ValidationError as error:
         message = " ".join(explain(item, tree, kind) for item in error.errors())
-        raise ConfigError(f"{source}: {message}") from None
+        blamed = [override for override in overrides if "." in (key := override.partition("=")[0]) and key in message]
+        origin = f"{source} with {' '.join(blamed)}" if blamed else source
+        raise ConfigError(f"{origin}: {message}") from None
 
 
 def _check_kind(kind: type[Settings], tree: Tree, source: str) -> None:

@@ -89,3 +89,10 @@ def test_files_that_are_no_configuration(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         config.load(path)
+
+
+def test_the_override_that_is_to_blame_is_named():
+    with pytest.raises(
+        config.ConfigError, match=r"^the configuration with objective\.name=byoll: objective\.name: Unknown"
+    ):
+        config.parse(SMALL, ["train.epochs=3", "objective.name=byoll"])

@@ -20,13 +20,13 @@ README = DOCUMENTS["README.md"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """`data/ben` and `runs/ben/export/s2`."""
+    """`data/demo/shards` and `runs/demo/export/s2`."""
     root = tmp_path_factory.mktemp("readme")
     archive = BigEarthNetV2(write_bigearthnet_v2(root / "archive", pairs=24), include_snow_cloud=True)
-    build_shards(archive, root / "data/ben")
+    build_shards(archive, root / "data/demo/shards")
     bands = ("B02", "B03", "B04", "B08")
     backbone = create_backbone(BackboneSettings(name="resnet18"), "s2", bands, 32)
-    export_backbone(backbone, {"s2": Normalise("bigearthnet", bands, "dn")}, root / "runs/ben/export/s2", {})
+    export_backbone(backbone, {"s2": Normalise("bigearthnet", bands, "dn")}, root / "runs/demo/export/s2", {})
     return root
 
 
